@@ -1,0 +1,41 @@
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(name)),$(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := outputs/demo
+ORACLE := ../shared/oracle
+
+.PHONY: venv demo test parity check clean
+.DEFAULT_GOAL := venv
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: venv
+	rm -rf $(DEMO)
+	$(BIN)/python -m jobs.demo_records output=$(DEMO)/records
+	$(BIN)/python -m jobs.edit input=$(DEMO)/records output=$(DEMO)/edited model=random steps=10 sheet=8
+	@echo
+	@echo "Edited Parquet: $(CURDIR)/$(DEMO)/edited/data"
+	@echo "Picture sheet:  $(CURDIR)/$(DEMO)/edited/sheet.png"
+	@echo
+	@echo "THESE PICTURES MEAN NOTHING: model=random has random weights. It shows that everything around the weights works."
+	@echo "For real edits name a real model: model=stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+test: venv
+	$(BIN)/python -m pytest -m "not parity and not gpu and not faults"
+
+parity: venv
+	VIMAEDIT_PARITY=all $(BIN)/python -m pytest tests/parity
+	if [ -d $(ORACLE) ]; then $(BIN)/python -m tests.parity.replay --oracle $(ORACLE); fi
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache outputs

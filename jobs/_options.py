@@ -1,0 +1,260 @@
+"""Command line and YAML file -> one frozen dataclass: defaults <- YAML <- key=value.
+
+Text options are taken literally wherever they come from: prompts contain `#`, `:`, `[`, `no`, `$`. Every other type is read
+by YAML's rules. The dataclass checks ranges and choices itself when it is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vimaedit.errors import ConfigError
+
+USAGE = "key=value ... [--config FILE.yaml] [--print-config] [--help]"
+NULL_TAG = "tag:yaml.org,2002:null"
+INT_TAG = "tag:yaml.org,2002:int"
+TEXT_TYPES = (str, str | None)
+TYPE_NAMES = {int: "integer", float: "number", bool: "true or false", str: "text"}
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+SIGNED_QUERY = re.compile(r"((?:signature|credential|token|secret|key|password)[\w-]*=)[^&\s]+", re.IGNORECASE)
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """The words of a command line, sorted but not yet understood."""
+
+    values: Mapping[str, str]
+    config_file: Path | None
+    print_config: bool
+    help: bool
+
+
+def parse_command_line(words: Sequence[str]) -> CommandLine:
+    """Sort words into flags and key=value pairs; the last value of a key counts.
+
+    Raises: ConfigError for any other word.
+    """
+    values: dict[str, str] = {}
+    config_file: Path | None = None
+    flags = {"--print-config": False, "--help": False}
+    rest = iter(words)
+    for word in rest:
+        key, equals, value = word.partition("=")
+        if word == "--config":
+            file = next(rest, None)
+            if file is None or config_file is not None:
+                raise ConfigError(
+                    f"--config: got {'nothing' if file is None else 'two files'}; allowed: --config FILE.yaml, once"
+                )
+            config_file = Path(file)
+        elif word in flags:
+            flags[word] = True
+        elif equals and key and not key.startswith("-"):
+            values[key] = value
+        else:
+            raise ConfigError(f"command line: got {word!r}; allowed: {USAGE}")
+    return CommandLine(values=values, config_file=config_file, print_config=flags["--print-config"], help=flags["--help"])
+
+
+def load_config(config_type: type[Config], line: CommandLine, required: Sequence[str]) -> Config:
+    """Build the job's dataclass from its defaults, the YAML file and the command line, in this order.
+
+    Raises: ConfigError for an unknown key (with a suggestion), a wrong type, a missing key, or what the dataclass refuses.
+    """
+    assignments = list(_file_assignments(config_type, line.config_file)) if line.config_file else []
+    for key, text in line.values.items():
+        assignments += _command_assignments(config_type, key, text)
+    given = {path for path, _ in assignments}
+    if missing := [key for key in required if (key,) not in given]:
+        raise ConfigError(f"{', '.join(missing)}: got nothing; required: {' '.join(f'{key}=...' for key in required)}")
+    config = OmegaConf.structured(config_type)
+    for path, value in assignments:
+        tree = value
+        for part in reversed(path):
+            tree = {part: tree}
+        try:
+            config = OmegaConf.merge(config, tree)
+        except OmegaConfBaseException as error:
+            allowed = describe_type(_option_type(config_type, path))
+            raise ConfigError(f"{'.'.join(path)}: got {value!r}; allowed: {allowed}") from error
+    return typing.cast(Config, OmegaConf.to_object(config))
+
+
+def config_yaml(config: Any) -> str:
+    """Return a resolved configuration as YAML that `--config` reads back, with credentials in URLs replaced by `***`."""
+    return yaml.safe_dump(_without_secrets(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=128)
+
+
+def option_keys(config_type: type[Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every option, nested ones one by one."""
+    for name, hint in _hints(config_type).items():
+        if dataclasses.is_dataclass(hint):
+            for path in option_keys(typing.cast(type[Any], hint)):
+                yield name, *path
+        else:
+            yield (name,)
+
+
+def describe_type(hint: Any) -> str:
+    """Say in words what an option of this type may be."""
+    if hint in TYPE_NAMES:
+        return TYPE_NAMES[hint]
+    if dataclasses.is_dataclass(hint):
+        inner = ", ".join(f"{name}: {describe_type(kind)}" for name, kind in _hints(typing.cast(type[Any], hint)).items())
+        return f"{{{inner}}}"
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is list:
+        return f"list of {describe_type(arguments[0])}"
+    if typing.get_origin(hint) is dict:
+        return f"mapping of {describe_type(arguments[0])} to {describe_type(arguments[1])}"
+    return " or ".join("null" if kind is types.NoneType else describe_type(kind) for kind in arguments)
+
+
+def _hints(config_type: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(config_type)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_type)}
+
+
+def _option_type(config_type: type[Any], path: Sequence[str]) -> Any:
+    """Return the type of the option at `path`. Raises: ConfigError with a suggestion where there is none."""
+    hint: Any = config_type
+    for depth, part in enumerate(path):
+        hints = _hints(typing.cast(type[Any], hint)) if dataclasses.is_dataclass(hint) else {}
+        if part not in hints:
+            names: dict[str, str] = {}
+            for key in option_keys(config_type):
+                names[".".join(key)] = ".".join(key)
+                names.setdefault(key[0], key[0])
+                names.setdefault(key[-1], ".".join(key))
+            close = difflib.get_close_matches(".".join(path), names, n=1)
+            advice = f"did you mean {names[close[0]]}?" if close else "--help lists all keys"
+            raise ConfigError(f"{'.'.join(path[: depth + 1])}: got an unknown key; {advice}")
+        hint = hints[part]
+    return hint
+
+
+def _file_assignments(config_type: type[Any], file: Path) -> Iterator[tuple[tuple[str, ...], Any]]:
+    try:
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: got {file}, which cannot be read ({error}); allowed: a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config: got {file}, which is not YAML ({_one_line(error)}); allowed: key: value lines") from error
+    if node is None:
+        return
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"--config: got {file}, which holds no mapping; allowed: key: value lines")
+    yield from _mapping_assignments(config_type, (), node)
+
+
+def _mapping_assignments(
+    config_type: type[Any], prefix: tuple[str, ...], node: yaml.MappingNode
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in _pairs(node, ".".join(prefix) or "--config"):
+        path = (*prefix, *key.split("."))
+        hint = _option_type(config_type, path)
+        if dataclasses.is_dataclass(hint) and isinstance(value, yaml.MappingNode):
+            yield from _mapping_assignments(config_type, path, value)
+        else:
+            yield path, _convert(value, hint, ".".join(path))
+
+
+def _command_assignments(config_type: type[Any], key: str, text: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    path = tuple(key.split("."))
+    hint = _option_type(config_type, path)
+    if hint in TEXT_TYPES:
+        # Nothing after the equals sign unsets an optional text, since the word null is text like any other.
+        yield path, None if not text and hint is not str else _literal(text, key)
+        return
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader) or yaml.ScalarNode(NULL_TAG, "")
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{key}: got {text!r}, which is not YAML ({_one_line(error)}); allowed: {describe_type(hint)}"
+        ) from error
+    if dataclasses.is_dataclass(hint) and isinstance(node, yaml.MappingNode):
+        yield from _mapping_assignments(config_type, path, node)
+    else:
+        yield path, _convert(node, hint, key)
+
+
+def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
+    """Turn a YAML node into the plain value that an option of type `hint` is built from."""
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if isinstance(node, yaml.ScalarNode):
+        if types.NoneType in arguments and node.tag == NULL_TAG:
+            return None
+        if hint in TEXT_TYPES or (origin is types.UnionType and str in arguments and node.tag != INT_TAG):
+            return _literal(node.value, key)
+        if origin not in (list, dict) and not dataclasses.is_dataclass(hint):
+            # A tag or a date that YAML cannot build is a wrong value like any other.
+            with contextlib.suppress(yaml.YAMLError, ValueError):
+                return yaml.SafeLoader("").construct_object(node)
+    elif isinstance(node, yaml.SequenceNode) and origin is list:
+        return [_convert(item, arguments[0], f"{key}[{index}]") for index, item in enumerate(node.value)]
+    elif isinstance(node, yaml.MappingNode) and origin is dict:
+        return {_literal(name, key): _convert(item, arguments[1], f"{key}.{name}") for name, item in _pairs(node, key)}
+    elif isinstance(node, yaml.MappingNode) and dataclasses.is_dataclass(hint):
+        inner = typing.cast(type[Any], hint)
+        return {name: _convert(item, _field_type(inner, name, key), f"{key}.{name}") for name, item in _pairs(node, key)}
+    raise ConfigError(f"{key}: got {_source(node)}; allowed: {describe_type(hint)}")
+
+
+def _field_type(config_type: type[Any], name: str, key: str) -> Any:
+    hints = _hints(config_type)
+    if name not in hints:
+        raise ConfigError(f"{key}: got an unknown key {name!r}; allowed: {', '.join(hints)}")
+    return hints[name]
+
+
+def _pairs(node: yaml.MappingNode, key: str) -> Iterator[tuple[str, yaml.Node]]:
+    seen: set[str] = set()
+    for name, value in node.value:
+        if not isinstance(name, yaml.ScalarNode) or name.value in seen:
+            got = f"{name.value!r} twice" if isinstance(name, yaml.ScalarNode) else "a key that is not text"
+            raise ConfigError(f"{key}: got {got}; allowed: every key once, as plain text")
+        seen.add(name.value)
+        yield name.value, value
+
+
+def _source(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return repr(node.value)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+
+
+def _literal(text: str, key: str) -> str:
+    """Escape what OmegaConf would read as an interpolation, so that it gives the text back as it stood."""
+    if text == "???":
+        raise ConfigError(f"{key}: got '???', which stands for a missing value; allowed: any other text")
+    return re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", text)
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return SIGNED_QUERY.sub(r"\1***", CREDENTIALS.sub("***", value)) if "://" in value else value
+    if isinstance(value, dict):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(item) for item in value]
+    return value
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())

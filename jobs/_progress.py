@@ -1,0 +1,69 @@
+"""A progress line with rate and time left: redrawn in place on a terminal, now and then a new line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+REDRAW_S = 0.2
+LINE_S = 10.0
+RATE_WINDOW_S = 60.0  # the rate is that of the last minute, so that model loading does not count for ever
+BAR_WIDTH = 28
+
+
+class ProgressLine:
+    """Show how many of `total` units are done. Call it as often as there is news; it limits its own output."""
+
+    def __init__(self, stream: TextIO, *, unit: str = "rows", clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._unit = unit
+        self._clock = clock
+        self._in_place = stream.isatty()
+        self._samples: deque[tuple[float, int]] = deque([(clock(), 0)])
+        self._shown_at = clock() - LINE_S
+        self._shown = ""
+
+    def __call__(self, done: int, total: int, counts: Mapping[str, int] | None = None) -> None:
+        """Take in how many are done so far, of how many, and how many of them have each status."""
+        now = self._clock()
+        if done != self._samples[-1][1]:
+            self._samples.append((now, done))
+        while len(self._samples) > 2 and now - self._samples[0][0] > RATE_WINDOW_S:
+            self._samples.popleft()
+        due = now - self._shown_at >= (REDRAW_S if self._in_place else LINE_S)
+        if due or done >= total:
+            self._show(self._text(now, done, total, counts or {}))
+            self._shown_at = now
+
+    def close(self) -> None:
+        """End the line, so that what follows starts on its own."""
+        if self._in_place and self._shown:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _text(self, now: float, done: int, total: int, counts: Mapping[str, int]) -> str:
+        fraction = done / total if total else 1.0
+        start, first = self._samples[0]
+        rate = (done - first) / (now - start) if now > start and done > first else 0.0
+        left = f", {_duration((total - done) / rate)} left" if rate and done < total else ""
+        notes = "".join(f", {count} {status}" for status, count in counts.items() if count and status != "ok")
+        bar = f"[{'#' * int(fraction * BAR_WIDTH):<{BAR_WIDTH}}] " if self._in_place else ""
+        return f"{bar}{done}/{total} {self._unit} ({fraction:.0%}), {rate:.2f} {self._unit}/s{left}{notes}"
+
+    def _show(self, text: str) -> None:
+        if text == self._shown:
+            return
+        if self._in_place:
+            self._stream.write(f"\r{text:<{len(self._shown)}}")
+        else:
+            self._stream.write(f"{text}\n")
+        self._stream.flush()
+        self._shown = text
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,76 @@
+"""The settings of a data job: the edit and the model (one flat namespace with them), and what is the pipeline's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
+from vimaedit.errors import ConfigError
+
+FRAMES = ("canvas", "original")
+KEEP_SOURCES = ("true", "path", "false")
+IMAGE_FORMATS = ("png", "webp", "jpeg")
+RESUMES = ("if-possible", "never", "always", "retry-failed", "extend")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where records come from, where results go, and how the work is placed."""
+
+    input: str = ""  # Parquet file, folder or glob, local or any fsspec URL
+    output: str = ""  # folder, local or any fsspec URL
+    columns: dict[str, str] = field(default_factory=dict)  # name in the contract -> name in the input
+    image_root: str | None = None  # where string images are looked up; None: beside the input
+    allow_http: bool = False
+    http_hosts: list[str] = field(default_factory=list)  # private hosts that may be asked all the same
+    min_side_px: int = 16
+    max_pixels: int = 100_000_000
+    frame: str = "canvas"
+    keep_source: str = "true"
+    image_format: str = "png"  # png (level 1) and webp are lossless; jpeg is quality 95
+    metrics: list[str] = field(default_factory=list)
+    limit: int | None = None  # the first N requests only
+    dry_run: bool = False
+    sheet: int = 0  # the first N results as <output>/sheet.png
+    resume: str = "if-possible"
+    max_failed_fraction: float = 0.05
+    max_rejected_fraction: float = 0.5
+    stop_failed_fraction: float = 0.5
+    actors: int | str = "auto"
+    batch_size: int | str = "auto"
+    threads: int | str = "auto"  # CPU threads of one actor
+    ray_address: str | None = None  # None: RAY_ADDRESS where set, else a Ray of this process's own
+
+    def __post_init__(self) -> None:
+        for name in ("input", "output"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name}: got nothing; it is required: {name}=PATH_OR_URL")
+        check_choice("frame", self.frame, FRAMES)
+        check_choice("keep_source", self.keep_source, KEEP_SOURCES)
+        if self.keep_source == "path" and self.frame != "original":
+            raise ConfigError(f"keep_source: got path with frame={self.frame}; allowed: path needs frame=original")
+        check_choice("image_format", self.image_format, IMAGE_FORMATS)
+        check_choice("resume", self.resume, RESUMES)
+        check_range("min_side_px", self.min_side_px, 1, 100_000)
+        check_range("max_pixels", self.max_pixels, 1, 10**10)
+        check_range("sheet", self.sheet, 0, 1000)
+        for name in ("max_failed_fraction", "max_rejected_fraction", "stop_failed_fraction"):
+            check_range(name, getattr(self, name), 0.0, 1.0)
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit: got {self.limit}; allowed: 1 or more, or leave it out")
+        for name, high in (("actors", 100_000), ("batch_size", 4096), ("threads", 1024)):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                check_choice(name, value, ("auto",))
+            else:
+                check_range(name, value, 1, high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditJobConfig(DataConfig, EditConfig, ModelConfig):
+    """`jobs.edit`: everything, flat, so that every key is a top-level option."""
+
+    def __post_init__(self) -> None:
+        EditConfig.__post_init__(self)
+        ModelConfig.__post_init__(self)
+        DataConfig.__post_init__(self)

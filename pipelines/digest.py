@@ -1,0 +1,28 @@
+"""The digest of a run's configuration: what a row's pictures depend on besides the record and the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+from pipelines.config import EditJobConfig
+
+# Raised with every change that the changelog marks "changes pixels: yes".
+RESULTS_VERSION = 1
+
+# Where work is placed, what is reported and when a run gives up changes no row; what the input is, the plan compares itself.
+OUTSIDE_DIGEST = frozenset(
+    {
+        *("input", "output", "resume", "limit", "dry_run", "sheet"),
+        *("actors", "batch_size", "threads", "ray_address"),
+        *("max_failed_fraction", "max_rejected_fraction", "stop_failed_fraction"),
+    }
+)
+
+
+def config_digest(job: EditJobConfig) -> str:
+    """Digest every option except those of `OUTSIDE_DIGEST`: 32 hexadecimal digits."""
+    options = {name: value for name, value in dataclasses.asdict(job).items() if name not in OUTSIDE_DIGEST}
+    text = json.dumps({"results_version": RESULTS_VERSION, **options}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

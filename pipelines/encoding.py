@@ -1,0 +1,91 @@
+"""Finished requests -> the output's columns: the frame, coded pictures and masks, metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.context import Row, RunContext, UnitRows
+from pipelines.schema import OUTPUT_FIELDS
+from vimaedit.images import decode_image, encode_image, encode_mask, paste_back, paste_mask
+from vimaedit.metrics.background import background_metrics
+from vimaedit.types import Status
+
+
+def encode_unit(context: RunContext, unit_rows: UnitRows) -> pa.Table:
+    """Build the output table of one unit: the contract's columns, then the passed-through ones."""
+    values = [encode_row(context, unit_rows.unit.id, row) for row in unit_rows.rows]
+    columns = [pa.array([value[field.name] for value in values], field.type) for field in OUTPUT_FIELDS]
+    passed = [unit_rows.passed.column(name) for name in context.columns.passed]
+    return pa.table([*columns, *passed], schema=context.schema)
+
+
+def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
+    """Give one row's values of the contract's columns."""
+    job = context.job
+    pictures = _pictures(context, row)
+    # What words were used is known only of a finished edit.
+    ok = row.status == Status.OK
+    size, box = row.original_size, row.crop_box
+    if job.frame == "original" and size is not None:
+        box = (0, 0, *size)
+    return {
+        "id": row.id,
+        "edit_index": row.edit_index,
+        "input_file": row.input_file,
+        "input_row": row.input_row,
+        "source_prompt": row.source_prompt,
+        "target_prompt": row.target_prompt,
+        "blend_words_used": [dataclasses.asdict(phrase) for phrase in row.blend] if ok else None,
+        **pictures,
+        "grounded": row.grounded if ok else None,
+        "original_size": None if size is None else {"width": size[0], "height": size[1]},
+        "crop_box": None if box is None else dict(zip(("left", "top", "right", "bottom"), box, strict=True)),
+        "status": str(row.status),
+        "error_stage": row.error_stage,
+        "error_type": row.error_type,
+        "error_message": row.error_message,
+        "attempts": row.attempts,
+        "warnings": row.warnings,
+        "seed": row.seed,
+        "method": job.method,
+        "steps": job.steps,
+        "config_digest": context.config_digest,
+        "model": job.model,
+        "model_digest": context.model_digest,
+        "version": context.version,
+        "unit_id": unit_id,
+        "seconds": row.seconds,
+    }
+
+
+def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
+    """Bring source, edit and masks to the output's frame, code them and measure the edit."""
+    job = context.job
+    source, edited, edit_mask, critical_mask = row.canvas, row.edited, row.edit_mask, row.critical_mask
+    if job.frame == "original" and row.original is not None and row.crop_box is not None and row.original_size is not None:
+        source = decode_image(row.original, min_side_px=job.min_side_px, max_pixels=job.max_pixels)
+        edited = None if edited is None else paste_back(source, edited, row.crop_box)
+        edit_mask = None if edit_mask is None else paste_mask(edit_mask, row.original_size, row.crop_box)
+        critical_mask = None if critical_mask is None else paste_mask(critical_mask, row.original_size, row.crop_box)
+    ok = row.status == Status.OK and source is not None and edited is not None
+    image: dict[str, Any] | None = None
+    if source is not None and job.keep_source == "true":
+        image = {"bytes": encode_image(source, job.image_format), "path": None}
+    elif source is not None and job.keep_source == "path" and row.image_path is not None:
+        image = {"bytes": None, "path": row.image_path}
+    return {
+        "image": image,
+        "edited_image": {"bytes": encode_image(edited, job.image_format), "path": None} if ok and edited is not None else None,
+        "edit_mask": {"bytes": encode_mask(edit_mask), "path": None} if ok and edit_mask is not None else None,
+        "critical_mask": {"bytes": encode_mask(critical_mask), "path": None} if ok and critical_mask is not None else None,
+        "metrics": _metrics(source, edited, edit_mask) if ok else None,
+    }
+
+
+def _metrics(source: Any, edited: Any, edit_mask: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(background_metrics(source, edited, edit_mask))
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,111 @@
+"""Questions that only a worker of the editing kind can answer, asked before the plan is made."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from pipelines.config import EditJobConfig
+from pipelines.context import RunContext, UnitRows
+from pipelines.encoding import encode_unit
+from pipelines.inputs import InputFile
+from pipelines.plan import Unit
+from pipelines.resources import Placement, get
+from pipelines.sink import part_bytes
+from pipelines.source import read_unit
+from pipelines.weights import with_local_weights
+from vimaedit.errors import ConfigError
+from vimaedit.loading import ModelFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a worker says of the model and of itself. `device_gib`: memory of its GPU, None on a CPU."""
+
+    facts: ModelFacts
+    model_digest: str
+    device: str
+    dtype: str
+    device_gib: float | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A measured first batch: `rows` edited in `seconds` after a warm-up, and the bytes of their part."""
+
+    rows: int
+    seconds: float
+    bytes: int
+
+    @property
+    def row_seconds(self) -> float:
+        return self.seconds / self.rows
+
+    @property
+    def row_bytes(self) -> float:
+        return self.bytes / self.rows
+
+
+def probe(job: EditJobConfig, placement: Placement) -> Probe:
+    """Read the model's facts and digest its weights on a worker of the editing kind; nothing is loaded.
+
+    Raises: ConfigError where the model cannot be had or does not fit the options.
+    """
+    found: Probe = get(_on_worker(_probe, placement).remote(job, placement.use_gpu))
+    size = job.canvas.size or found.facts.canvas_size
+    if size % found.facts.granularity:
+        raise ConfigError(f"canvas.size: got {size}; allowed: multiples of {found.facts.granularity} px with {job.model!r}")
+    return found
+
+
+def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placement) -> Sample | None:
+    """Edit the unit's requests on a worker, write nothing, and time it; None where none of them can be edited."""
+    sample: Sample | None = get(_on_worker(_measure, placement).remote(context, file, unit))
+    return sample
+
+
+def _on_worker(function: Any, placement: Placement) -> Any:
+    return ray.remote(function).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
+
+
+def _probe(job: EditJobConfig, use_gpu: bool) -> Probe:
+    import platform
+
+    import torch
+
+    from vimaedit.loading import model_digest, model_facts, resolve_model
+
+    if use_gpu and not torch.cuda.is_available():
+        raise ConfigError(f"device: got {job.device}, but torch {torch.__version__} sees no GPU on the worker; allowed: cpu")
+    local = with_local_weights(job)
+    files = resolve_model(local, image_guidance=job.image_guidance)
+    dtype = job.dtype if job.dtype != "auto" else "float16" if use_gpu else "float32"
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__}
+    versions |= {"machine": platform.machine(), "device": torch.cuda.get_device_name() if use_gpu else "cpu"}
+    return Probe(
+        facts=model_facts(files),
+        model_digest=model_digest(files),
+        device="cuda" if use_gpu else "cpu",
+        dtype=dtype,
+        device_gib=torch.cuda.get_device_properties(0).total_memory / 2**30 if use_gpu else None,
+        versions=versions,
+    )
+
+
+def _measure(context: RunContext, file: InputFile, unit: Unit) -> Sample | None:
+    from pipelines.editing import EditActor
+
+    actor = EditActor(context)
+    read = read_unit(context, file, unit)
+    if all(row.status is not None for row in read.rows):
+        return None
+    actor.edit_rows(unit, read.rows)
+    again: UnitRows = read_unit(context, file, unit)
+    started = time.perf_counter()
+    actor.edit_rows(unit, again.rows)
+    seconds = time.perf_counter() - started
+    return Sample(rows=len(again.rows), seconds=seconds, bytes=len(part_bytes(context, unit.id, encode_unit(context, again))))

@@ -1,0 +1,72 @@
+"""The built-in random model, loaded once, and requests for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vimaedit.backbone import Backbone, Networks
+from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.loading import ModelFacts, model_facts, resolve_model
+from vimaedit.methods.vimaedit import ViMAEditor
+from vimaedit.networks import load_networks
+from vimaedit.types import EditRequest
+
+MODEL = ModelConfig(model="random", dtype="float32", device="cpu")
+PAIRS = [
+    ("a red circle on a blue background", "a red star on a blue background"),
+    ("a small cat sitting on the grass", "a small dog sitting on the grass"),
+    ("a photo of a house near the sea", "a photo of a wooden house with a flower near the sea"),
+    ("a yellow bird in a tree", "a green bird in a tree"),
+    ("a bowl of fruit on a table", "a bowl on a table"),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # two spin against each other where the machine is shared
+
+
+@pytest.fixture(scope="session")
+def loaded() -> tuple[Networks, ModelFacts]:
+    files = resolve_model(MODEL)
+    return load_networks(files, MODEL), model_facts(files)
+
+
+@pytest.fixture
+def make_editor(loaded: tuple[Networks, ModelFacts]) -> Callable[..., ViMAEditor]:
+    """Build an editor on the loaded model: `make_editor(steps=3, ...)`."""
+
+    def make(**options: Any) -> ViMAEditor:
+        config = EditConfig(**{"steps": 4, **options})
+        return ViMAEditor(Backbone(loaded[0], config), config, loaded[1])
+
+    return make
+
+
+def picture(seed: int, side: int = 128) -> np.ndarray:
+    """Paint a smooth random picture, (side, side, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.random((1, 3, 5, 5)))
+    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)[0]
+    return (smooth.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+
+
+def request(number: int, **options: Any) -> EditRequest:
+    """Return a request for one of the prompt pairs."""
+    source, target = PAIRS[number % len(PAIRS)]
+    mask = np.zeros((128, 128), dtype=bool)
+    mask[16 * (number % 3) : 64 + 16 * (number % 3), 32:96] = True
+    defaults = {
+        "id": f"record-{number}",
+        "image": picture(number),
+        "source_prompt": source,
+        "target_prompt": target,
+        "given_mask": mask,
+        "seed": 1000 + number,
+    }
+    return EditRequest(**{**defaults, **options})

@@ -1,0 +1,100 @@
+"""`jobs.edit_image` on the built-in random model: files, frames, masks, and what it refuses."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.demo_records import SCENES, draw_scene
+from jobs.edit_image import main, parse_blend_words
+from pipelines.sheet import CELL_PX, GAP_PX, HEADER_PX
+from vimaedit import BlendPhrase, ConfigError
+
+WIDE = SCENES[3]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    draw_scene(WIDE, random.Random(0)).save(tmp_path / "wide.png")
+    return [
+        f"image={tmp_path / 'wide.png'}",
+        "source_prompt=an orange triangle on a wooden table",
+        "target_prompt=an orange heart on a wooden table",
+        f"output={tmp_path / 'results' / 'edited.png'}",
+        "steps=2",
+    ]
+
+
+@pytest.mark.parametrize(("frame", "size"), [("canvas", (128, 128)), ("original", WIDE.size)])
+def test_picture_and_sheet_in_both_frames(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], frame: str, size: tuple[int, int]
+) -> None:
+    assert main([*words, f"frame={frame}", "blend_words=triangle heart"]) == 0
+    edited = Image.open(tmp_path / "results" / "edited.png")
+    sheet = Image.open(tmp_path / "results" / "edited_sheet.png")
+    assert edited.size == size
+    shown = edited.resize((CELL_PX, round(CELL_PX * size[1] / size[0])), Image.Resampling.LANCZOS)
+    left, top = GAP_PX + 3 * (CELL_PX + GAP_PX), HEADER_PX + (CELL_PX - shown.height) // 2
+    cell = sheet.crop((left, top, left + shown.width, top + shown.height))
+    assert np.abs(np.asarray(cell, int) - np.asarray(shown, int)).mean() < 1
+    if frame == "original":
+        original = np.asarray(Image.open(tmp_path / "wide.png"))
+        margin = (WIDE.size[0] - WIDE.size[1]) // 2
+        assert np.array_equal(np.asarray(edited)[:, :margin], original[:, :margin])
+        assert not np.array_equal(np.asarray(edited)[:, margin:-margin], original[:, margin:-margin])
+    assert "changed: triangle -> heart\n" in capsys.readouterr().out
+
+
+def test_a_given_mask_is_the_edit_mask(words: list[str], tmp_path: Path) -> None:
+    mask = np.zeros((WIDE.size[1], WIDE.size[0]), dtype=np.uint8)
+    mask[:, WIDE.size[0] // 2 :] = 7
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert main([*words, "grounding=given", f"given_mask={tmp_path / 'mask.png'}"]) == 0
+    sheet = Image.open(tmp_path / "results" / "edited_sheet.png").convert("L")
+    left, middle = GAP_PX + CELL_PX + GAP_PX, CELL_PX // 2
+    panel = np.asarray(sheet.crop((left, HEADER_PX, left + CELL_PX, HEADER_PX + CELL_PX)))
+    assert (panel[:, : middle - 8] == 0).all() and (panel[:, middle + 8 :] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("output=edited.jpg", "output: got 'edited.jpg'; allowed: a file name that ends in .png"),
+        ("frame=whole", "frame: got 'whole'; allowed: canvas, original"),
+        ("image=absent.png", "image: got 'absent.png'; allowed: a file that exists"),
+        ("blend_words=cat", "blend_words: got 'cat' (1 word); allowed: two words"),
+        ("blend_words=[cat]", "blend_words: got '[cat]'; allowed: two words, or [{source: PHRASE, target: PHRASE}, ...]"),
+        (
+            "grounding=given",
+            "given_mask: got None with grounding=given; allowed: both given_mask=FILE and grounding=given, or neither",
+        ),
+        ("given_mask=m.png", "given_mask: got 'm.png' with grounding=vimaedit; allowed: both"),
+    ],
+)
+def test_what_is_refused(words: list[str], capsys: pytest.CaptureFixture[str], word: str, message: str) -> None:
+    assert main([*words, word]) == 2
+    assert capsys.readouterr().err.startswith(f"jobs.edit_image: {message}")
+
+
+def test_a_missing_mask_file_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "grounding=given", "given_mask=absent.png"]) == 2
+    assert capsys.readouterr().err == "jobs.edit_image: given_mask: got 'absent.png'; allowed: a file that exists\n"
+
+
+def test_blend_words_as_words_or_phrases() -> None:
+    assert parse_blend_words("cat dog") == "cat dog"
+    assert parse_blend_words("") == ""
+    assert parse_blend_words("[{source: a tabby cat, target: no}, {target: hat}]") == [
+        BlendPhrase(source="a tabby cat", target="no"),
+        BlendPhrase(source=None, target="hat"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["[", "[7]", "[{}]", "[{from: a}]", "[{source: [a]}]"])
+def test_other_lists_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="^blend_words: got "):
+        parse_blend_words(text)

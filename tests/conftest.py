@@ -1,0 +1,41 @@
+"""What every test shares: the environment of test clusters and the place of the reference data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Before anything imports ray: no token file in the home folder, no usage report, no worker killed for another program's
+# memory. The one footer actor and the quiet bars keep small runs fast and their output readable.
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_memory_monitor_refresh_ms="0",
+    RAY_DATA_PARQUET_FOOTER_NUM_ACTORS="1",
+    RAY_DATA_DISABLE_PROGRESS_BARS="1",
+)
+# A test never joins a cluster that happens to run, and never asks the hub.
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+# Before anything imports torch: idle OpenMP threads sleep instead of spinning. Where several processes share few cores,
+# spinning makes a model call twenty times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Path:
+    """Return the folder of the recorded reference runs; skip where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "oracle"
+    if not folder.is_dir():
+        pytest.skip("no reference data at ../shared/oracle")
+    return folder

@@ -1,0 +1,92 @@
+"""One local Ray for all pipeline tests, and small inputs. Logical CPUs: two actors of one thread, two for the rest."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipelines.config import EditJobConfig
+from pipelines.storage import locate
+
+MakeJob = Callable[..., EditJobConfig]
+MakePicture = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Serve a bucket over the S3 protocol. Ray starts after it, so that workers inherit its address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        locate("s3://pictures").fs.mkdir("pictures")
+        yield "s3://pictures"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(repository: Path, bucket: str) -> Iterator[None]:
+    import ray
+    from ray.data import DataContext
+
+    with warnings.catch_warnings():
+        # Making the first context warns of a field that Ray fills in itself.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        DataContext.get_current()
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=300_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(repository)}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, cluster: None) -> MakeJob:
+    """Return a maker of small jobs on the built-in random model."""
+
+    def make(**options: Any) -> EditJobConfig:
+        defaults = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "steps": 1, "actors": 1, "threads": 1}
+        return EditJobConfig(**{**defaults, **options})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_picture() -> MakePicture:
+    """Return a maker of coded pictures: smooth blobs of colour, the same for the same number."""
+
+    def make(number: int, size: tuple[int, int] = (151, 131), mode: str = "RGB", kind: str = "PNG", **options: Any) -> bytes:
+        blobs = np.random.default_rng(number).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+        picture = Image.fromarray(blobs).resize(size, Image.Resampling.BICUBIC).convert(mode)
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    return make
+
+
+def write_records(path: Path, records: list[dict[str, Any]], schema: pa.Schema | None = None, **options: Any) -> None:
+    """Write records as one input file."""
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), path, **options)

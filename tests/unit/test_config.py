@@ -1,0 +1,66 @@
+"""Settings: every range is checked, and the text says what is allowed."""
+
+from typing import Any
+
+import pytest
+
+from vimaedit.config import Canvas, EditConfig, GroundingSides, Lora, ModelConfig, Thresholds, Windows
+from vimaedit.errors import ConfigError
+
+BAD: list[tuple[type, dict[str, Any], str]] = [
+    (EditConfig, {"method": "p3p"}, r"method: got 'p3p'; allowed: vimaedit"),
+    (EditConfig, {"steps": 0}, r"steps: got 0; allowed: 1 to 1000"),
+    (EditConfig, {"seed": -1}, r"seed: got -1; allowed: 0 to"),
+    (EditConfig, {"solver": "euler"}, r"solver: got 'euler'; allowed: ddim, dpmsolver\+\+"),
+    (EditConfig, {"variance": "some"}, r"variance: got 'some'; allowed: adaptive, uniform, zero"),
+    (EditConfig, {"grounding": "sam"}, r"grounding: got 'sam'; allowed: vimaedit, cross-attention, given"),
+    (EditConfig, {"eta": 1.5}, r"eta: got 1.5; allowed: 0.0 to 1.0"),
+    (
+        EditConfig,
+        {"eta": 0.5, "solver": "dpmsolver++"},
+        r"eta: got 0.5 with solver=dpmsolver\+\+; allowed: 1.0, or solver=ddim",
+    ),
+    (EditConfig, {"target_guidance": float("nan")}, r"target_guidance: got nan; allowed: 0.0 to 100.0"),
+    (EditConfig, {"blend": "maybe"}, r"blend: got 'maybe'; allowed: auto, given, none"),
+    (EditConfig, {"missing_blend": "x"}, r"missing_blend: got 'x'; allowed: reject, ignore"),
+    (EditConfig, {"long_prompt": "x"}, r"long_prompt: got 'x'; allowed: truncate, reject"),
+    (EditConfig, {"text_guidance": False, "image_guidance": False}, r"text_guidance, image_guidance: got false for both"),
+    (Windows, {"self": 1.1}, r"windows.self: got 1.1; allowed: 0.0 to 1.0"),
+    (Windows, {"text": -0.1}, r"windows.text: got -0.1; allowed: 0.0 to 1.0"),
+    (Thresholds, {"critical": 2.0}, r"thresholds.critical: got 2.0; allowed: -1.0 to 1.0"),
+    (GroundingSides, {"cross": 0.3}, r"grounding_sides.cross: got 0.3; allowed: 1, 0.5, 0.25"),
+    (Canvas, {"fit": "stretch"}, r"canvas.fit: got 'stretch'; allowed: crop, keep"),
+    (Canvas, {"size": 4}, r"canvas.size: got 4; allowed: 8 to 4096 px"),
+    (Lora, {}, r"lora: got an entry without a path"),
+    (ModelConfig, {"model": ""}, r"model: got an empty string"),
+    (ModelConfig, {"dtype": "int8"}, r"dtype: got 'int8'; allowed: auto, float32, float16, bfloat16"),
+    (ModelConfig, {"device": "tpu"}, r"device: got 'tpu'; allowed: auto, cpu, cuda"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "text"), BAD)
+def test_bad_settings_are_refused_with_what_is_allowed(kind: type, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        kind(**options)
+
+
+def test_defaults_are_the_published_settings() -> None:
+    config = EditConfig()
+    assert (config.steps, config.source_guidance, config.target_guidance, config.image_strength) == (50, 1.0, 7.5, 0.4)
+    assert (config.windows.self, config.windows.text, config.windows.image) == (0.6, 0.4, 0.1)
+    assert (config.thresholds.edit, config.thresholds.critical, config.grounding_rounds) == (0.5, 0.8, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "self_attention"),
+    [
+        ({}, True, True),
+        ({"grounding": "cross-attention"}, True, False),
+        ({"grounding_rounds": 0}, True, False),
+        ({"grounding": "given"}, False, False),
+        ({"blend": "none"}, False, False),
+    ],
+)
+def test_what_grounding_reads_follows_from_the_options(options: dict[str, Any], words: bool, self_attention: bool) -> None:
+    config = EditConfig(**options)
+    assert (config.reads_words, config.reads_self_attention) == (words, self_attention)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelines.context import Row
+from pipelines.editing import edit_batch, unit_batches
+from pipelines.plan import Unit
+from vimaedit.types import EditRequest, EditResult, Status
+
+
+def unit(count: int) -> Unit:
+    return Unit(file=0, start=0, first_row=0, first_edit=0, count=count, take=count)
+
+
+def row(name: str, shape: tuple[int, int] | None = (7, 5), status: Status | None = None) -> Row:
+    canvas = None if shape is None else np.full((*shape, 3), 11, np.uint8)
+    made = Row(id=name, edit_index=0, input_file="a", input_row=0, source_prompt="s", target_prompt="t", seed=3, canvas=canvas)
+    made.status = status
+    return made
+
+
+def names(slots: Sequence[Row | None]) -> list[str | None]:
+    return [None if entry is None else entry.id for entry in slots]
+
+
+def test_rejected_requests_leave_holes_and_move_nobody() -> None:
+    rows = [row(name) for name in "abcdefg"]
+    rows[1].status = rows[6].status = Status.REJECTED
+    cut = [names(slots) for slots in unit_batches(unit(7), rows, 4, keep_shape=False)]
+    assert cut == [["a", None, "c", "d"], ["e", "f", None, None]]
+
+
+def test_a_batch_without_anything_to_edit_is_left_out() -> None:
+    rows = [row("a"), row("b"), row("c", None, Status.REJECTED)]
+    assert [names(slots) for slots in unit_batches(unit(3), rows, 2, keep_shape=False)] == [["a", "b"]]
+
+
+def test_a_limit_changes_neither_slots_nor_shape() -> None:
+    rows = [row(name) for name in "abcde"]
+    assert [names(slots) for slots in unit_batches(unit(7), rows, 4, keep_shape=False)] == [
+        ["a", "b", "c", "d"],
+        ["e", None, None, None],
+    ]
+
+
+def test_canvas_shapes_are_grouped_in_input_order_and_each_group_padded() -> None:
+    wide, tall = (5, 7), (7, 5)
+    rows = [row("a", wide), row("b", tall), row("c", wide), row("d", None, Status.REJECTED), row("e", wide), row("f", tall)]
+    rows[2].status = Status.REJECTED
+    cut = [names(slots) for slots in unit_batches(unit(6), rows, 4, keep_shape=True)]
+    assert cut == [["a", None, "e", None], ["b", "f"]]
+
+
+class Inverter:
+    """An editor that inverts pictures and raises where it meets a name it was told of; remembers what it was given."""
+
+    def __init__(self, *poison: str) -> None:
+        self.poison = set(poison)
+        self.calls: list[list[str | None]] = []
+
+    def __call__(self, requests: Sequence[EditRequest | None]) -> list[EditResult | None]:
+        self.calls.append([None if request is None else request.id for request in requests])
+        if self.poison & set(self.calls[-1]):
+            raise FloatingPointError("latents overflowed")
+        return [
+            None if request is None else EditResult(id=request.id, status=Status.OK, image=255 - request.image, seconds=0.5)
+            for request in requests
+        ]
+
+
+def test_a_batch_is_edited_at_once() -> None:
+    editor, rows = Inverter(), [row("a"), None, row("c")]
+    edit_batch(editor, rows)
+    assert editor.calls == [["a", None, "c"]]
+    assert rows[0] is not None and rows[0].edited is not None and (rows[0].edited == 244).all()
+    assert [(entry.status, entry.attempts, entry.seconds) for entry in rows if entry] == [(Status.OK, 1, 0.5)] * 2
+
+
+def test_an_exception_fails_its_own_row_only_each_rerun_in_its_slot() -> None:
+    editor, rows = Inverter("b"), [row("a"), row("b"), None, row("d")]
+    edit_batch(editor, rows)
+    assert editor.calls == [["a", "b", None, "d"], ["a", None, None, None], [None, "b", None, None], [None, None, None, "d"]]
+    a, b, _, d = rows
+    assert a is not None and b is not None and d is not None
+    assert (a.status, d.status, a.attempts, d.attempts) == (Status.OK, Status.OK, 2, 2)
+    assert (b.status, b.attempts, b.error_stage, b.error_type) == (Status.FAILED, 2, "edit", "FloatingPointError")
+    assert b.error_message == "record 'b': FloatingPointError: latents overflowed"
+
+
+def test_an_editor_that_gives_nothing_for_a_request_fails_the_row() -> None:
+    def silent(requests: Sequence[EditRequest | None]) -> list[EditResult | None]:
+        return [None for _ in requests]
+
+    rows = [row("a")]
+    edit_batch(silent, list(rows))
+    assert (rows[0].status, rows[0].error_message) == (
+        Status.FAILED,
+        "record 'a': RuntimeError: the editor gave no result for a request",
+    )

@@ -1,0 +1,216 @@
+"""Arguments of a job: literal text, YAML rules for everything else, errors that teach."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs._help import help_text
+from jobs._options import config_yaml, load_config, option_keys, parse_command_line
+from pipelines.config import EditJobConfig
+from vimaedit.config import EditConfig, Lora, ModelConfig
+from vimaedit.errors import ConfigError
+
+REQUIRED = ("input", "output")
+BASE = ["input=records", "output=edited"]
+
+AWKWARD_TEXTS = [
+    "no",
+    "null",
+    "~",
+    "7",
+    "1e3",
+    "a cat # not a comment",
+    "a: b",
+    "[a cat](a dog)",
+    "{x}",
+    "$HOME and $5",
+    "${oc.env:HOME}",
+    "${unclosed",
+    "\\${x} \\\\${y} ${z:1,2} back\\slash",
+    "'single' \"double\"",
+    "*alias &anchor !tag | > % @ `",
+    " spaces kept ",
+    "a=b=c",
+    "Zoë, 猫",
+    "first\nsecond",
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    prompt: str = ""  # what the picture shows
+    note: str | None = None
+    words: list[str] = dataclasses.field(default_factory=list)
+
+
+def load(*words: str) -> EditJobConfig:
+    return load_config(EditJobConfig, parse_command_line([*BASE, *words]), REQUIRED)
+
+
+def load_file(tmp_path: Path, text: str, *words: str) -> EditJobConfig:
+    file = tmp_path / "options.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load("--config", str(file), *words)
+
+
+def error_of(*words: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(*words)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("text", AWKWARD_TEXTS)
+def test_text_on_the_command_line_is_literal(text: str) -> None:
+    config = load_config(PromptConfig, parse_command_line([f"prompt={text}", f"note={text}"]), ("prompt",))
+    assert (config.prompt, config.note) == (text, text)
+
+
+@pytest.mark.parametrize("text", AWKWARD_TEXTS)
+def test_quoted_text_in_a_file_is_literal(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(yaml.safe_dump({"prompt": text, "note": text, "words": [text]}, allow_unicode=True), encoding="utf-8")
+    config = load_config(PromptConfig, parse_command_line(["--config", str(file)]), ("prompt",))
+    assert (config.prompt, config.note, config.words) == (text, text, [text])
+
+
+@pytest.mark.parametrize("text", ["no", "0123", "1e3", "a $5 cat", "${x}"])
+def test_plain_text_in_a_file_is_literal(tmp_path: Path, text: str) -> None:
+    assert load_file(tmp_path, f"revision: {text}\n").revision == text
+
+
+def test_an_empty_value_unsets_an_optional_text(tmp_path: Path) -> None:
+    assert load_file(tmp_path, "image_root: pictures\n", "image_root=").image_root is None
+    assert load_file(tmp_path, "image_root: null\n").image_root is None
+    assert load_config(PromptConfig, parse_command_line(["prompt="]), ("prompt",)).prompt == ""
+
+
+def test_other_types_follow_yaml() -> None:
+    config = load(
+        "steps=7",
+        "text_guidance=no",
+        "thresholds.edit=3e-1",
+        "windows.self=0.25",
+        "windows={text: 0.5}",
+        "limit=null",
+        "actors=3",
+        "batch_size=auto",
+        "columns={image: picture}",
+        "metrics=[clip, lpips]",
+        "lora=[{path: a.safetensors, scale: 0.5}, {path: '${b}'}]",
+        "canvas.size=136",
+    )
+    assert (config.steps, config.text_guidance, config.thresholds.edit, config.limit) == (7, False, 0.3, None)
+    assert (config.windows.self, config.windows.text, config.windows.image) == (0.25, 0.5, 0.1)
+    assert (config.actors, config.batch_size) == (3, "auto")
+    assert (config.columns, config.metrics) == ({"image": "picture"}, ["clip", "lpips"])
+    assert config.lora == [Lora(path="a.safetensors", scale=0.5), Lora(path="${b}")]
+    assert config.canvas.size == 136
+
+
+def test_file_then_command_line(tmp_path: Path) -> None:
+    text = "steps: 11\nwindows: {self: 0.3, text: 0.2}\nthresholds.critical: 0.9\nkeep_source: true\n"
+    config = load_file(tmp_path, text, "steps=13", "windows.self=0.7", "steps=17")
+    assert (config.steps, config.windows.self, config.windows.text) == (17, 0.7, 0.2)
+    assert (config.thresholds.critical, config.keep_source) == (0.9, "true")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("stpes=3", "stpes: got an unknown key; did you mean steps?"),
+        ("windows.slef=0.1", "windows.slef: got an unknown key; did you mean windows.self?"),
+        ("windws.self=0.1", "windws: got an unknown key; did you mean windows.self?"),
+        ("edit=0.1", "edit: got an unknown key; did you mean thresholds.edit?"),
+        ("steps.more=1", "steps.more: got an unknown key; did you mean steps?"),
+        ("qqq=1", "qqq: got an unknown key; --help lists all keys"),
+        ("steps=many", "steps: got 'many'; allowed: integer"),
+        ("steps=1.5", "steps: got 1.5; allowed: integer"),
+        ("steps=", "steps: got None; allowed: integer"),
+        ("steps=[1]", "steps: got a list; allowed: integer"),
+        ("steps=true", "steps: got True; allowed: integer"),
+        ("steps=2024-99-99", "steps: got '2024-99-99'; allowed: integer"),
+        ("steps=[", "steps: got '[', which is not YAML (while parsing a flow node"),
+        ("dry_run=perhaps", "dry_run: got 'perhaps'; allowed: true or false"),
+        ("limit=few", "limit: got 'few'; allowed: integer or null"),
+        ("windows=3", "windows: got '3'; allowed: {self: number, text: number, image: number}"),
+        ("windows={slef: 1}", "windows.slef: got an unknown key; did you mean windows.self?"),
+        ("metrics=clip", "metrics: got 'clip'; allowed: list of text"),
+        ("columns=[a]", "columns: got a list; allowed: mapping of text to text"),
+        ("columns={a: b, a: c}", "columns: got 'a' twice; allowed: every key once, as plain text"),
+        ("columns={[a]: b}", "columns: got a key that is not text; allowed: every key once, as plain text"),
+        ("lora=[{pth: x}]", "lora[0]: got an unknown key 'pth'; allowed: path, scale"),
+        (
+            "lora=[{path: x, scale: big}]",
+            "lora: got [{'path': 'x', 'scale': 'big'}]; allowed: list of {path: text, scale: number}",
+        ),
+        ("lora=[{scale: 1}]", "lora: got an entry without a path; allowed: {path: FILE, scale: NUMBER}"),
+        ("model=???", "model: got '???', which stands for a missing value; allowed: any other text"),
+        ("steps=0", "steps: got 0; allowed: 1 to 1000"),
+        ("image_strength=.nan", "image_strength: got nan; allowed: 0.0 to 10.0"),
+        ("actors=some", "actors: got 'some'; allowed: auto"),
+        ("loud", "command line: got 'loud'; allowed: key=value ..."),
+        ("--verbose", "command line: got '--verbose'; allowed: key=value ..."),
+        ("--config", "--config: got nothing; allowed: --config FILE.yaml, once"),
+    ],
+)
+def test_what_is_refused(word: str, message: str) -> None:
+    assert error_of(word).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n", "which holds no mapping; allowed: key: value lines"),
+        ("a: [\n", "which is not YAML (while parsing a flow node"),
+        ("stepz: 3\n", "stepz: got an unknown key; did you mean steps?"),
+        ("steps: 3\nsteps: 5\n", "--config: got 'steps' twice; allowed: every key once, as plain text"),
+        ("input: [a]\n", "input: got a list; allowed: text"),
+    ],
+)
+def test_what_is_refused_in_a_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_file(tmp_path, text)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_and_a_second_file_are_refused() -> None:
+    assert error_of("--config", "absent.yaml").startswith("--config: got absent.yaml, which cannot be read (")
+    assert error_of("--config", "a.yaml", "--config", "b.yaml") == "--config: got two files; allowed: --config FILE.yaml, once"
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load_file(tmp_path, "# nothing yet\n") == load()
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"^output: got nothing; required: input=\.\.\. output=\.\.\.$"):
+        load_config(EditJobConfig, parse_command_line(["input=records"]), REQUIRED)
+
+
+def test_printed_options_read_back(tmp_path: Path) -> None:
+    config = load("steps=19", "windows.image=0.4", "image_root=${a} # b", "lora=[{path: x}]", "actors=2")
+    assert load_file(tmp_path, config_yaml(config)) == config
+
+
+def test_printed_options_hide_credentials() -> None:
+    printed = config_yaml(load("image_root=https://ann:hush@host/a?X-Amz-Signature=hush&x=1", "http_hosts=['s3://ann:hush@b']"))
+    assert "hush" not in printed
+    assert "https://***@host/a?X-Amz-Signature=***&x=1" in printed
+
+
+def test_help_names_every_key_with_type_default_and_comment() -> None:
+    text = help_text(EditJobConfig, name="edit", summary="Edit.", required=REQUIRED)
+    lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    assert set(lines) == {".".join(path) for path in option_keys(EditJobConfig)}
+    assert {"windows.self", "thresholds.critical", "grounding_sides.cross", "lora"} < set(lines)
+    assert "integer = 50" in lines["steps"]
+    assert "folder, local or any fsspec URL" in lines["output"]
+    assert "integer or text = auto" in lines["actors"]
+    assert lines["dry_run"].split()[1:] == ["true", "or", "false", "=", "false"]
+    assert "integer or null = null" in lines["limit"] and lines["limit"].endswith("the first N requests only")
+    fields = {field.name for config in (EditConfig, ModelConfig) for field in dataclasses.fields(config)}
+    assert fields <= {key.split(".")[0] for key in lines}

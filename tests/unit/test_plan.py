@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.inputs import InputSet, request_counts, scan_inputs
+from pipelines.plan import (
+    UNIT_BYTES,
+    Plan,
+    batches,
+    count_requests,
+    limit_units,
+    make_plan,
+    refuse_used_output,
+    store_plan,
+    unit_size,
+)
+from pipelines.storage import locate
+from vimaedit.errors import ConfigError
+
+
+def write_input(folder: Path, name: str, targets: list[object], kind: pa.DataType | None = None) -> None:
+    count = len(targets)
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {"image": [b"x"] * count, "source_prompt": ["a"] * count, "target_prompt": pa.array(targets, kind)}
+    pq.write_table(pa.table(columns), folder / name, row_group_size=5)
+
+
+def plan_of(inputs: InputSet, batch_size: int, requests_per_unit: int) -> Plan:
+    return make_plan(inputs, batch_size=batch_size, requests_per_unit=requests_per_unit, settled={"model_digest": "m"})
+
+
+def test_scalar_targets_are_cut_at_fixed_offsets_of_each_file(tmp_path: Path) -> None:
+    write_input(tmp_path, "a.parquet", ["t"] * 17)
+    write_input(tmp_path, "b.parquet", ["t"] * 3)
+    plan = plan_of(scan_inputs(str(tmp_path), {}), 3, 6)
+    cut = [(unit.id, unit.first_row, unit.first_edit, unit.count) for unit in plan.units]
+    assert cut == [
+        ("00000-000000000", 0, 0, 6),
+        ("00000-000000006", 6, 0, 6),
+        ("00000-000000012", 12, 0, 5),
+        ("00001-000000000", 0, 0, 3),
+    ]
+    assert plan.num_requests == 20
+
+
+def test_lists_of_targets_count_as_many_requests_and_may_be_split(tmp_path: Path) -> None:
+    targets: list[object] = [["p"], ["q"] * 5, [], None, ["r", "s"], ["t"] * 7]
+    write_input(tmp_path, "a.parquet", targets, pa.list_(pa.string()))
+    inputs = scan_inputs(str(tmp_path / "a.parquet"), {})
+    assert request_counts(locate(str(tmp_path / "a.parquet")), "target_prompt").tolist() == [1, 5, 1, 1, 2, 7]
+    assert count_requests(inputs) == 17
+    cut = [(unit.first_row, unit.first_edit, unit.count) for unit in plan_of(inputs, 2, 4).units]
+    assert cut == [(0, 0, 4), (1, 3, 4), (4, 0, 4), (5, 2, 4), (5, 6, 1)]
+
+
+def test_an_unreadable_file_is_one_request_and_moves_no_other(tmp_path: Path) -> None:
+    write_input(tmp_path, "b.parquet", ["t"] * 5)
+    before = plan_of(scan_inputs(str(tmp_path), {}), 2, 4)
+    (tmp_path / "c.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-13])
+    inputs = scan_inputs(str(tmp_path), {})
+    after = plan_of(inputs, 2, 4)
+    assert after.units[: len(before.units)] == before.units
+    assert (after.units[-1].first_row, after.units[-1].count) == (-1, 1)
+    assert inputs.files[1].error is not None and "does not end as a Parquet file does" in inputs.files[1].error
+    assert after.digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "row_seconds", "actors", "requests"),
+    [
+        (1.0, None, 2, 12_496),  # a quarter of an actor's share of 100003, in whole batches of 16
+        (UNIT_BYTES / 100, None, 2, 96),  # 128 MB
+        (1.0, 6.0, 2, 96),  # ten minutes: 100 requests
+        (1e12, 1e6, 2, 16),  # one batch at least
+    ],
+)
+def test_unit_size_is_the_smallest_of_three_rules(
+    row_bytes: float, row_seconds: float | None, actors: int, requests: int
+) -> None:
+    got = unit_size(num_requests=100_003, batch_size=16, actors=actors, row_bytes=row_bytes, row_seconds=row_seconds)
+    assert got == requests
+
+
+def test_the_last_batch_is_padded_to_a_power_of_two_up_to_the_batch_size() -> None:
+    assert list(batches(13, 8)) == [(range(0, 8), 8), (range(8, 13), 8)]
+    assert list(batches(11, 8)) == [(range(0, 8), 8), (range(8, 11), 4)]
+    assert list(batches(6, 5)) == [(range(0, 5), 5), (range(5, 6), 1)]
+    assert list(batches(3, 3)) == [(range(0, 3), 3)]
+
+
+def test_a_limit_cuts_the_last_unit_and_keeps_its_planned_size(tmp_path: Path) -> None:
+    write_input(tmp_path, "a.parquet", ["t"] * 17)
+    plan = plan_of(scan_inputs(str(tmp_path), {}), 3, 6)
+    limited = limit_units(plan.units, 7)
+    assert [(unit.take, unit.count) for unit in limited] == [(6, 6), (1, 6)]
+    assert limit_units(plan.units, None) == plan.units
+    assert sum(unit.take for unit in limit_units(plan.units, 1000)) == 17
+
+
+def test_the_plan_is_stored_compactly_and_commits_with_its_last_object(tmp_path: Path) -> None:
+    write_input(tmp_path / "in", "a.parquet", ["t"] * 17)
+    inputs = scan_inputs(str(tmp_path / "in"), {})
+    plan = plan_of(inputs, 3, 6)
+    output = locate(str(tmp_path / "out"))
+    refuse_used_output(output, "never")
+    store_plan(output, plan, inputs)
+    stored = json.loads((tmp_path / "out/plan/plan.json").read_text())
+    assert (stored["digest"], stored["requests"], stored["batch_size"]) == (plan.digest, 17, 3)
+    units = pq.read_table(tmp_path / "out/plan/units.parquet")
+    assert units.column_names == ["unit", "file", "start", "first_row", "first_edit", "count"]
+    assert units.column("count").to_pylist() == [6, 6, 5]
+    assert pq.read_table(tmp_path / "out/plan/files.parquet").column("path").to_pylist() == ["a.parquet"]
+    with pytest.raises(
+        ConfigError, match=r"output: got .*out, which holds a run's plan already; allowed: a new or empty folder"
+    ):
+        refuse_used_output(output, "if-possible")
+
+
+def test_an_output_with_data_or_another_resume_mode_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "part-0.parquet").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="which holds data already"):
+        refuse_used_output(locate(str(tmp_path)), "if-possible")
+    for resume in ("always", "retry-failed", "extend"):
+        with pytest.raises(ConfigError, match=f"resume: got {resume}, which cannot be done yet; allowed: if-possible, never"):
+            refuse_used_output(locate(str(tmp_path / "empty")), resume)
+
+
+def test_the_digest_covers_batch_size_and_what_was_settled(tmp_path: Path) -> None:
+    write_input(tmp_path, "a.parquet", ["t"] * 17)
+    inputs = scan_inputs(str(tmp_path), {})
+    digest = plan_of(inputs, 3, 6).digest
+    assert plan_of(inputs, 3, 6).digest == digest
+    assert plan_of(inputs, 6, 6).digest != digest
+    assert make_plan(inputs, batch_size=3, requests_per_unit=6, settled={"model_digest": "n"}).digest != digest

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipelines.context import Row
+from pipelines.records import image_source, parse_record
+from vimaedit.errors import RequestError
+from vimaedit.types import BlendPhrase, Status
+
+GOOD = {"image": b"png", "source_prompt": "a cat", "target_prompt": "a dog", "id": "r7"}
+
+
+def parse(count: int = 1, first_edit: int = 0, **changes: Any) -> list[Row]:
+    return parse_record({**GOOD, **changes}, input_file="in/a.parquet", input_row=13, first_edit=first_edit, count=count)
+
+
+def test_a_good_record_becomes_one_request() -> None:
+    (row,) = parse(seed=5)
+    assert row.status is None and row.error_message is None
+    assert (row.id, row.edit_index, row.input_file, row.input_row, row.seed) == ("r7", 0, "in/a.parquet", 13, 5)
+    assert (row.source_prompt, row.target_prompt, row.blend) == ("a cat", "a dog", ())
+
+
+@pytest.mark.parametrize(("given", "label"), [(None, "in/a.parquet#13"), (17, "17"), ("x", "x"), ("", "")])
+def test_the_id_is_a_label(given: Any, label: str) -> None:
+    assert parse(id=given)[0].id == label
+
+
+def test_a_list_of_targets_gives_one_request_each_and_may_start_in_the_middle() -> None:
+    rows = parse(target_prompt=["p", "q", "r", "s", "t"], first_edit=2, count=3)
+    assert [(row.edit_index, row.target_prompt, row.status) for row in rows] == [(2, "r", None), (3, "s", None), (4, "t", None)]
+
+
+def test_a_bad_target_rejects_its_own_edit_only() -> None:
+    rows = parse(target_prompt=["p", None, " "], count=3)
+    assert [row.status for row in rows] == [None, Status.REJECTED, Status.REJECTED]
+
+
+CASES = [
+    ({"source_prompt": None}, "null_value", "record 'r7': source_prompt: got null; allowed: a string that is not empty"),
+    ({"source_prompt": 5}, "wrong_type", "source_prompt: got int 5; allowed: a string that is not empty"),
+    ({"source_prompt": " \n"}, "empty_prompt", r"source_prompt: got ' \n'; allowed: a string that is not empty"),
+    ({"target_prompt": None}, "null_value", "target_prompt: got null; allowed: a string that is not empty, or a list"),
+    ({"target_prompt": []}, "empty_list", "target_prompt: got an empty list; allowed: at least one target prompt"),
+    ({"target_prompt": 2.5}, "wrong_type", "target_prompt: got float 2.5; allowed: a string"),
+    ({"image": None}, "null_value", "image: got null; allowed: binary, {bytes, path} or string"),
+    ({"image": {"bytes": None, "path": None}}, "null_value", "image: got null"),
+    ({"image": 7}, "wrong_type", "image: got int 7; allowed: binary, {bytes, path} or string"),
+    ({"seed": -1}, "out_of_range", "seed: got -1; allowed: an integer from 0 to 2**63-1, or null"),
+    ({"seed": 2**63}, "out_of_range", f"seed: got {2**63}; allowed: an integer from 0"),
+    ({"seed": "7"}, "wrong_type", "seed: got str '7'; allowed: an integer"),
+    ({"seed": True}, "wrong_type", "seed: got bool True; allowed: an integer"),
+    ({"id": 1.5}, "wrong_type", "record 'in/a.parquet#13': id: got float 1.5; allowed: a string or an integer"),
+    ({"blend_words": "a b c"}, "wrong_length", "blend_words: got 'a b c' with 3 words; allowed: two words, source and target"),
+    ({"blend_words": 5}, "wrong_type", "blend_words: got int 5; allowed: a list of {source, target}, or two words"),
+    (
+        {"blend_words": ["cat dog", "x y"]},
+        "wrong_length",
+        "got 2 entries for 1 target prompts; allowed: one entry per target prompt",
+    ),
+    ({"blend_words": [{"source": None, "target": " "}]}, "null_value", "got a pair without words; allowed: a phrase in source"),
+    (
+        {"blend_words": [{"source": 5, "target": None}]},
+        "wrong_type",
+        "blend_words.source: got int 5; allowed: a string or null",
+    ),
+    ({"overrides": 3}, "wrong_type", "overrides: got int 3; allowed: a struct of thresholds.edit, thresholds.critical"),
+    ({"overrides": {"steps": 3}}, "unknown_name", "overrides: got 'steps'; allowed: thresholds.edit"),
+    ({"overrides": {"windows": {"self": "x"}}}, "wrong_type", "overrides.windows.self: got str 'x'; allowed: a number or null"),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "text"), CASES)
+def test_bad_records_say_record_field_got_and_allowed(changes: dict[str, Any], code: str, text: str) -> None:
+    (row,) = parse(**changes)
+    assert (row.status, row.error_stage, row.error_type) == (Status.REJECTED, "record", code)
+    assert row.error_message is not None and text in row.error_message
+    assert row.error_message.startswith(f"record {row.id!r}: ")
+
+
+def test_a_rejected_row_still_shows_its_prompts() -> None:
+    (row,) = parse(seed=-1)
+    assert (row.source_prompt, row.target_prompt) == ("a cat", "a dog")
+
+
+def test_long_values_are_cut_in_messages() -> None:
+    (row,) = parse(seed="x" * 1000)
+    assert row.error_message is not None and len(row.error_message) < 250
+
+
+PAIR = (BlendPhrase(source="cat", target="dog"),)
+
+
+@pytest.mark.parametrize(
+    ("value", "targets", "blends"),
+    [
+        (None, ["p"], [()]),
+        ("cat dog", ["p", "q"], [PAIR, PAIR]),
+        ("", ["p"], [()]),
+        ([{"source": "cat", "target": "dog"}], ["p", "q"], [PAIR, PAIR]),
+        ([["cat dog"], None], ["p", "q"], [None, ()]),
+        (["cat dog", None, ""], ["p", "q", "r"], [PAIR, (), ()]),
+        ([[{"source": "cat", "target": "dog"}], []], ["p", "q"], [PAIR, ()]),
+        ([{"source": " the cat ", "target": None}], ["p"], [(BlendPhrase(source="the cat", target=None),)]),
+    ],
+)
+def test_blend_words_for_one_or_for_all_targets(value: Any, targets: list[str], blends: list[Any]) -> None:
+    rows = parse(blend_words=value, target_prompt=targets, count=len(targets))
+    for row, blend in zip(rows, blends, strict=True):
+        assert row.status == (Status.REJECTED if blend is None else None)
+        assert blend is None or row.blend == blend
+
+
+def test_overrides_go_by_their_config_names() -> None:
+    (row,) = parse(overrides={"thresholds": {"edit": 0.25, "critical": None}, "windows": {"self": 1}, "target_guidance": 3})
+    assert (row.overrides.edit_threshold, row.overrides.critical_threshold) == (0.25, None)
+    assert (row.overrides.self_window, row.overrides.target_guidance, row.overrides.text_window) == (1.0, 3.0, None)
+    (dotted,) = parse(overrides={"thresholds.edit": 0.25, "image_strength": None})
+    assert dotted.overrides.edit_threshold == 0.25 and dotted.overrides.image_strength is None
+
+
+def test_a_hugging_face_image_is_its_bytes_or_else_its_path() -> None:
+    assert image_source({"bytes": b"x", "path": "p.png"}, "image") == b"x"
+    assert image_source({"bytes": None, "path": "p.png"}, "image") == "p.png"
+    assert image_source("p.png", "image") == "p.png"
+    with pytest.raises(RequestError, match=r"given_mask: got null; allowed: binary, \{bytes, path\} or string"):
+        image_source(None, "given_mask")

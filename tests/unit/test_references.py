@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipelines import storage
+from pipelines.references import ReferenceRules, fetch, public_address, resolve
+from vimaedit.errors import RequestError
+
+
+def rules(root: str, allow_http: bool = False, http_hosts: tuple[str, ...] = ()) -> ReferenceRules:
+    return ReferenceRules(root=root, allow_http=allow_http, http_hosts=http_hosts)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "a.png").write_bytes(b"picture")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "images-other").mkdir()
+    (tmp_path / "images-other" / "b.png").write_bytes(b"other")
+    return root
+
+
+def test_paths_under_the_root_are_read(folder: Path) -> None:
+    for reference in ("sub/a.png", "sub/../sub/a.png", str(folder / "sub" / "a.png"), f"file://{folder}/sub/a.png"):
+        assert fetch(reference, rules(str(folder))) == b"picture"
+
+
+@pytest.mark.parametrize(
+    "reference", ["../secret.png", "link.png", "/etc/hostname", "../images-other/b.png", "s3://b/a.png", "", "a\x00.png"]
+)
+def test_paths_outside_the_root_are_refused_after_following_links(folder: Path, reference: str) -> None:
+    with pytest.raises(RequestError, match=r"image: got .*; allowed: a path under .*images") as caught:
+        fetch(reference, rules(str(folder)))
+    assert caught.value.code == "reference_not_allowed"
+
+
+@pytest.mark.parametrize("reference", ["nothing.png", "sub", "sub/a.png/b"])
+def test_a_missing_file_is_a_rejection(folder: Path, reference: str) -> None:
+    with pytest.raises(RequestError, match=f"image: got '{reference}'; allowed: a file under"):
+        fetch(reference, rules(str(folder)))
+
+
+def test_other_roots_are_compared_by_their_paths() -> None:
+    storage.put_atomic(storage.locate("memory://refs/images/a.png"), b"picture")
+    root = "memory://refs/images"
+    assert fetch("a.png", rules(root)) == b"picture"
+    assert fetch("memory:///refs/images/a.png", rules(root)) == b"picture"
+    for reference in ("../secret.png", "memory:///refs/images-other/a.png", "/refs/images/a.png", "s3://refs/images/a.png"):
+        with pytest.raises(RequestError, match="allowed: a path under memory:///refs/images"):
+            resolve(reference, root)
+
+
+class Site(BaseHTTPRequestHandler):
+    """Answers by path; `/to/<n>` redirects n times, `/busy` answers 503 once and then the picture."""
+
+    busy = 0
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/to/"):
+            left = int(self.path.rsplit("/", 1)[1])
+            self.answer(302, location=f"/to/{left - 1}" if left > 1 else "/a.png")
+        elif self.path == "/out":
+            self.answer(302, location=f"http://127.0.0.2:{self.server.server_address[1]}/a.png")
+        elif self.path == "/file":
+            self.answer(302, location="file:///etc/hostname")
+        elif self.path == "/busy" and type(self).busy == 0:
+            type(self).busy += 1
+            self.answer(503)
+        elif self.path in ("/a.png", "/busy", "/a.png?size=7"):
+            self.answer(200, body=b"picture")
+        else:
+            self.answer(403 if self.path == "/forbidden" else 400 if self.path == "/wrong" else 404)
+
+    def answer(self, code: int, body: bytes = b"", location: str | None = None) -> None:
+        self.send_response(code)
+        if location:
+            self.send_header("Location", location)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_http_needs_to_be_allowed_and_private_hosts_to_be_listed(site: str, folder: Path) -> None:
+    with pytest.raises(RequestError, match="allowed: a path under .*, or allow_http=true"):
+        fetch(f"{site}/a.png", rules(str(folder)))
+    with pytest.raises(RequestError, match=r"host '127.0.0.1' at 127.0.0.1; allowed: public addresses, or hosts in http_hosts"):
+        fetch(f"{site}/a.png", rules(str(folder), allow_http=True))
+    listed = rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",))
+    assert fetch(f"{site}/a.png", listed) == b"picture"
+    assert fetch(f"{site}/a.png?size=7", listed) == b"picture"
+    assert fetch(f"{site}/to/3", listed) == b"picture"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/out", "host '127.0.0.2' at 127.0.0.2; allowed: public addresses"),  # checked at the redirect
+        ("/file", "got 'file:///etc/hostname'; allowed: http and https URLs"),
+        ("/to/9", "allowed: at most 5 redirects"),
+        ("/nothing", "got 404 from .*; allowed: an image that is there"),
+        ("/wrong", "got 400 from .*; allowed: an answer 200"),
+    ],
+)
+def test_what_a_site_answers_may_reject_the_record(site: str, folder: Path, path: str, text: str) -> None:
+    with pytest.raises(RequestError, match=text):
+        fetch(f"{site}{path}", rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",)))
+
+
+def test_trouble_of_a_site_is_tried_again_and_is_no_rejection(site: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",))
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    assert fetch(f"{site}/busy", listed) == b"picture"
+    with pytest.raises(ConnectionError, match="answered 403"):
+        fetch(f"{site}/forbidden", listed)
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "0.0.0.0", "224.0.0.1"])
+def test_addresses_that_are_not_public_are_refused(host: str) -> None:
+    with pytest.raises(RequestError, match="private_address|public addresses"):
+        public_address(host, 80, ())
+    if host != "::ffff:10.0.0.1":
+        assert public_address(host, 80, (host,))
+
+
+def test_a_public_address_is_taken_as_it_is() -> None:
+    assert public_address("8.8.8.8", 80, ()) == "8.8.8.8"

@@ -1,0 +1,32 @@
+"""What attention does differently in one step: a flat object of tensors, new each step, read by `ControlledProcessor`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vimaedit.attention.recorder import MapRecorder
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionControl:
+    """Routing and folding of one UNet call.
+
+    Routing: a row that takes over another row's attention weights uses that row's queries and keys with its own values.
+    Folding: an edited text map is linear in the source's and the own map, P_edit = P_source W + P_own diag(w), hence
+    P_edit V = attend(Q_s, K_s, W V) + attend(Q, K, w V).
+
+    Shapes: `self_from`, `image_from` (R,) int64, the row whose weights each row uses (its own: no change); `image_scale` (R,);
+    `text_rows`, `text_from` (P,) int64, the edited rows and their source rows; `text_fold` (P, T, T) = W; `text_keep` (R, T) = w,
+    1 in rows that are not edited. `recorder` None: no weights are read in this step.
+    """
+
+    self_from: Tensor
+    image_from: Tensor
+    image_scale: Tensor
+    text_rows: Tensor
+    text_from: Tensor
+    text_fold: Tensor
+    text_keep: Tensor
+    recorder: MapRecorder | None

@@ -1,0 +1,122 @@
+"""The attention processor that obeys an `AttentionControl`, and how it gets into a UNet and out again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vimaedit.attention.control import AttentionControl
+from vimaedit.attention.sites import SiteChoice
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
+
+
+class ControlledProcessor(nn.Module):
+    """Wrap a stock processor: without a control it is the stock processor, with one it routes, folds and records.
+
+    The stock processor keeps the weights it owns (the IP-Adapter's keys and values).
+    """
+
+    def __init__(self, stock: Any, *, name: str, choice: SiteChoice) -> None:
+        super().__init__()
+        from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+        self.stock = stock
+        self.routes_self = name in choice.self_routing
+        self.routes_image = name in choice.image_routing
+        self.records_self = name in choice.self_maps
+        self.records_words = name in choice.text_maps
+        self._attention_backend = None  # diffusers' `set_attention_backend` sets it per processor
+        self._dispatch = dispatch_attention_fn
+
+    # Not `forward`: diffusers reads the parameter names of `__call__` to decide which keyword arguments to hand over.
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | tuple[Tensor, list[Tensor]] | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        control: AttentionControl | None = None,
+    ) -> Tensor:
+        if control is None:
+            output: Tensor = self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+            return output
+        assert attention_mask is None and attn.spatial_norm is None and attn.group_norm is None and not attn.norm_cross
+        query_RLHD = _split_heads(attn.to_q(hidden_states), attn.heads)
+        if encoder_hidden_states is None:
+            attended = self._self_attention(attn, query_RLHD, hidden_states, control)
+        else:
+            attended = self._cross_attention(attn, query_RLHD, encoder_hidden_states, control)
+        attended = attended.flatten(2).to(hidden_states.dtype)
+        attended = attn.to_out[1](attn.to_out[0](attended))
+        if attn.residual_connection:
+            attended = attended + hidden_states
+        rescaled: Tensor = attended / attn.rescale_output_factor
+        return rescaled
+
+    def _self_attention(self, attn: Attention, query_RLHD: Tensor, hidden_states: Tensor, control: AttentionControl) -> Tensor:
+        key_RMHD = _split_heads(attn.to_k(hidden_states), attn.heads)
+        value_RMHD = _split_heads(attn.to_v(hidden_states), attn.heads)
+        if self.records_self and control.recorder is not None:
+            control.recorder.add_self(query_RLHD, key_RMHD, attn.scale)
+        if self.routes_self:
+            query_RLHD, key_RMHD = query_RLHD[control.self_from], key_RMHD[control.self_from]
+        return self._attend(query_RLHD, key_RMHD, value_RMHD)
+
+    def _cross_attention(
+        self, attn: Attention, query_RLHD: Tensor, context: Tensor | tuple[Tensor, list[Tensor]], control: AttentionControl
+    ) -> Tensor:
+        text_RTE, images = context if isinstance(context, tuple) else (context, [])
+        key_RTHD = _split_heads(attn.to_k(text_RTE), attn.heads)
+        value_RTHD = _split_heads(attn.to_v(text_RTE), attn.heads)
+        if self.records_words and control.recorder is not None:
+            control.recorder.add_words(query_RLHD, key_RTHD, attn.scale)
+        kept_RTHD = value_RTHD * control.text_keep[:, :, None, None]
+        attended = self._attend(query_RLHD, key_RTHD, kept_RTHD)
+        folded_PTHD = torch.einsum("pst,pthd->pshd", control.text_fold, value_RTHD[control.text_rows])
+        source = self._attend(query_RLHD[control.text_from], key_RTHD[control.text_from], folded_PTHD)
+        attended = attended.index_add(0, control.text_rows, source)
+        for image_RIE, to_k, to_v in zip(images, self._stock_list("to_k_ip"), self._stock_list("to_v_ip"), strict=True):
+            attended = attended + self._image_attention(attn, query_RLHD, image_RIE, to_k, to_v, control)
+        return attended
+
+    def _image_attention(
+        self, attn: Attention, query_RLHD: Tensor, image_RIE: Tensor, to_k: Any, to_v: Any, control: AttentionControl
+    ) -> Tensor:
+        image_RIE = image_RIE.flatten(1, -2)  # (row, picture, token, E): the tokens of several pictures stand in a row
+        key_RIHD, value_RIHD = _split_heads(to_k(image_RIE), attn.heads), _split_heads(to_v(image_RIE), attn.heads)
+        if self.routes_image:
+            query_RLHD, key_RIHD = query_RLHD[control.image_from], key_RIHD[control.image_from]
+        return control.image_scale[:, None, None, None] * self._attend(query_RLHD, key_RIHD, value_RIHD)
+
+    def _stock_list(self, name: str) -> list[Any]:
+        return list(getattr(self.stock, name, ()))
+
+    def _attend(self, query_RLHD: Tensor, key_RMHD: Tensor, value_RMHD: Tensor) -> Tensor:
+        attended: Tensor = self._dispatch(query_RLHD, key_RMHD, value_RMHD, backend=self._attention_backend)
+        return attended
+
+
+def install(unet: UNet2DConditionModel, choice: SiteChoice) -> None:
+    """Wrap every attention processor of the UNet. Load IP-Adapter and LoRA before; a second call replaces the first."""
+    uninstall(unet)
+    wrapped = {name: ControlledProcessor(stock, name=name, choice=choice) for name, stock in unet.attn_processors.items()}
+    unet.set_attn_processor(wrapped)
+
+
+def uninstall(unet: UNet2DConditionModel) -> None:
+    """Put the stock processors back, the very same objects."""
+    processors = unet.attn_processors
+    stock = {name: p.stock if isinstance(p, ControlledProcessor) else p for name, p in processors.items()}
+    if any(stock[name] is not processors[name] for name in stock):
+        unet.set_attn_processor(stock)
+
+
+def _split_heads(projected: Tensor, heads: int) -> Tensor:
+    split: Tensor = projected.unflatten(-1, (heads, -1))
+    return split

@@ -1,0 +1,53 @@
+"""Attention weights for grounding: averaged over heads and layers at once, into buffers allocated beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MapRecorder:
+    """Sums of attention weights in one UNet call, for Q = 2 B recorded rows (the conditional ones, sources first).
+
+    What is summed are the weights after the controls acted. The word map of an edited row reads its edited text map through
+    its columns: P_edit m = P_source (W m) + P_own (w m), m = the tokens of the blend phrases.
+
+    Shapes: `self_rows` (Q,) int64, the rows whose self-attention weights count (the routed ones); `word_rows`, `word_from` (Q,)
+    int64; `word_own`, `word_source` (Q, T) float32; `self_sum` (Q, N, N), `word_sum` (Q, n) float32; None: not read.
+    """
+
+    self_rows: Tensor
+    word_rows: Tensor
+    word_from: Tensor
+    word_own: Tensor
+    word_source: Tensor
+    self_sum: Tensor | None
+    word_sum: Tensor
+
+    def clear(self) -> None:
+        """Start a new step."""
+        self.word_sum.zero_()
+        if self.self_sum is not None:
+            self.self_sum.zero_()
+
+    def add_self(self, query_RLHD: Tensor, key_RMHD: Tensor, scale: float) -> None:
+        """Add one layer's self-attention weights. Head by head: a whole (Q, H, N, N) would be the largest tensor of the edit."""
+        assert self.self_sum is not None
+        query_QLHD, key_QMHD = query_RLHD[self.self_rows].float(), key_RMHD[self.self_rows].float()
+        for head in range(query_QLHD.shape[2]):
+            logits_QLM = (query_QLHD[:, :, head] * scale) @ key_QMHD[:, :, head].transpose(1, 2)
+            self.self_sum.add_(logits_QLM.softmax(dim=-1))
+
+    def add_words(self, query_RLHD: Tensor, key_RMHD: Tensor, scale: float) -> None:
+        """Add one layer's text attention to the words, summed over tokens and heads."""
+        own_QL = _word_columns(query_RLHD[self.word_rows], key_RMHD[self.word_rows], self.word_own, scale)
+        source_QL = _word_columns(query_RLHD[self.word_from], key_RMHD[self.word_from], self.word_source, scale)
+        self.word_sum.add_(own_QL + source_QL)
+
+
+def _word_columns(query_QLHD: Tensor, key_QMHD: Tensor, weight_QM: Tensor, scale: float) -> Tensor:
+    logits_QHLM = (query_QLHD.float() * scale).transpose(1, 2) @ key_QMHD.float().permute(0, 2, 3, 1)
+    return torch.einsum("qhlm,qm->ql", logits_QHLM.softmax(dim=-1), weight_QM)

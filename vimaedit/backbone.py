@@ -1,0 +1,193 @@
+"""The frozen networks of a model and the facts of its family: sizes, scaling factors, noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vimaedit.attention.control import AttentionControl
+from vimaedit.attention.plan import MapBuffers
+from vimaedit.attention.processor import install
+from vimaedit.attention.sites import SiteChoice, choose_sites, list_sites
+from vimaedit.config import EditConfig
+from vimaedit.types import UInt8Array
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+WINDOW_SIDE = 0.5  # the windows of the method act at half the latent's side and coarser
+SELF_SIDE, CROSS_SIDE = 0.5, 0.25  # grounding's layers where neither the run nor the model states others
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What the UNet's rows are conditioned on. Shapes: `text` (R, T, E); `image` (R, 1, E) or None without an IP-Adapter."""
+
+    text: Tensor
+    image: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """The networks as loaded. `clip` is the model with both towers, whose vision tower is the IP-Adapter's image encoder."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    clip: CLIPModel | None
+    clip_tokenizer: CLIPTokenizer | None
+    clip_mean: tuple[float, float, float]
+    clip_std: tuple[float, float, float]
+    alphas_cumprod: np.ndarray
+    grounding_sides: tuple[float | None, float | None]  # the model's own (self, cross)
+
+
+class Backbone:
+    """One model on one device, with controlled attention installed for one run's options.
+
+    `dtype` is that of the UNet, VAE and text encoder; CLIP and all arithmetic on latents are float32.
+    """
+
+    def __init__(self, networks: Networks, config: EditConfig) -> None:
+        self.networks = networks
+        self.alphas_cumprod = networks.alphas_cumprod
+        self.tokenizer = networks.tokenizer
+        self.has_image_prompt = networks.unet.config.encoder_hid_dim_type == "ip_image_proj"
+        own_self, own_cross = networks.grounding_sides
+        self.self_side = config.grounding_sides.self or own_self or SELF_SIDE
+        self.cross_side = config.grounding_sides.cross or own_cross or CROSS_SIDE
+        self.sites = self._choose_sites(config)
+        install(networks.unet, self.sites)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.networks.unet.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.networks.unet.dtype
+        return dtype
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent."""
+        factor: int = 2 ** (len(self.networks.vae.config.block_out_channels) - 1)
+        return factor
+
+    def latent_shape(self, image_hw: tuple[int, int]) -> tuple[int, int, int]:
+        """Return (C, h, w) of the latents of a picture."""
+        channels: int = self.networks.unet.config.in_channels
+        return channels, image_hw[0] // self.vae_factor, image_hw[1] // self.vae_factor
+
+    @torch.inference_mode()
+    def encode_images(self, images: UInt8Array) -> Tensor:
+        """Encode pictures to the posterior mean times the scaling factor: (B, height, width, 3) uint8 -> (B, C, h, w) float32."""
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+        pixels = pixels.float() / 127.5 - 1
+        vae = self.networks.vae
+        mean = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+        latents: Tensor = mean.float() * vae.config.scaling_factor
+        return latents
+
+    @torch.inference_mode()
+    def decode_latents(self, latents_BChw: Tensor) -> UInt8Array:
+        """Decode latents to pictures, rounded to nearest: (B, C, h, w) -> (B, height, width, 3) uint8.
+
+        Reference: the released program truncates instead of rounding.
+        """
+        vae = self.networks.vae
+        decoded = vae.decode((latents_BChw / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+        levels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        pictures: UInt8Array = levels.permute(0, 2, 3, 1).cpu().numpy()
+        return pictures
+
+    @torch.inference_mode()
+    def encode_text(self, input_ids: np.ndarray) -> Tensor:
+        """Encode token ids (M, T) to the UNet's text context (M, T, E)."""
+        context: Tensor = self.networks.text_encoder(torch.from_numpy(input_ids).to(self.device))[0]
+        return context
+
+    @torch.inference_mode()
+    def embed_images(self, views: UInt8Array) -> Tensor:
+        """Embed pictures with CLIP, projected, not normalised: (B, side, side, 3) uint8 -> (B, E) float32."""
+        clip = self._clip()
+        pixels = torch.from_numpy(views).to(self.device).permute(0, 3, 1, 2).float() / 255
+        mean = torch.tensor(self.networks.clip_mean, device=self.device).view(3, 1, 1)
+        std = torch.tensor(self.networks.clip_std, device=self.device).view(3, 1, 1)
+        embeds: Tensor = clip.visual_projection(clip.vision_model(pixel_values=(pixels - mean) / std).pooler_output)
+        return embeds
+
+    @torch.inference_mode()
+    def embed_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts with CLIP, projected, not normalised: M strings -> (M, E) float32. Padded to full length, so that a
+        prompt's embedding does not depend on its neighbours."""
+        clip = self._clip()
+        assert self.networks.clip_tokenizer is not None
+        tokens = self.networks.clip_tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
+        embeds: Tensor = clip.text_projection(clip.text_model(input_ids=tokens.input_ids.to(self.device)).pooler_output)
+        return embeds
+
+    def condition(self, text_RTE: Tensor, image_RE: Tensor | None) -> Conditioning:
+        """Prepare what `predict` is conditioned on. Without image guidance (None) a loaded IP-Adapter sees zeros; the caller
+        scales its attention by zero."""
+        if image_RE is None and self.has_image_prompt:
+            projection = self.networks.unet.encoder_hid_proj.image_projection_layers[0]
+            image_RE = torch.zeros(len(text_RTE), projection.image_embeds.in_features, device=self.device)
+        image = None if image_RE is None else image_RE[:, None].to(self.dtype)
+        return Conditioning(text=text_RTE.to(self.dtype), image=image)
+
+    @torch.inference_mode()
+    def predict(
+        self, latents_RChw: Tensor, timestep: int, conditioning: Conditioning, control: AttentionControl | None
+    ) -> Tensor:
+        """Predict the noise in each row, (R, C, h, w). Without a control this is the stock UNet."""
+        eps: Tensor = self.networks.unet(
+            latents_RChw.to(self.dtype),
+            torch.tensor(timestep, device=self.device),
+            encoder_hidden_states=conditioning.text,
+            cross_attention_kwargs=None if control is None else {"control": control},
+            added_cond_kwargs=None if conditioning.image is None else {"image_embeds": [conditioning.image]},
+            return_dict=False,
+        )[0]
+        return eps
+
+    def map_sizes(self, latent_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the grids of the word map and of the self-attention map, each (height, width)."""
+        h, w = latent_hw
+        cross_hw = (int(h * self.cross_side), int(w * self.cross_side))
+        return cross_hw, (int(h * self.self_side), int(w * self.self_side))
+
+    def allocate_maps(self, num_requests: int, latent_hw: tuple[int, int]) -> MapBuffers:
+        """Allocate the buffers that one batch's attention weights are summed into."""
+        (cross_h, cross_w), (self_h, self_w) = self.map_sizes(latent_hw)
+        num_rows, num_tokens = 2 * num_requests, self_h * self_w
+        reads_self = bool(self.sites.self_maps)
+        return MapBuffers(
+            self_sum=torch.zeros(num_rows, num_tokens, num_tokens, device=self.device) if reads_self else None,
+            word_sum=torch.zeros(num_rows, cross_h * cross_w, device=self.device),
+            self_layers=self._count_heads(self.sites.self_maps),
+            word_layers=self._count_heads(self.sites.text_maps),
+        )
+
+    def _count_heads(self, names: frozenset[str]) -> int:
+        return sum(int(self.networks.unet.get_submodule(name.removesuffix(".processor")).heads) for name in names)
+
+    def _choose_sites(self, config: EditConfig) -> SiteChoice:
+        return choose_sites(
+            list_sites(self.networks.unet),
+            window_side=WINDOW_SIDE,
+            self_side=self.self_side if config.reads_self_attention else None,
+            cross_side=self.cross_side if config.reads_words else None,
+        )
+
+    def _clip(self) -> CLIPModel:
+        assert self.networks.clip is not None, "a run with image_guidance loads CLIP"
+        return self.networks.clip

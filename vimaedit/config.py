@@ -1,0 +1,197 @@
+"""The settings of an edit: frozen dataclasses with ranges, checked when built.
+
+Windows and the grounding start are fractions of the number of steps N. Rounding: self and image windows last `int(f N)` steps,
+the text window `int(f (N + 1))` steps, grounding begins at the step i with `i + 1 >= int(f N)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vimaedit.errors import ConfigError
+
+SOLVERS = ("ddim", "dpmsolver++")
+VARIANCES = ("adaptive", "uniform", "zero")
+GROUNDINGS = ("vimaedit", "cross-attention", "given")
+IMAGE_ORDERS = ("reference", "conventional")
+TEXT_CONTROLS = ("refine", "replace")
+BLENDS = ("auto", "given", "none")
+MISSING_BLENDS = ("reject", "ignore")
+LONG_PROMPTS = ("truncate", "reject")
+FITS = ("crop", "keep")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+METHODS = ("vimaedit",)
+
+
+def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
+    """Raise `ConfigError` unless `value` is one of `allowed`."""
+    if value not in tuple(allowed):
+        raise ConfigError(f"{name}: got {value!r}; allowed: {', '.join(allowed)}")
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise `ConfigError` unless low <= value <= high (NaN never is)."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: got {value}; allowed: {low} to {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """How long the target takes over the source's attention, as fractions of the steps (0 = never, 1 = always)."""
+
+    self: float = 0.6
+    text: float = 0.4
+    image: float = 0.1
+
+    def __post_init__(self_) -> None:  # noqa: N805 - `self` is a field here
+        for name in ("self", "text", "image"):
+            check_range(f"windows.{name}", getattr(self_, name), 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Where the normalised grounding map (0 to 1) is strictly above: `edit` may change, `critical` gets variance.
+
+    Below 0 takes in everything, 1 nothing.
+    """
+
+    edit: float = 0.5
+    critical: float = 0.8
+
+    def __post_init__(self) -> None:
+        check_range("thresholds.edit", self.edit, -1.0, 1.0)
+        check_range("thresholds.critical", self.critical, -1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingSides:
+    """Which attention layers grounding reads: their side over the latent's side. None: the model's own (else 1/2, 1/4)."""
+
+    self: float | None = None
+    cross: float | None = None
+
+    def __post_init__(self_) -> None:  # noqa: N805
+        for name in ("self", "cross"):
+            value = getattr(self_, name)
+            if value is not None and (not 0 < value <= 1 or math.log2(value) % 1):
+                raise ConfigError(f"grounding_sides.{name}: got {value}; allowed: 1, 0.5, 0.25, 0.125, ...")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """How a picture becomes the model's input: `crop` = centre square, `keep` = the nearest aspect bucket.
+
+    `size` is the side of the square in pixels (the area of a bucket is at most its square); None: the model's own.
+    """
+
+    fit: str = "crop"
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("canvas.fit", self.fit, FITS)
+        if self.size is not None and not 8 <= self.size <= 4096:
+            raise ConfigError(f"canvas.size: got {self.size}; allowed: 8 to 4096 px, a multiple of the model's granularity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """One LoRA: a local file or folder, or a hub id, merged into the weights with `scale`."""
+
+    path: str = ""
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("lora: got an entry without a path; allowed: {path: FILE, scale: NUMBER}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig:
+    """Everything about an edit that is not the model and not the record."""
+
+    method: str = "vimaedit"
+    steps: int = 50
+    seed: int = 0  # of the run; a record without a seed of its own derives one from it and its id
+    solver: str = "ddim"
+    variance: str = "adaptive"  # where noise is injected: the critical region, everywhere once a mask exists, nowhere
+    eta: float = 1.0  # how much of it: 0 = deterministic, 1 = the full posterior variance (DDIM only)
+    grounding: str = "vimaedit"
+    grounding_sides: GroundingSides = field(default_factory=GroundingSides)
+    grounding_rounds: int = 5  # K, refinement rounds with self-attention; `cross-attention` has none
+    grounding_decay: float = 0.5  # g in M <- g M + (1 - g) A M
+    grounding_start: float = 0.2
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    windows: Windows = field(default_factory=Windows)
+    text_control: str = "refine"
+    blend_weight: float = 1.0  # factor on the text attention of the target's blend words while the text window is open
+    text_guidance: bool = True  # False: the target text is empty, the picture embedding alone steers
+    image_guidance: bool = True  # False: no image prompt at all, the model needs no IP-Adapter
+    image_strength: float = 0.4  # scale of the image cross-attention
+    image_order: str = "reference"  # which row sees which image embedding, see `rows.py`
+    source_guidance: float = 1.0
+    target_guidance: float = 7.5
+    blend: str = "auto"
+    missing_blend: str = "reject"
+    long_prompt: str = "truncate"
+    canvas: Canvas = field(default_factory=Canvas)
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS)
+        check_range("steps", self.steps, 1, 1000)
+        check_range("seed", self.seed, 0, 2**63 - 1)
+        check_choice("solver", self.solver, SOLVERS)
+        check_choice("variance", self.variance, VARIANCES)
+        check_range("eta", self.eta, 0.0, 1.0)
+        check_choice("grounding", self.grounding, GROUNDINGS)
+        check_range("grounding_rounds", self.grounding_rounds, 0, 100)
+        check_range("grounding_decay", self.grounding_decay, 0.0, 1.0)
+        check_range("grounding_start", self.grounding_start, 0.0, 1.0)
+        check_choice("text_control", self.text_control, TEXT_CONTROLS)
+        check_range("blend_weight", self.blend_weight, 0.0, 100.0)
+        check_range("image_strength", self.image_strength, 0.0, 10.0)
+        check_choice("image_order", self.image_order, IMAGE_ORDERS)
+        check_range("source_guidance", self.source_guidance, 0.0, 100.0)
+        check_range("target_guidance", self.target_guidance, 0.0, 100.0)
+        check_choice("blend", self.blend, BLENDS)
+        check_choice("missing_blend", self.missing_blend, MISSING_BLENDS)
+        check_choice("long_prompt", self.long_prompt, LONG_PROMPTS)
+        if not self.text_guidance and not self.image_guidance:
+            raise ConfigError(
+                "text_guidance, image_guidance: got false for both; allowed: at least one true, else nothing steers"
+            )
+        if self.eta != 1.0 and self.solver != "ddim":
+            raise ConfigError(f"eta: got {self.eta} with solver={self.solver}; allowed: 1.0, or solver=ddim")
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether a run grounds by the attention to words; follows from its options alone, never from a batch."""
+        return self.grounding != "given" and self.blend != "none"
+
+    @property
+    def reads_self_attention(self) -> bool:
+        """Whether grounding refines by self-attention."""
+        return self.reads_words and self.grounding == "vimaedit" and self.grounding_rounds > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which weights, where and in which precision."""
+
+    model: str = "random"  # built-in name, bundle folder, diffusers folder, checkpoint file, or hub id
+    ip_adapter: str | None = None  # file, folder or hub id; None: the bundle's own, or the public one for a real SD1.5
+    clip: str | None = None  # folder or hub id with both CLIP towers; None: as above
+    model_config: str | None = None  # local diffusers folder with configs and tokenizer for a checkpoint file
+    revision: str | None = None
+    variant: str | None = None
+    lora: list[Lora] = field(default_factory=list)
+    dtype: str = "auto"  # float32 on CPU, float16 on CUDA
+    device: str = "auto"  # cuda where there is one, else cpu
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("model: got an empty string; allowed: a built-in name, a folder, a file, or a hub id")
+        check_choice("dtype", self.dtype, DTYPES)
+        kind = self.device.split(":")[0]
+        check_choice("device", kind, ("auto", "cpu", "cuda"))

@@ -1,0 +1,1 @@
+"""One small file per editor: its recipe over the engine's parts."""

@@ -1,0 +1,248 @@
+"""ViMAEdit (arXiv 2410.10496): vision-guided, mask-enhanced, with variance only in critical regions."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vimaedit.attention.plan import TextEdit
+from vimaedit.backbone import Backbone
+from vimaedit.config import EditConfig, Thresholds, Windows
+from vimaedit.errors import ConfigError, RequestError
+from vimaedit.guidance import estimate_target_embedding
+from vimaedit.images import CanvasSpec, clip_view, fit_image, fit_mask
+from vimaedit.loading import ModelFacts
+from vimaedit.loop import Callback, EditBatch, StepState, denoise
+from vimaedit.noise import NoiseSource, SeededNoise
+from vimaedit.rows import RowKind, RowLayout, image_embedding_rows
+from vimaedit.types import BoolArray, EditRequest, EditResult, Status, UInt8Array
+from vimaedit.words import WordPlan, plan_words
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedEdit:
+    """One request, checked, with everything that needs no network: its canvas, its words and its settings.
+
+    Shapes: `image` (height, width, 3), `clip_image` (side, side, 3) uint8; `given_mask` (height, width) bool or None.
+    """
+
+    request: EditRequest
+    image: UInt8Array
+    clip_image: UInt8Array
+    given_mask: BoolArray | None
+    words: WordPlan
+    windows: Windows
+    thresholds: Thresholds
+    target_guidance: float
+    image_strength: float
+
+
+class ViMAEditor:
+    """Edit batches with ViMAEdit; an `Editor`. Each phase can be called on its own: prepare, encode, run, finish."""
+
+    def __init__(self, backbone: Backbone, config: EditConfig, facts: ModelFacts) -> None:
+        if config.image_guidance and not backbone.has_image_prompt:
+            raise ConfigError(
+                f"image_guidance: got true, but {facts.name!r} has no IP-Adapter; allowed: false, or ip_adapter= and clip="
+            )
+        self.backbone = backbone
+        self.config = config
+        self.facts = facts
+        self.canvas = CanvasSpec(
+            fit=config.canvas.fit, size=config.canvas.size or facts.canvas_size, granularity=facts.granularity
+        )
+
+    def __call__(self, requests: Sequence[EditRequest | None]) -> list[EditResult | None]:
+        started = time.perf_counter()
+        slots = [None if request is None else self._try_prepare(request) for request in requests]
+        ready = [slot for slot in slots if isinstance(slot, PreparedEdit)]
+        if not ready:
+            return [slot for slot in slots if not isinstance(slot, PreparedEdit)]
+        # A hole repeats a neighbour: what stands in it reaches no other row, only the batch's shape matters.
+        filled = [slot if isinstance(slot, PreparedEdit) else ready[0] for slot in slots]
+        batch = self.encode(filled)
+        final = self.run(batch, filled)
+        results = self.finish(filled, batch, final)
+        seconds = (time.perf_counter() - started) / len(ready)
+        return [
+            dataclasses.replace(result, seconds=seconds) if isinstance(slot, PreparedEdit) else slot
+            for slot, result in zip(slots, results, strict=True)
+        ]
+
+    def prepare(self, request: EditRequest) -> PreparedEdit:
+        """Check one request and settle its canvas, words and settings.
+
+        Raises: RequestError naming the field, what was got and what is allowed.
+        """
+        config, overrides = self.config, request.overrides
+        try:
+            windows = Windows(
+                self=_either(overrides.self_window, config.windows.self),
+                text=_either(overrides.text_window, config.windows.text),
+                image=_either(overrides.image_window, config.windows.image),
+            )
+            thresholds = Thresholds(
+                edit=_either(overrides.edit_threshold, config.thresholds.edit),
+                critical=_either(overrides.critical_threshold, config.thresholds.critical),
+            )
+            target_guidance = _either(overrides.target_guidance, config.target_guidance)
+            image_strength = _either(overrides.image_strength, config.image_strength)
+            EditConfig(target_guidance=target_guidance, image_strength=image_strength)  # checks their ranges
+        except ConfigError as error:
+            field, _, text = str(error).partition(": got ")
+            got, _, allowed = text.partition("; allowed: ")
+            raise RequestError("override_out_of_range", field=f"overrides.{field}", got=got, allowed=allowed) from error
+        if config.grounding == "given" and request.given_mask is None:
+            raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
+        fitted = fit_image(request.image, self.canvas)
+        given_mask = None
+        if config.grounding == "given" and request.given_mask is not None:
+            height, width = request.image.shape[:2]
+            given_mask = fit_mask(request.given_mask, (width, height), fitted.crop_box, fitted.image.shape[:2])
+        clip_image = request.clip_image if request.clip_image is not None else clip_view(request.image, self.facts.clip_side)
+        return PreparedEdit(
+            request=request,
+            image=fitted.image,
+            clip_image=clip_image,
+            given_mask=given_mask,
+            words=plan_words(request, config, self.backbone.tokenizer),
+            windows=windows,
+            thresholds=thresholds,
+            target_guidance=target_guidance,
+            image_strength=image_strength,
+        )
+
+    def encode(self, edits: Sequence[PreparedEdit]) -> EditBatch:
+        """Run the encoders over a batch. All edits share one canvas shape."""
+        backbone, config = self.backbone, self.config
+        layout = RowLayout(len(edits), source_guided=config.source_guidance != 1)
+        x0_BChw = backbone.encode_images(np.stack([edit.image for edit in edits]))
+        device = x0_BChw.device
+        settings = torch.tensor(
+            [(edit.target_guidance, edit.thresholds.edit, edit.thresholds.critical) for edit in edits], device=device
+        )
+        given = config.grounding == "given"
+        return EditBatch(
+            layout=layout,
+            x0=x0_BChw,
+            conditioning=backbone.condition(self._text_rows(layout, edits), self._image_rows(layout, edits)),
+            text_edit=TextEdit(
+                fold=torch.from_numpy(np.stack([edit.words.fold for edit in edits])).to(device),
+                keep=torch.from_numpy(np.stack([edit.words.keep for edit in edits])).to(device),
+                words=torch.from_numpy(np.stack([edit.words.word_mask for edit in edits], axis=1)).float().to(device),
+            ),
+            windows=tuple(edit.windows for edit in edits),
+            image_strength=tuple(edit.image_strength if config.image_guidance else 0.0 for edit in edits),
+            target_guidance=settings[:, 0],
+            edit_threshold=settings[:, 1],
+            critical_threshold=settings[:, 2],
+            given_mask=self._latent_masks(edits, x0_BChw) if given else None,
+        )
+
+    def run(self, batch: EditBatch, edits: Sequence[PreparedEdit], callback: Callback | None = None) -> StepState:
+        """Denoise a batch with the noise of its requests' seeds."""
+        shape_Chw = (batch.x0.shape[1], batch.x0.shape[2], batch.x0.shape[3])
+        noise: NoiseSource = SeededNoise([edit.request.seed for edit in edits], shape_Chw)
+        return denoise(self.backbone, batch, self.config, noise, callback)
+
+    def finish(self, edits: Sequence[PreparedEdit], batch: EditBatch, final: StepState) -> list[EditResult]:
+        """Decode the targets and build the results."""
+        pictures = self.backbone.decode_latents(final.latents[1])
+        finite = torch.isfinite(final.latents[1]).flatten(1).all(dim=1).tolist()
+        exists = final.masks.exists.tolist()
+        edit_masks = self._pixel_masks(final.masks.edit)
+        critical_masks = self._pixel_masks(final.masks.critical)
+        results = []
+        for slot, edit in enumerate(edits):
+            if not finite[slot]:
+                results.append(_not_finite(edit, self.backbone.dtype))
+                continue
+            had_words = bool(edit.words.blend_used) or edit.given_mask is not None
+            warnings = list(edit.words.warnings)
+            if had_words and not exists[slot]:
+                warnings.append("ungrounded: the words gave no mask, the whole picture was free to change")
+            if self.facts.warning:
+                warnings.append(self.facts.warning)
+            results.append(
+                EditResult(
+                    id=edit.request.id,
+                    status=Status.OK,
+                    source=edit.image,
+                    image=pictures[slot],
+                    edit_mask=edit_masks[slot] if exists[slot] else None,
+                    critical_mask=critical_masks[slot] if exists[slot] else None,
+                    blend_used=edit.words.blend_used,
+                    grounded=exists[slot] or not had_words,
+                    warnings=tuple(warnings),
+                )
+            )
+        return results
+
+    def _try_prepare(self, request: EditRequest) -> PreparedEdit | EditResult:
+        try:
+            return self.prepare(request)
+        except RequestError as error:
+            return EditResult(
+                id=request.id,
+                status=Status.REJECTED,
+                error_stage="prepare",
+                error_type=error.code,
+                message=f"record {request.id!r}: {error}",
+            )
+
+    def _text_rows(self, layout: RowLayout, edits: Sequence[PreparedEdit]) -> Tensor:
+        empty_ids = self.backbone.tokenizer("", padding="max_length", truncation=True, return_tensors="np").input_ids
+        sources = np.stack([edit.words.source_ids for edit in edits])
+        targets = np.stack([edit.words.target_ids for edit in edits])
+        context = self.backbone.encode_text(np.concatenate([empty_ids, sources, targets]))
+        empty_BTE = context[:1].expand(layout.num_requests, -1, -1)
+        source_BTE, target_BTE = context[1:].chunk(2)
+        return layout.arrange(
+            {
+                RowKind.SOURCE_UNCOND: empty_BTE,
+                RowKind.TARGET_UNCOND: empty_BTE,
+                RowKind.SOURCE_COND: source_BTE,
+                RowKind.TARGET_COND: target_BTE,
+            }
+        )
+
+    def _image_rows(self, layout: RowLayout, edits: Sequence[PreparedEdit]) -> Tensor | None:
+        if not self.config.image_guidance:
+            return None
+        image_BE = self.backbone.embed_images(np.stack([edit.clip_image for edit in edits]))
+        prompts = [edit.request.source_prompt for edit in edits] + [edit.request.target_prompt for edit in edits]
+        source_BE, target_BE = self.backbone.embed_texts(prompts).chunk(2)
+        estimated_BE = estimate_target_embedding(image_BE, source_BE, target_BE)
+        return image_embedding_rows(layout, image_BE, estimated_BE, self.config.image_order)
+
+    def _latent_masks(self, edits: Sequence[PreparedEdit], x0_BChw: Tensor) -> Tensor:
+        masks = torch.from_numpy(np.stack([edit.given_mask for edit in edits if edit.given_mask is not None]))
+        resized = F.interpolate(masks[:, None].float(), size=x0_BChw.shape[-2:], mode="nearest")
+        return (resized[:, 0] > 0).to(x0_BChw.device)
+
+    def _pixel_masks(self, mask_B1hw: Tensor) -> BoolArray:
+        factor = self.backbone.vae_factor
+        pixels: BoolArray = mask_B1hw[:, 0].cpu().numpy().repeat(factor, axis=1).repeat(factor, axis=2)
+        return pixels
+
+
+def _either(own: float | None, configured: float) -> float:
+    return configured if own is None else own
+
+
+def _not_finite(edit: PreparedEdit, dtype: torch.dtype) -> EditResult:
+    return EditResult(
+        id=edit.request.id,
+        status=Status.FAILED,
+        source=edit.image,
+        error_stage="edit",
+        error_type="not_finite",
+        message=f"record {edit.request.id!r}: the latents overflowed in {dtype}; try dtype=bfloat16 or float32",
+    )

@@ -1,0 +1,1 @@
+"""How good an edit is: measures of pictures, some against a prompt or a mask."""

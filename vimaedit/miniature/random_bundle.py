@@ -1,0 +1,274 @@
+"""The built-in model `random`: a Stable Diffusion of the 1.5 layout at toy size with an IP-Adapter and a CLIP, weights drawn.
+
+Its pictures mean nothing. Weights are drawn so that the parts behave like trained ones in scale: attention neither flat nor
+saturated, noise predictions and latents of ordinary size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vimaedit.errors import ConfigError
+from vimaedit.miniature.vocabulary import LENGTH, vocabulary, write_json, write_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPModel, PreTrainedModel
+
+LAYOUT_VERSION = 2  # raise it whenever a file changes: finished bundles lie in people's caches under this number
+CANVAS_SIZE = 128  # px; 16 x 16 x 4 latents
+CONTEXT_SIZE = 64  # width of the UNet's text context
+EMBEDDING_SIZE = 48  # width of the space that CLIP's two towers share
+CLIP_SIDE = 64  # px
+IMAGE_TOKENS = 4
+SCALING_FACTOR = 0.18215
+WARNING = "random weights: the pictures mean nothing"
+
+# Standard deviation of what a matrix makes of inputs of unit variance; the first fragment found in a parameter's name decides.
+# Attention logits have the product of the query's and the key's gain: both see normalised inputs.
+UNET_GAINS = {"to_q": 1.3, "to_k": 1.3, "conv_out": 0.3}
+VAE_GAINS = {"decoder.conv_out": 0.8, "post_quant_conv": 1.0, "quant_conv": 10.0}
+CLIP_GAINS = {"position_embedding": 0.3, "embedding": 1.0, "q_proj": 1.3, "k_proj": 1.3, "out_proj": 0.7, "fc2": 0.7}
+LOOKUP_TABLES = ("token_embedding", "position_embedding", "class_embedding")  # rows are picked, nothing is summed
+BIAS_SIZE = 0.1
+
+
+def random_bundle(cache_root: Path | None = None) -> Path:
+    """Return the folder of the built-in model `random`, built at first use under the user's cache.
+
+    `cache_root` is the folder it lies in, by default `$XDG_CACHE_HOME/vimaedit` or `~/.cache/vimaedit`. Several processes may
+    ask at once: each builds in a folder of its own, the first to finish gives the result its name.
+
+    Raises: ConfigError if the cache cannot be written.
+    """
+    if cache_root is None:
+        cache_root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vimaedit"
+    folder = cache_root / f"random-v{LAYOUT_VERSION}"
+    if folder.is_dir():
+        return folder
+    try:
+        cache_root.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_root))
+    except OSError as error:
+        raise ConfigError(
+            f"model: got random, whose folder {folder} cannot be made ({error.strerror}); allowed: XDG_CACHE_HOME naming a folder that "
+            "can be written, or a model of your own"
+        ) from error
+    try:
+        write_random_bundle(building)
+        building.chmod(0o755)  # mkdtemp's are for one user alone
+        os.rename(building, folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first, with the same bytes
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def write_random_bundle(folder: Path, *, seed: int = 0) -> None:
+    """Write the model as a bundle folder: `sd/`, `ip_adapter/`, `clip/` and `bundle.json`.
+
+    The same bytes for one seed on every machine, whatever ran before; the global random state is left as it was.
+    """
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are then overwritten
+        unet = UNet2DConditionModel(**_unet_settings())
+        vae = AutoencoderKL(**_vae_settings())
+        text_encoder = CLIPTextModel(CLIPTextConfig(**_text_settings()))
+        clip = _clip_model()
+    _redraw(unet, f"{seed}:unet", UNET_GAINS)
+    _redraw(vae, f"{seed}:vae", VAE_GAINS)
+    _redraw(text_encoder, f"{seed}:text_encoder", CLIP_GAINS)
+    _redraw(clip, f"{seed}:clip", CLIP_GAINS)
+
+    sd = folder / "sd"
+    unet.save_pretrained(sd / "unet")
+    vae.save_pretrained(sd / "vae")
+    _save(text_encoder, sd / "text_encoder")
+    DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    ).save_pretrained(sd / "scheduler")
+    write_tokenizer(sd / "tokenizer")
+    _write_preprocessor(sd / "feature_extractor")
+    write_json(sd / "model_index.json", _model_index())
+
+    _save(clip, folder / "clip")
+    write_tokenizer(folder / "clip")
+    _write_preprocessor(folder / "clip")
+    _write_adapter(folder / "ip_adapter" / "models", unet, clip, seed)
+    write_json(
+        folder / "bundle.json",
+        {"name": "random", "canvas_size": CANVAS_SIZE, "grounding_sides": {"self": 0.5, "cross": 0.5}, "warning": WARNING},
+    )
+
+
+def _unet_settings() -> dict[str, object]:
+    return {
+        "sample_size": CANVAS_SIZE // 8,
+        "block_out_channels": (48, 96, 96),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 4,  # the number of heads: this class has the two names swapped
+        "cross_attention_dim": CONTEXT_SIZE,
+        "norm_num_groups": 16,
+    }
+
+
+def _vae_settings() -> dict[str, object]:
+    return {
+        "sample_size": CANVAS_SIZE,
+        "block_out_channels": (16, 32, 32, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 8,
+        "scaling_factor": SCALING_FACTOR,
+    }
+
+
+def _text_settings() -> dict[str, object]:
+    vocabulary_size = len(vocabulary()[0])
+    return {
+        "vocab_size": vocabulary_size,
+        "hidden_size": CONTEXT_SIZE,
+        "intermediate_size": 2 * CONTEXT_SIZE,
+        "projection_dim": EMBEDDING_SIZE,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": vocabulary_size - 2,
+        "eos_token_id": vocabulary_size - 1,
+        "pad_token_id": vocabulary_size - 1,
+    }
+
+
+def _clip_model() -> CLIPModel:
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "projection_dim": EMBEDDING_SIZE,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": CLIP_SIDE,
+        "patch_size": 16,
+    }
+    return CLIPModel(CLIPConfig(text_config=_text_settings(), vision_config=vision, projection_dim=EMBEDDING_SIZE))
+
+
+def _model_index() -> dict[str, object]:
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _write_preprocessor(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": CLIP_SIDE},
+            "resample": 3,
+            "do_center_crop": True,
+            "crop_size": {"height": CLIP_SIDE, "width": CLIP_SIDE},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    )
+
+
+def _write_adapter(folder: Path, unet: UNet2DConditionModel, clip: CLIPModel, seed: int) -> None:
+    """Write the IP-Adapter's file, and CLIP's vision tower once more as the image encoder that stock loading expects beside it."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import CLIPVisionModelWithProjection
+
+    shapes = {
+        "image_proj.proj.weight": (IMAGE_TOKENS * CONTEXT_SIZE, EMBEDDING_SIZE),
+        "image_proj.proj.bias": (IMAGE_TOKENS * CONTEXT_SIZE,),
+        "image_proj.norm.weight": (CONTEXT_SIZE,),
+        "image_proj.norm.bias": (CONTEXT_SIZE,),
+    }
+    for index, name in enumerate(unet.attn_processors):
+        attention = unet.get_submodule(name.removesuffix(".processor"))
+        if attention.is_cross_attention:  # numbered among all attentions, so cross-attentions have the odd numbers
+            for projection in ("to_k_ip", "to_v_ip"):
+                shapes[f"ip_adapter.{index}.{projection}.weight"] = (attention.inner_dim, CONTEXT_SIZE)
+    weights = {name: _draw(f"{seed}:ip_adapter:{name}", shape, {}) for name, shape in shapes.items()}
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "ip-adapter_sd15.safetensors", metadata={"format": "pt"})
+
+    with torch.random.fork_rng(devices=[]):
+        image_encoder = CLIPVisionModelWithProjection(clip.config.vision_config)
+    own = clip.state_dict()
+    image_encoder.load_state_dict({name: own[name] for name in image_encoder.state_dict()})
+    _save(image_encoder, folder / "image_encoder")
+
+
+def _save(network: PreTrainedModel, folder: Path) -> None:
+    """Write a transformers network as `from_pretrained` reads it; its own way of saving draws a progress bar."""
+    from safetensors.torch import save_file
+
+    network.config.save_pretrained(folder)
+    save_file(network.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _redraw(network: torch.nn.Module, key: str, gains: Mapping[str, float]) -> None:
+    """Replace every parameter by the numbers that belong to its name, so that no order of construction matters."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 0:  # CLIP's scalar temperature stays
+            parameter.data = _draw(f"{key}:{name}", tuple(parameter.shape), gains)
+
+
+def _draw(key: str, shape: tuple[int, ...], gains: Mapping[str, float]) -> torch.Tensor:
+    """Return one parameter, a function of its key and shape alone.
+
+    Numbers are uniform and made of the generator's raw bits by exact operations: neither the processor nor the version of a
+    library shows in them.
+    """
+    import torch
+
+    name = key.rsplit(":", 1)[-1]
+    if "norm" in name.split(".")[-2]:
+        return torch.full(shape, 1.0 if name.endswith("weight") else 0.0)
+    if len(shape) == 1 and name.endswith("bias"):
+        size = BIAS_SIZE
+    else:
+        gain = next((value for fragment, value in gains.items() if fragment in name), 1.0)
+        inputs = 1 if any(table in name for table in LOOKUP_TABLES) else int(np.prod(shape[1:]))
+        size = gain / inputs**0.5
+    seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "big")
+    bits = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
+    uniform = (bits >> 11).astype(np.float64) * 2.0**-52 - 1.0  # -1 to 1, variance 1/3
+    return torch.from_numpy((uniform * (3**0.5 * size)).astype(np.float32).reshape(shape))

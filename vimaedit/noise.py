@@ -1,0 +1,54 @@
+"""Seeds and noise: every draw is keyed by (seed, step), so nothing depends on batch, shard, actor or order of draws."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+START = -1  # the "step" of the start noise, the eps of x_T
+
+
+def record_seed(run_seed: int, record_id: str) -> int:
+    """Derive the seed of a record that has none: 63 bits of blake2b over `run_seed:record_id`."""
+    digest = hashlib.blake2b(f"{run_seed}:{record_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class NoiseSource(Protocol):
+    """Standard normal noise of a batch. `draw(step)` gives (B, C, h, w) float32 on the CPU, the same at every call."""
+
+    def draw(self, step: int) -> Tensor: ...
+
+
+class SeededNoise:
+    """Noise from one counter-based generator (Philox) per request and step, keyed by (seed, step)."""
+
+    def __init__(self, seeds: Sequence[int], shape_Chw: tuple[int, int, int]) -> None:
+        self.seeds = tuple(seeds)
+        self.shape_Chw = shape_Chw
+
+    def draw(self, step: int) -> Tensor:
+        noise_BChw = np.empty((len(self.seeds), *self.shape_Chw), dtype=np.float32)
+        for row, seed in zip(noise_BChw, self.seeds, strict=True):
+            key = np.array([seed, step - START], dtype=np.uint64)
+            np.random.Generator(np.random.Philox(key=key)).standard_normal(out=row, dtype=np.float32)
+        return torch.from_numpy(noise_BChw)
+
+
+class RecordedNoise:
+    """Noise given beforehand, for replaying recorded runs.
+
+    Shapes: `start_BChw` (B, C, h, w); `steps_SBChw` (S, B, C, h, w).
+    """
+
+    def __init__(self, start_BChw: Tensor, steps_SBChw: Tensor) -> None:
+        self.start_BChw = start_BChw
+        self.steps_SBChw = steps_SBChw
+
+    def draw(self, step: int) -> Tensor:
+        return self.start_BChw if step == START else self.steps_SBChw[step]

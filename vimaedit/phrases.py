@@ -1,0 +1,69 @@
+"""Phrases and words of a prompt as character spans of the text as it was typed."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+Span = tuple[int, int]  # first character, one past the last
+
+WORD = re.compile(r"\w[\w\u0300-\u036f]*(?:['’\-][\w\u0300-\u036f]+)*")
+
+
+def split_words(text: str) -> list[Span]:
+    """Return the words of a text; hyphens and apostrophes inside a word belong to it, other punctuation to none."""
+    return [match.span() for match in WORD.finditer(text)]
+
+
+def fold_word(word: str) -> str:
+    """Return a word in the form in which words are compared: composed, case folded."""
+    return unicodedata.normalize("NFC", word).casefold()
+
+
+def find_phrase(text: str, phrase: str) -> list[Span]:
+    """Return every occurrence of a phrase, whole words only; case and the amount of white space do not matter.
+
+    Punctuation at the ends of the phrase belongs to it where it stands so in the text; if it nowhere does, the bare phrase is
+    looked up. Empty if there is none.
+    """
+    found = _occurrences(text, phrase)
+    if found:
+        return found
+    inner = [n for n, character in enumerate(phrase) if _is_word_character(character)]
+    return _occurrences(text, phrase[inner[0] : inner[-1] + 1]) if inner else []
+
+
+def _occurrences(text: str, phrase: str) -> list[Span]:
+    haystack, origin = _fold(text)
+    needle, _ = _fold(phrase.strip())
+    found = []
+    start = haystack.find(needle) if needle else -1
+    while start >= 0:
+        end = start + len(needle)
+        if not _inside_word(haystack, start) and not _inside_word(haystack, end):
+            found.append((origin[start], origin[end - 1] + 1))
+        start = haystack.find(needle, start + 1)
+    return found
+
+
+def _fold(text: str) -> tuple[str, list[int]]:
+    """Case-fold and decompose a text and collapse its white space; return it with the original index of each character."""
+    folded: list[str] = []
+    origin: list[int] = []
+    for n, character in enumerate(text):
+        if not character.isspace():
+            pieces = unicodedata.normalize("NFD", unicodedata.normalize("NFD", character).casefold())
+        else:
+            pieces = "" if folded and folded[-1] == " " else " "
+        folded.extend(pieces)
+        origin.extend([n] * len(pieces))
+    return "".join(folded), origin
+
+
+def _inside_word(text: str, position: int) -> bool:
+    """Whether a position lies between two characters of one word."""
+    return 0 < position < len(text) and _is_word_character(text[position - 1]) and _is_word_character(text[position])
+
+
+def _is_word_character(character: str) -> bool:
+    return character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")

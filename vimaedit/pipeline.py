@@ -1,0 +1,167 @@
+"""A friendly front door for one picture, in diffusers' manner."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.errors import ConfigError, VimaeditError
+from vimaedit.types import BlendPhrase, EditRequest, Status, UInt8Array
+
+if TYPE_CHECKING:
+    import torch
+
+    from vimaedit.loading import ModelFacts, ModelFiles
+    from vimaedit.loop import StepState
+
+Picture = Image.Image | UInt8Array | str | PathLike[str]
+StepCallback = Callable[["ViMAEditPipeline", int, int, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViMAEditOutput:
+    """What one call gives: lists of one, as diffusers' pipelines do. All pictures share one frame, the model's canvas.
+
+    `masks` and `critical_masks` are mode L, 0 or 255; None where the edit had no mask. `warnings` says what to know.
+    """
+
+    images: list[Image.Image]
+    sources: list[Image.Image]
+    masks: list[Image.Image | None]
+    critical_masks: list[Image.Image | None]
+    crop_box: tuple[int, int, int, int]  # where the canvas lies in the given picture: left, top, right, bottom
+    blend: tuple[BlendPhrase, ...]
+    warnings: tuple[str, ...]
+
+
+class ViMAEditPipeline:
+    """Edit one picture from two prompts.
+
+    >>> pipe = ViMAEditPipeline.from_pretrained("random")
+    >>> output = pipe(image, "a red circle on a lawn", "a red star on a lawn", num_inference_steps=10)
+    >>> output.images[0].save("edited.png")
+    """
+
+    def __init__(self, model: ModelConfig, config: EditConfig | None = None) -> None:
+        self.model = model
+        self.config = config or EditConfig()
+        self._loaded: tuple[Any, ModelFiles, ModelFacts] | None = None
+
+    @classmethod
+    def from_pretrained(cls, model: str, *, config: EditConfig | None = None, **options: Any) -> ViMAEditPipeline:
+        """Load a built-in model, a bundle or diffusers folder, a checkpoint file or a hub id.
+
+        `options` are those of `ModelConfig` (ip_adapter, clip, revision, variant, lora, dtype, device), `config` the defaults
+        of every call.
+
+        Raises: ConfigError.
+        """
+        allowed = {field.name for field in dataclasses.fields(ModelConfig)}
+        if unknown := set(options) - allowed:
+            raise ConfigError(f"from_pretrained: got {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(allowed))}")
+        pipe = cls(ModelConfig(model=model, **options), config)
+        pipe._load(pipe.config)
+        return pipe
+
+    def __call__(
+        self,
+        image: Picture,
+        source_prompt: str,
+        target_prompt: str,
+        *,
+        blend: str | Sequence[BlendPhrase | tuple[str | None, str | None]] = (),
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | int | None = None,
+        mask: Image.Image | UInt8Array | None = None,
+        reweight: dict[str, float] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        **options: Any,
+    ) -> ViMAEditOutput:
+        """Edit a picture.
+
+        `blend` says what changes: `"cat tiger"`, or (source phrase, target phrase) pairs; left out, the difference of the
+        prompts does. `generator` gives the seed (its initial one). `mask` (any size, non-zero = edit) belongs to
+        `grounding="given"`. `reweight` multiplies the attention to phrases of the target prompt. `options` are those of
+        `EditConfig`. The callback is called after every step as diffusers does, with `latents` (2, 1, C, h, w), source first,
+        and the `masks`; what it returns is not used.
+
+        Raises: ConfigError for a wrong option, RequestError for a picture or prompt that cannot be edited.
+        """
+        from vimaedit.images import fit_image, read_picture
+        from vimaedit.words import parse_blend
+
+        given = {"steps": num_inference_steps, "target_guidance": guidance_scale}
+        config = self._configure({**options, **{key: value for key, value in given.items() if value is not None}})
+        editor = self._editor(config)
+        request = EditRequest(
+            id="image",
+            image=read_picture(image),
+            source_prompt=source_prompt,
+            target_prompt=target_prompt,
+            blend=parse_blend(blend),
+            reweight=tuple((reweight or {}).items()),
+            given_mask=None if mask is None else np.asarray(mask) > 0,
+            seed=_seed(generator, config.seed),
+        )
+        edit = editor.prepare(request)
+        batch = editor.encode([edit])
+
+        def report(state: StepState) -> None:
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, state.step, state.timestep, {"latents": state.latents, "masks": state.masks})
+
+        (result,) = editor.finish([edit], batch, editor.run(batch, [edit], report))
+        if result.status is not Status.OK:
+            raise VimaeditError(result.message)
+        return ViMAEditOutput(
+            images=[Image.fromarray(result.image)],
+            sources=[Image.fromarray(result.source)],
+            masks=[_mask_image(result.edit_mask)],
+            critical_masks=[_mask_image(result.critical_mask)],
+            crop_box=fit_image(request.image, editor.canvas).crop_box,
+            blend=result.blend_used,
+            warnings=result.warnings,
+        )
+
+    def _configure(self, options: dict[str, Any]) -> EditConfig:
+        allowed = {field.name for field in dataclasses.fields(EditConfig)}
+        if unknown := set(options) - allowed:
+            raise ConfigError(f"options: got {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(allowed))}")
+        return dataclasses.replace(self.config, **options)
+
+    def _load(self, config: EditConfig) -> tuple[Any, ModelFiles, ModelFacts]:
+        from vimaedit.loading import model_facts, resolve_model
+        from vimaedit.networks import load_networks
+
+        if self._loaded is None or (config.image_guidance and self._loaded[0].clip is None):
+            files = resolve_model(self.model, image_guidance=config.image_guidance)
+            self._loaded = load_networks(files, self.model), files, model_facts(files)
+        return self._loaded
+
+    def _editor(self, config: EditConfig) -> Any:
+        from vimaedit.backbone import Backbone
+        from vimaedit.methods.vimaedit import ViMAEditor
+
+        networks, _, facts = self._load(config)
+        return ViMAEditor(Backbone(networks, config), config, facts)
+
+
+def _seed(generator: torch.Generator | int | None, default: int) -> int:
+    if generator is None:
+        return default
+    seed = generator if isinstance(generator, int) else generator.initial_seed()
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"generator: got the seed {seed}; allowed: 0 to 2**63 - 1")
+    return seed
+
+
+def _mask_image(mask: np.ndarray | None) -> Image.Image | None:
+    return None if mask is None else Image.fromarray(mask.astype(np.uint8) * 255)

@@ -1,0 +1,97 @@
+"""What goes into an editor and what comes out: plain frozen records of numpy arrays and strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Array = NDArray[np.uint8]
+BoolArray = NDArray[np.bool_]
+
+
+class Status(StrEnum):
+    """What became of one request."""
+
+    OK = "ok"
+    REJECTED = "rejected"  # bad input
+    FAILED = "failed"  # an error while editing, after retries
+    QUARANTINED = "quarantined"  # its process died twice while it ran alone; set by the pipeline only
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendPhrase:
+    """The words that say what changes: a phrase of the source prompt, one of the target prompt, either may be absent."""
+
+    source: str | None
+    target: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOverrides:
+    """Settings of one request; None keeps the value of the run's `EditConfig`."""
+
+    edit_threshold: float | None = None
+    critical_threshold: float | None = None
+    self_window: float | None = None
+    text_window: float | None = None
+    image_window: float | None = None
+    target_guidance: float | None = None
+    image_strength: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EditRequest:
+    """One edit, self-contained and picklable.
+
+    Shapes: `image` (height, width, 3) uint8 sRGB; `clip_image` (clip_side, clip_side, 3) uint8, the view of the uncropped
+    picture for the image encoder (None: made from `image`); `given_mask` (any, any) bool, True = edit.
+    """
+
+    id: str
+    image: UInt8Array
+    clip_image: UInt8Array | None = None
+    source_prompt: str
+    target_prompt: str
+    blend: tuple[BlendPhrase, ...] = ()  # empty: found by `blend=auto`, or no mask
+    reweight: tuple[tuple[str, float], ...] = ()  # (phrase of the target prompt, factor on its text attention)
+    given_mask: BoolArray | None = None
+    seed: int = 0  # 0 .. 2**63-1, never combined with the request's place in a batch
+    overrides: RequestOverrides = RequestOverrides()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EditResult:
+    """What became of one request; pictures and masks share one frame, the model's canvas.
+
+    Shapes: `source`, `image` (height, width, 3) uint8; `edit_mask`, `critical_mask` (height, width) bool, None when the
+    last step had none.
+    """
+
+    id: str
+    status: Status
+    source: UInt8Array | None = None
+    image: UInt8Array | None = None
+    edit_mask: BoolArray | None = None
+    critical_mask: BoolArray | None = None
+    blend_used: tuple[BlendPhrase, ...] = ()
+    grounded: bool | None = None  # False: words were given but gave no mask; None: not ok
+    error_stage: str | None = None
+    error_type: str | None = None
+    message: str | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0  # the batch's time divided by its requests
+
+
+class Editor(Protocol):
+    """Edits one batch. Stateless between calls and never raises for one request.
+
+    A `None` is a hole: its slot is computed all the same and its result is `None`, so that a request keeps its batch shape and
+    its slot whatever became of its neighbours. All requests share one canvas shape.
+    """
+
+    def __call__(self, requests: Sequence[EditRequest | None]) -> list[EditResult | None]: ...
