@@ -183,7 +183,13 @@ def _prepare(job: EditJobConfig, on_started: Callable[[], None] | None, *, measu
         on_started()
     placement = place(job)
     found = probe(job, placement)
-    resolved = dataclasses.replace(job, device=found.device, dtype=found.dtype)
+    resolved = dataclasses.replace(
+        job,
+        device=found.device,
+        dtype=found.dtype,
+        output=locate(job.output).url,  # a worker's current folder may be another
+        image_root=None if job.image_root is None else locate(job.image_root).url,
+    )
     batch_size = job.batch_size if isinstance(job.batch_size, int) else auto_batch_size(found.device_gib)
     context = RunContext(
         job=resolved,

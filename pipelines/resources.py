@@ -13,7 +13,7 @@ from ray.exceptions import RayTaskError
 from pipelines.config import EditJobConfig
 from vimaedit.errors import ConfigError, VimaeditError
 
-AUTO_THREADS = 4
+AUTO_THREADS = 4  # at most, and at most half of the cores, so that two actors never fight for them
 # Batch size by the free memory of the device in GiB; CPUs gain nothing from larger batches.
 CPU_BATCH = 4
 GPU_BATCHES = ((60.0, 16), (30.0, 12), (14.0, 8), (0.0, 4))
@@ -136,4 +136,4 @@ def _cluster_resources() -> dict[str, float]:
 
 def _threads(job: EditJobConfig, cores: int) -> int:
     # Independent of the number of actors: the number of threads may change rounding, that of actors must not.
-    return job.threads if isinstance(job.threads, int) else min(AUTO_THREADS, cores)
+    return job.threads if isinstance(job.threads, int) else min(AUTO_THREADS, max(1, cores // 2))

@@ -129,14 +129,12 @@ def _read_rows(context: RunContext, file: InputFile, unit: Unit) -> pa.Table:
     def read() -> pa.Table:
         with open_reader(place) as stream:
             parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
-            groups: list[int] = []
-            skip = unit.first_row
-            for group in range(parquet.num_row_groups):
-                length = parquet.metadata.row_group(group).num_rows
-                if not groups and skip >= length:
-                    skip -= length
-                else:
-                    groups.append(group)
+            lengths = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            starts = np.cumsum([0, *lengths])
+            # A row holds one request at least, so the unit lies within `take` rows.
+            first, last = unit.first_row, unit.first_row + unit.take - 1
+            groups = [group for group, length in enumerate(lengths) if starts[group] <= last and starts[group] + length > first]
+            skip = first - int(starts[groups[0]]) if groups else 0
             needed, found = unit.first_edit + unit.take, 0
             parts: list[pa.Table] = []
             for batch in parquet.iter_batches(batch_size=READ_ROWS, row_groups=groups):

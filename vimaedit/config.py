@@ -111,30 +111,30 @@ class Lora:
 class EditConfig:
     """Everything about an edit that is not the model and not the record."""
 
-    method: str = "vimaedit"
-    steps: int = 50
+    method: str = "vimaedit"  # the editor
+    steps: int = 50  # denoising steps
     seed: int = 0  # of the run; a record without a seed of its own derives one from it and its id
-    solver: str = "ddim"
+    solver: str = "ddim"  # ddim, or dpmsolver++ (second order, for few steps)
     variance: str = "adaptive"  # where noise is injected: the critical region, everywhere once a mask exists, nowhere
     eta: float = 1.0  # how much of it: 0 = deterministic, 1 = the full posterior variance (DDIM only)
-    grounding: str = "vimaedit"
+    grounding: str = "vimaedit"  # where the edit happens: vimaedit, cross-attention (no refinement), given (a mask per record)
     grounding_sides: GroundingSides = field(default_factory=GroundingSides)
     grounding_rounds: int = 5  # K, refinement rounds with self-attention; `cross-attention` has none
     grounding_decay: float = 0.5  # g in M <- g M + (1 - g) A M
-    grounding_start: float = 0.2
+    grounding_start: float = 0.2  # fraction of the steps after which masks begin
     thresholds: Thresholds = field(default_factory=Thresholds)
     windows: Windows = field(default_factory=Windows)
-    text_control: str = "refine"
+    text_control: str = "refine"  # how text attention follows the source: refine (any prompts), replace (equal word counts)
     blend_weight: float = 1.0  # factor on the text attention of the target's blend words while the text window is open
     text_guidance: bool = True  # False: the target text is empty, the picture embedding alone steers
     image_guidance: bool = True  # False: no image prompt at all, the model needs no IP-Adapter
     image_strength: float = 0.4  # scale of the image cross-attention
     image_order: str = "reference"  # which row sees which image embedding, see `rows.py`
-    source_guidance: float = 1.0
-    target_guidance: float = 7.5
-    blend: str = "auto"
-    missing_blend: str = "reject"
-    long_prompt: str = "truncate"
+    source_guidance: float = 1.0  # classifier-free guidance of the source branch; 1 saves a quarter of the work
+    target_guidance: float = 7.5  # classifier-free guidance of the edit
+    blend: str = "auto"  # what changes: auto (blend_words, else the difference of the prompts), given (blend_words), none
+    missing_blend: str = "reject"  # a given phrase that its prompt lacks: reject the record, or ignore the phrase
+    long_prompt: str = "truncate"  # a prompt beyond the text encoder's length: truncate with a warning, or reject
     canvas: Canvas = field(default_factory=Canvas)
 
     def __post_init__(self) -> None:
@@ -183,9 +183,9 @@ class ModelConfig:
     ip_adapter: str | None = None  # file, folder or hub id; None: the bundle's own, or the public one for a real SD1.5
     clip: str | None = None  # folder or hub id with both CLIP towers; None: as above
     model_config: str | None = None  # local diffusers folder with configs and tokenizer for a checkpoint file
-    revision: str | None = None
-    variant: str | None = None
-    lora: list[Lora] = field(default_factory=list)
+    revision: str | None = None  # of a hub id: branch, tag or commit
+    variant: str | None = None  # of the weight files, such as fp16
+    lora: list[Lora] = field(default_factory=list)  # [{path: FILE_OR_HUB_ID, scale: 1.0}], merged into the weights
     dtype: str = "auto"  # float32 on CPU, float16 on CUDA
     device: str = "auto"  # cuda where there is one, else cpu
 

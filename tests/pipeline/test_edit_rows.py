@@ -236,6 +236,14 @@ def test_a_hopeless_run_stops_early_with_exit_5(tmp_path: Path, make_job: MakeJo
     assert (tmp_path / "out" / "plan" / "plan.json").exists()
 
 
+def test_an_input_without_rows_is_done_at_once(tmp_path: Path, make_job: MakeJob) -> None:
+    schema = pa.schema([("image", pa.binary()), ("source_prompt", pa.string()), ("target_prompt", pa.string())])
+    write_records(tmp_path / "in" / "a.parquet", [], schema)
+    summary = run_edit(make_job(sheet=3))
+    assert (summary.exit_code, summary.rows, summary.sheet) == (0, 0, None)
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
 def test_mostly_rejected_rows_finish_with_exit_3(tmp_path: Path, make_job: MakeJob) -> None:
     records = [{"image": b"no picture", "source_prompt": PROMPTS[0], "target_prompt": PROMPTS[1]} for _ in range(7)]
     write_records(tmp_path / "in" / "a.parquet", records)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +14,11 @@ from PIL import Image
 
 from pipelines.config import EditJobConfig
 from pipelines.digest import OUTSIDE_DIGEST, config_digest
-from pipelines.finish import exit_code
+from pipelines.finish import exit_code, write_interrupted
 from pipelines.resources import auto_batch_size, own_error
 from pipelines.sheet import CELL_PX, COLUMNS, HEADER_PX, draw_sheet
 from pipelines.sink import row_groups
+from pipelines.storage import locate
 from vimaedit.config import Thresholds
 from vimaedit.errors import ConfigError
 
@@ -62,6 +65,11 @@ def test_the_digest_covers_everything_but_placement_and_reporting() -> None:
     assert set(placement) <= OUTSIDE_DIGEST
     assert config_digest(dataclasses.replace(JOB, **placement)) == digest
     assert {field.name for field in dataclasses.fields(EditJobConfig)} >= OUTSIDE_DIGEST
+
+
+def test_a_signal_leaves_a_small_note(tmp_path: Path) -> None:
+    write_interrupted(locate(str(tmp_path / "out")), "SIGTERM")
+    assert json.loads((tmp_path / "out" / "state" / "interrupted.json").read_text()) == {"signal": "SIGTERM"}
 
 
 def test_batch_sizes_by_device_memory() -> None:
