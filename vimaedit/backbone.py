@@ -15,7 +15,7 @@ from vimaedit.attention.plan import MapBuffers
 from vimaedit.attention.processor import install
 from vimaedit.attention.sites import SiteChoice, choose_sites, list_sites
 from vimaedit.config import EditConfig
-from vimaedit.types import UInt8Array
+from vimaedit.types import BoolArray, UInt8Array
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -82,11 +82,6 @@ class Backbone:
         factor: int = 2 ** (len(self.networks.vae.config.block_out_channels) - 1)
         return factor
 
-    def latent_shape(self, image_hw: tuple[int, int]) -> tuple[int, int, int]:
-        """Return (C, h, w) of the latents of a picture."""
-        channels: int = self.networks.unet.config.in_channels
-        return channels, image_hw[0] // self.vae_factor, image_hw[1] // self.vae_factor
-
     @torch.inference_mode()
     def encode_images(self, images: UInt8Array) -> Tensor:
         """Encode pictures to the posterior mean times the scaling factor: (B, height, width, 3) uint8 -> (B, C, h, w) float32."""
@@ -98,16 +93,19 @@ class Backbone:
         return latents
 
     @torch.inference_mode()
-    def decode_latents(self, latents_BChw: Tensor) -> UInt8Array:
-        """Decode latents to pictures, rounded to nearest: (B, C, h, w) -> (B, height, width, 3) uint8.
+    def decode_latents(self, latents_BChw: Tensor) -> tuple[UInt8Array, BoolArray]:
+        """Decode latents to pictures, rounded to nearest, and say which of them came out finite.
 
         Reference: the released program truncates instead of rounding.
+
+        Shapes: (B, C, h, w) -> (B, height, width, 3) uint8, (B,) bool.
         """
         vae = self.networks.vae
         decoded = vae.decode((latents_BChw / vae.config.scaling_factor).to(vae.dtype)).sample.float()
-        levels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        finite: BoolArray = torch.isfinite(decoded).flatten(1).all(dim=1).cpu().numpy()
+        levels = ((decoded / 2 + 0.5).nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
         pictures: UInt8Array = levels.permute(0, 2, 3, 1).cpu().numpy()
-        return pictures
+        return pictures, finite
 
     @torch.inference_mode()
     def encode_text(self, input_ids: np.ndarray) -> Tensor:
@@ -146,12 +144,13 @@ class Backbone:
 
     @torch.inference_mode()
     def predict(
-        self, latents_RChw: Tensor, timestep: int, conditioning: Conditioning, control: AttentionControl | None
+        self, latents_RChw: Tensor, timestep: Tensor, conditioning: Conditioning, control: AttentionControl | None
     ) -> Tensor:
-        """Predict the noise in each row, (R, C, h, w). Without a control this is the stock UNet."""
+        """Predict the noise in each row, (R, C, h, w); `timestep` is a scalar on the device. Without a control this is the stock
+        UNet."""
         eps: Tensor = self.networks.unet(
             latents_RChw.to(self.dtype),
-            torch.tensor(timestep, device=self.device),
+            timestep,
             encoder_hidden_states=conditioning.text,
             cross_attention_kwargs=None if control is None else {"control": control},
             added_cond_kwargs=None if conditioning.image is None else {"image_embeds": [conditioning.image]},

@@ -139,7 +139,7 @@ class EditConfig:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
-        check_range("steps", self.steps, 1, 1000)
+        check_range("steps", self.steps, 1, 999)
         check_range("seed", self.seed, 0, 2**63 - 1)
         check_choice("solver", self.solver, SOLVERS)
         check_choice("variance", self.variance, VARIANCES)

@@ -110,15 +110,14 @@ def model_digest(files: ModelFiles) -> str:
     weights = [files.checkpoint] if files.checkpoint is not None else []
     if files.checkpoint is None:
         for component in ("unet", "vae", "text_encoder"):
-            weights += _component_weights(files.diffusers / component, files.variant)
+            weights += _component_weights("model", files.diffusers / component, files.variant)
     if files.ip_adapter is not None and files.clip is not None:
-        weights += [files.ip_adapter, *_component_weights(files.clip, None)]
+        weights += [files.ip_adapter, *_component_weights("clip", files.clip, None)]
     for path in weights:
         _add_file(digest, path)
     for path, scale in files.loras:
         digest.update(f"lora {scale!r}".encode())
-        for weight in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-            _add_file(digest, weight)
+        _add_file(digest, path)
     return digest.hexdigest()[:32]
 
 
@@ -195,7 +194,7 @@ def _find_ip_adapter(model: ModelConfig, bundle_root: Path | None, real_sd: bool
         path = path / IP_ADAPTER_FILE
     if path.is_file():
         return path
-    owner_name, _, file = _split_hub_id("ip_adapter", name)
+    owner_name, file = _split_hub_id("ip_adapter", name)
     return _download(owner_name, "ip_adapter", None, [file or IP_ADAPTER_FILE]) / (file or IP_ADAPTER_FILE)
 
 
@@ -210,8 +209,8 @@ def _find_clip(model: ModelConfig, bundle_root: Path | None, real_sd: bool) -> P
     name = name or DEFAULT_CLIP
     path = Path(name)
     if not path.is_dir():
-        owner_name, _, _ = _split_hub_id("clip", name)
-        path = _download(owner_name, "clip", None, ["*.json", "*.txt", "model*.safetensors"])
+        owner_name, _ = _split_hub_id("clip", name)
+        path = _download(owner_name, "clip", None, ["*.json", "*.txt", "model*.safetensors", "pytorch_model*.bin"])
     if not (path / "config.json").is_file() or "vision_config" not in _read_json(path / "config.json"):
         raise ConfigError(
             f"clip: got {name!r}, which is no CLIP model; allowed: a folder or hub id with both towers (config.json, weights)"
@@ -220,21 +219,28 @@ def _find_clip(model: ModelConfig, bundle_root: Path | None, real_sd: bool) -> P
 
 
 def _find_lora(name: str) -> Path:
+    """Find the one weight file of a LoRA: named itself, or the only one of its folder."""
     path = Path(name)
-    if path.exists():
+    if not path.exists():
+        owner_name, file = _split_hub_id("lora", name)
+        path = _download(owner_name, "lora", None, [file or "*.safetensors"])
+        path = path / file if file else path
+    if path.is_file():
         return path
-    owner_name, _, file = _split_hub_id("lora", name)
-    root = _download(owner_name, "lora", None, [file or "*.safetensors"])
-    return root / file if file else root
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise ConfigError(f"lora: got {name!r}, which holds {len(found)} .safetensors files; allowed: one, or the path of one")
+    return found[0]
 
 
-def _split_hub_id(option: str, name: str) -> tuple[str, str, str]:
+def _split_hub_id(option: str, name: str) -> tuple[str, str]:
+    """Return the repository and the file in it ("" where none is named)."""
     if not HUB_ID.fullmatch(name) or Path(name).is_absolute():
         raise ConfigError(
             f"{option}: got {name!r}, which is no file or folder here; allowed: a local path, or a hub id like owner/name"
         )
     owner, repo, *rest = name.split("/", 2)
-    return f"{owner}/{repo}", "/", rest[0] if rest else ""
+    return f"{owner}/{repo}", rest[0] if rest else ""
 
 
 def _download_pipeline(model: ModelConfig) -> Path:
@@ -263,7 +269,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _component_weights(folder: Path, variant: str | None) -> list[Path]:
+def _component_weights(option: str, folder: Path, variant: str | None) -> list[Path]:
     """List the weight files that `from_pretrained` reads: the variant's, safetensors before pickles, all shards."""
     infixes = [f".{variant}", ""] if variant else [""]
     for infix in infixes:
@@ -272,7 +278,7 @@ def _component_weights(folder: Path, variant: str | None) -> list[Path]:
             found = sorted(p for p in folder.iterdir() if whole.fullmatch(p.name))
             if found:
                 return found
-    raise ConfigError(f"model: got {folder}, which holds no weights; allowed: a folder with .safetensors or .bin weights")
+    raise ConfigError(f"{option}: got {folder}, which holds no weights; allowed: a folder with .safetensors or .bin weights")
 
 
 def _add_file(digest: Any, path: Path) -> None:

@@ -83,6 +83,9 @@ def denoise(
         device=device,
         dtype=backbone.dtype,
     )
+    # All at once and before the loop: a copy to the device inside it would make the host wait for every step.
+    timesteps = torch.tensor(schedule.timesteps, device=device)
+    noise_SBChw = torch.stack([noise.draw(i) for i in range(config.steps)]).to(device)
     start = add_noise(batch.x0, noise.draw(START).to(device), schedule.alphas[0])
     x = torch.stack([start, start])
     buffers = backbone.allocate_maps(batch.layout.num_requests, latent_hw) if config.reads_words else None
@@ -95,7 +98,7 @@ def denoise(
     for i, timestep in enumerate(schedule.timesteps):
         grounds = buffers is not None and i + 1 >= int(config.grounding_start * config.steps)
         control = plan.control(i, buffers if grounds else None)
-        eps_R = backbone.predict(batch.layout.expand(x), timestep, batch.conditioning, control)
+        eps_R = backbone.predict(batch.layout.expand(x), timesteps[i], batch.conditioning, control)
         eps = combine_guidance(eps_R, batch.layout, config.source_guidance, batch.target_guidance)
         if buffers is not None and grounds:
             step_map = collect_map(buffers, backbone.map_sizes(latent_hw), config)
@@ -104,7 +107,7 @@ def denoise(
             masks = masks_from_sum(map_sum, map_hw, latent_hw, batch.edit_threshold, batch.critical_threshold)
         x0 = anchor(predict_x0(x, eps, schedule.alphas[i]), batch.x0)
         region = variance_region(masks, config.variance)
-        x = take_step(x, x0, previous_x0, schedule, i, region, noise.draw(i).to(device), config)
+        x = take_step(x, x0, previous_x0, schedule, i, region, noise_SBChw[i], config)
         x = blend_latents(x, masks)
         previous_x0 = x0
         state = StepState(step=i, timestep=timestep, latents=x, clean=x0, map_sum=map_sum, masks=masks)

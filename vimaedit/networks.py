@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from vimaedit.backbone import Networks
 from vimaedit.config import ModelConfig
@@ -17,7 +18,7 @@ from vimaedit.loading import ModelFiles
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
-    from transformers import CLIPModel
+    from transformers import CLIPModel, CLIPTokenizer
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the original CLIP, where a folder states no other
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -42,11 +43,13 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         raise ConfigError(
             f"model: got one that predicts {scheduler['prediction_type']}; allowed: models that predict noise (epsilon)"
         )
+    _fit_tokenizer("model", pipe.tokenizer, pipe.text_encoder.config)
     _merge_loras(pipe, files)
     clip = clip_tokenizer = None
     if files.ip_adapter is not None and files.clip is not None:
         clip = _load_clip(files)
         clip_tokenizer = CLIPTokenizer.from_pretrained(files.clip)
+        _fit_tokenizer("clip", clip_tokenizer, clip.config.text_config)
         _load_ip_adapter(pipe, files, clip)
     for network in (pipe.unet, pipe.vae, pipe.text_encoder, clip):
         if network is not None:
@@ -92,8 +95,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: got {name}, but this process sees no CUDA device; allowed: cpu, or auto")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device: got {name}, but this process sees {count} CUDA devices; allowed: cpu, or auto")
     return device
 
 
@@ -113,20 +117,28 @@ def _load_pipeline(files: ModelFiles, dtype: torch.dtype) -> StableDiffusionPipe
         if files.checkpoint is not None:
             return StableDiffusionPipeline.from_single_file(str(files.checkpoint), config=str(files.diffusers), **options)
         return StableDiffusionPipeline.from_pretrained(files.diffusers, variant=files.variant, image_encoder=None, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"model: got {files.name!r}, which does not load: {str(error).strip()}") from error
 
 
 def _merge_loras(pipe: StableDiffusionPipeline, files: ModelFiles) -> None:
     for path, scale in files.loras:
         try:
-            pipe.load_lora_weights(str(path.parent), weight_name=path.name) if path.is_file() else pipe.load_lora_weights(
-                str(path)
-            )
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name)
             pipe.fuse_lora(lora_scale=scale)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ConfigError(f"lora: got {str(path)!r}, which does not load onto this model: {str(error).strip()}") from error
         pipe.unload_lora_weights()
+
+
+def _fit_tokenizer(option: str, tokenizer: CLIPTokenizer, text_config: Any) -> None:
+    """Give the tokenizer the length of its encoder, and refuse one that is not the encoder's (a missing vocabulary file)."""
+    if not text_config.vocab_size / 2 <= len(tokenizer) <= text_config.vocab_size:
+        raise ConfigError(
+            f"{option}: got a tokenizer of {len(tokenizer)} entries for a text encoder of {text_config.vocab_size}; allowed: the "
+            "tokenizer that belongs to it (vocab.json and merges.txt, or tokenizer.json)"
+        )
+    tokenizer.model_max_length = text_config.max_position_embeddings
 
 
 def _load_clip(files: ModelFiles) -> CLIPModel:
@@ -134,7 +146,7 @@ def _load_clip(files: ModelFiles) -> CLIPModel:
 
     try:
         return CLIPModel.from_pretrained(files.clip, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"clip: got {str(files.clip)!r}, which does not load: {str(error).strip()}") from error
 
 
@@ -144,7 +156,7 @@ def _load_ip_adapter(pipe: StableDiffusionPipeline, files: ModelFiles, clip: CLI
     try:
         # No image encoder of its own: it is the vision tower of the CLIP that is loaded beside it.
         pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"ip_adapter: got {str(path)!r}, which does not load onto this model: {str(error).strip()}"
         ) from error

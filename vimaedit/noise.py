@@ -38,17 +38,3 @@ class SeededNoise:
             key = np.array([seed, step - START], dtype=np.uint64)
             np.random.Generator(np.random.Philox(key=key)).standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(noise_BChw)
-
-
-class RecordedNoise:
-    """Noise given beforehand, for replaying recorded runs.
-
-    Shapes: `start_BChw` (B, C, h, w); `steps_SBChw` (S, B, C, h, w).
-    """
-
-    def __init__(self, start_BChw: Tensor, steps_SBChw: Tensor) -> None:
-        self.start_BChw = start_BChw
-        self.steps_SBChw = steps_SBChw
-
-    def draw(self, step: int) -> Tensor:
-        return self.start_BChw if step == START else self.steps_SBChw[step]

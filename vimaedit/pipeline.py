@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from vimaedit.config import EditConfig, ModelConfig
-from vimaedit.errors import ConfigError, VimaeditError
-from vimaedit.types import BlendPhrase, EditRequest, Status, UInt8Array
+from vimaedit.errors import ConfigError, RequestError, VimaeditError
+from vimaedit.types import BlendPhrase, BoolArray, EditRequest, Status, UInt8Array
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,7 @@ class ViMAEditPipeline:
             target_prompt=target_prompt,
             blend=parse_blend(blend),
             reweight=tuple((reweight or {}).items()),
-            given_mask=None if mask is None else np.asarray(mask) > 0,
+            given_mask=None if mask is None else _read_mask(mask, config),
             seed=_seed(generator, config.seed),
         )
         edit = editor.prepare(request)
@@ -161,6 +161,17 @@ def _seed(generator: torch.Generator | int | None, default: int) -> int:
     if not 0 <= seed < 2**63:
         raise ConfigError(f"generator: got the seed {seed}; allowed: 0 to 2**63 - 1")
     return seed
+
+
+def _read_mask(mask: Image.Image | UInt8Array, config: EditConfig) -> BoolArray:
+    """True where any colour channel is not 0, as in records; (height, width)."""
+    if config.grounding != "given":
+        raise ConfigError(f"mask: got one with grounding={config.grounding}; allowed: grounding='given'")
+    values = np.asarray(mask.convert("RGB") if isinstance(mask, Image.Image) else mask)
+    if values.ndim not in (2, 3):
+        raise RequestError("mask_shape", field="mask", got=f"an array of shape {values.shape}", allowed="(height, width)")
+    marked: BoolArray = (np.atleast_3d(values)[..., :3] != 0).any(axis=-1)
+    return marked
 
 
 def _mask_image(mask: np.ndarray | None) -> Image.Image | None:

@@ -28,17 +28,15 @@ class Schedule:
 
 
 def ddim_schedule(alphas_cumprod: np.ndarray, steps: int) -> Schedule:
-    """Build the leading grid with offset 1: t = k (T // N) + 1, next level t - T // N, a' = 1 below level 0."""
+    """Build the leading grid with offset 1: t = k (T // N) + 1, next level t - T // N, a' = 1 after the last step."""
     num_levels = len(alphas_cumprod)
     stride = num_levels // steps if steps <= num_levels else 0
     if stride == 0 or (steps - 1) * stride + 1 >= num_levels:
         raise ConfigError(f"steps: got {steps} with solver=ddim; allowed: 1 to {num_levels - 1}")
     timesteps = [k * stride + 1 for k in reversed(range(steps))]
-    return Schedule(
-        timesteps=tuple(timesteps),
-        alphas=tuple(float(alphas_cumprod[t]) for t in timesteps),
-        next_alphas=tuple(float(alphas_cumprod[t - stride]) if t >= stride else 1.0 for t in timesteps),
-    )
+    alphas = [float(alphas_cumprod[t]) for t in timesteps]
+    next_alphas = [float(alphas_cumprod[t - stride]) for t in timesteps[:-1]]
+    return Schedule(timesteps=tuple(timesteps), alphas=tuple(alphas), next_alphas=(*next_alphas, 1.0))
 
 
 def dpmsolver_schedule(alphas_cumprod: np.ndarray, steps: int) -> Schedule:

@@ -48,11 +48,11 @@ def make_editor(loaded: tuple[Networks, ModelFacts]) -> Callable[..., ViMAEditor
     return make
 
 
-def picture(seed: int, side: int = 128) -> np.ndarray:
-    """Paint a smooth random picture, (side, side, 3) uint8."""
+def picture(seed: int, width: int = 128, height: int | None = None) -> np.ndarray:
+    """Paint a smooth random picture, (height, width, 3) uint8, a square by default."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.random((1, 3, 5, 5)))
-    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)[0]
+    smooth = torch.nn.functional.interpolate(coarse, size=(height or width, width), mode="bicubic").clamp(0, 1)[0]
     return (smooth.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.component.conftest import request
+from tests.component.conftest import picture, request
 from tests.reference.edit import EditInputs, Models, Settings, load_models, run
-from vimaedit.config import EditConfig, Thresholds, Windows
+from vimaedit.config import Canvas, EditConfig, GroundingSides, Thresholds, Windows
 from vimaedit.loop import EditBatch, StepState
 from vimaedit.methods.vimaedit import PreparedEdit, ViMAEditor
 from vimaedit.miniature.random_bundle import random_bundle
@@ -28,6 +28,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half eta": {"eta": 0.5},
     "cross-attention": {"grounding": "cross-attention"},
     "given mask": {"grounding": "given"},
+    "given mask, zero variance": {"grounding": "given", "variance": "zero"},
+    "given mask, dpm uniform": {"grounding": "given", "solver": "dpmsolver++", "variance": "uniform", "target_guidance": 2.0},
+    "self-attention at full side": {"grounding_sides": GroundingSides(self=1.0, cross=0.5)},
+    "cross-attention at full side": {"grounding_sides": GroundingSides(self=0.5, cross=1.0)},
+    "embedding alone": {"text_guidance": False},
+    "one step": {"steps": 1},
+    "two steps": {"steps": 2},
+    "four steps, dpm": {"steps": 4, "solver": "dpmsolver++", "target_guidance": 2.0},
+    "wide": {"canvas": Canvas(fit="keep")},
     "no mask": {"blend": "none"},
     "conventional": {"image_order": "conventional"},
     "guided source": {"source_guidance": 2.0, "image_order": "conventional"},
@@ -106,7 +115,11 @@ def test_engine_equals_the_reference(make_editor: Callable[..., ViMAEditor], ref
     editor = make_editor(**{"steps": 7, **VARIANTS[variant]})
     config = editor.config
     # A second edit with other settings shares the batch: what is compared is a slot among others.
-    requests = [request(0), request(1, overrides=RequestOverrides(self_window=0.2, target_guidance=3.0))]
+    size = (160, 96) if variant == "wide" else (128, 128)
+    requests = [
+        request(0, image=picture(0, *size)),
+        request(1, image=picture(1, *size), overrides=RequestOverrides(self_window=0.2, target_guidance=3.0)),
+    ]
     edits = [editor.prepare(r) for r in requests]
     batch = editor.encode(edits)
     states: list[StepState] = []

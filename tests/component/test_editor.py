@@ -110,6 +110,12 @@ def test_a_rejected_request_leaves_its_neighbours_alone(make_editor: MakeEditor)
             r"overrides.target_guidance: got nan; allowed: 0.0 to 100.0",
         ),
         ({"given_mask": None}, "given_mask_missing", r"given_mask: got null; allowed: a mask, with grounding=given"),
+        (
+            {"given_mask": np.ones((3, 5, 7), bool)},
+            "mask_shape",
+            r"given_mask: got an array of shape \(3, 5, 7\); allowed: \(height",
+        ),
+        ({"seed": -1}, "seed_out_of_range", r"seed: got -1; allowed: 0 to 2\*\*63 - 1"),
     ],
 )
 def test_what_a_request_may_not_say(make_editor: MakeEditor, options: dict[str, Any], code: str, text: str) -> None:
@@ -193,16 +199,38 @@ def test_words_that_give_no_mask_are_reported(make_editor: MakeEditor) -> None:
     assert any(warning.startswith("ungrounded") for warning in result.warnings)
 
 
-def test_overflow_is_a_failed_row_not_a_black_picture(make_editor: MakeEditor) -> None:
+@pytest.mark.parametrize("value", [float("inf"), 3e38])
+def test_overflow_is_a_failed_row_not_a_black_picture(make_editor: MakeEditor, value: float) -> None:
+    """Whether the latents are infinite already, or only the decoder makes them so."""
     editor = make_editor(steps=2)
     edits = [editor.prepare(request(0)), editor.prepare(request(1))]
     batch = editor.encode(edits)
     final = editor.run(batch, edits)
     broken = final.latents.clone()
-    broken[TARGET, 1, 0, 0, 0] = float("inf")
+    broken[TARGET, 1] = value
     first, second = editor.finish(edits, batch, dataclasses.replace(final, latents=broken))
     assert first.status is Status.OK and second.status is Status.FAILED and second.error_type == "not_finite"
     assert second.message is not None and "overflowed in torch.float32" in second.message
+
+
+def test_an_empty_given_mask_is_reported_and_changes_nothing(make_editor: MakeEditor) -> None:
+    editor = make_editor(grounding="given", steps=5)
+    edit = editor.prepare(request(0, given_mask=np.zeros((9, 9), dtype=bool)))
+    batch = editor.encode([edit])
+    final = editor.run(batch, [edit])
+    (result,) = editor.finish([edit], batch, final)
+    torch.testing.assert_close(final.latents[TARGET], batch.x0, atol=2e-5, rtol=0)
+    assert any(warning.startswith("given_mask_empty") for warning in result.warnings)
+
+
+def test_a_given_mask_marks_the_cells_whose_centres_it_covers(make_editor: MakeEditor) -> None:
+    mask = np.zeros((128, 128), dtype=bool)
+    mask[13:45, 64:] = True  # rows 13 to 44: the cells with their centres (4, 12, 20, ...) inside are 2, 3, 4 and 5
+    editor = make_editor(grounding="given")
+    batch = editor.encode([editor.prepare(request(0, given_mask=mask))])
+    assert batch.given_mask is not None
+    assert batch.given_mask[0].any(1).nonzero().flatten().tolist() == [2, 3, 4, 5]
+    assert batch.given_mask[0].any(0).nonzero().flatten().tolist() == list(range(8, 16))
 
 
 def test_non_square_pictures_keep_their_shape(make_editor: MakeEditor) -> None:

@@ -166,9 +166,44 @@ def test_broken_weights_are_a_configuration_error(bundle: Path, tmp_path: Path) 
         load(model=str(copy))
 
 
+@pytest.mark.parametrize("part", ["ip_adapter/models/ip-adapter_sd15.safetensors", "clip/model.safetensors"])
+def test_broken_side_models_are_a_configuration_error(bundle: Path, tmp_path: Path, part: str) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "broken"))
+    (copy / part).write_bytes((copy / part).read_bytes()[:1000])
+    model = ModelConfig(model=str(copy), device="cpu")
+    with pytest.raises(ConfigError, match=f"{part.split('/')[0]}: got .* which does not load"):
+        load_networks(resolve_model(model), model)
+
+
+@pytest.mark.parametrize(("part", "option"), [("sd/tokenizer", "model"), ("clip", "clip")])
+def test_a_tokenizer_without_its_vocabulary_is_refused(bundle: Path, tmp_path: Path, part: str, option: str) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "broken"))
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        (copy / part / name).unlink(missing_ok=True)
+    model = ModelConfig(model=str(copy), device="cpu")
+    with pytest.raises(ConfigError, match=f"{option}: got (a tokenizer of .* for a text encoder of|.* which does not load)"):
+        load_networks(resolve_model(model), model)
+
+
+def test_the_length_of_prompts_is_the_text_encoders(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle / "sd", tmp_path / "unstated"))
+    path = copy / "tokenizer" / "tokenizer_config.json"
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "model_max_length"})
+    )
+    assert load(model=str(copy)).tokenizer.model_max_length == 77
+
+
+def test_a_lora_folder_holds_one_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="holds 2 .safetensors files; allowed: one, or the path of one"):
+        resolve_model(ModelConfig(model="random", lora=[Lora(path=str(tmp_path))]))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_gpu_is_named() -> None:
-    with pytest.raises(ConfigError, match="device: got cuda:1, but this process sees no CUDA device; allowed: cpu, or auto"):
+    with pytest.raises(ConfigError, match="device: got cuda:1, but this process sees 0 CUDA devices; allowed: cpu, or auto"):
         choose_device("cuda:1")
 
 

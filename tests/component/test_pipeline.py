@@ -65,7 +65,8 @@ def test_the_callback_sees_every_step(pipe: ViMAEditPipeline) -> None:
 def test_given_masks_phrases_and_weights(pipe: ViMAEditPipeline) -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[:32] = 9
-    output = pipe(picture(4), *PROMPTS, num_inference_steps=2, mask=mask, grounding="given")
+    opaque = Image.merge("RGBA", [*[Image.fromarray(mask)] * 3, Image.new("L", (64, 64), 255)])  # alpha does not count
+    output = pipe(picture(4), *PROMPTS, num_inference_steps=2, mask=opaque, grounding="given")
     own = output.masks[0]
     assert own is not None and np.asarray(own)[:64].all() and not np.asarray(own)[64:].any()
     plain = pipe(picture(4), *PROMPTS, num_inference_steps=2, blend=[("red circle", "red star")])
@@ -79,6 +80,10 @@ def test_what_is_wrong_is_said(pipe: ViMAEditPipeline, tmp_path: Path) -> None:
         pipe(picture(1), *PROMPTS, stepz=3)
     with pytest.raises(ConfigError, match="from_pretrained: got torch_dtype; allowed: clip, device, dtype"):
         ViMAEditPipeline.from_pretrained("random", torch_dtype="float32")
+    with pytest.raises(ConfigError, match="mask: got one with grounding=vimaedit; allowed: grounding='given'"):
+        pipe(picture(1), *PROMPTS, mask=picture(1)[..., 0])
+    with pytest.raises(RequestError, match=r"mask: got an array of shape \(8,\); allowed: \(height, width\)"):
+        pipe(picture(1), *PROMPTS, mask=np.ones(8, np.uint8), grounding="given")
     with pytest.raises(RequestError, match="target_prompt: got ''"):
         pipe(picture(1), "a cat", "")
     with pytest.raises(RequestError, match="image: got '.*none.png'; allowed: a file that exists"):

@@ -87,8 +87,7 @@ def test_self_routing_takes_the_sources_weights_and_records_them() -> None:
     x = draw(1, ROWS, QUERIES, WIDTH)
     routes = torch.tensor([0, 0, 2, 3, 2])
     recorder = MapRecorder(
-        self_rows=torch.tensor([0, 2, 0, 2]),
-        word_rows=torch.empty(0, dtype=torch.int64),
+        rows=torch.tensor([0, 2, 1, 4]),
         word_from=torch.empty(0, dtype=torch.int64),
         word_own=torch.empty(0),
         word_source=torch.empty(0),
@@ -98,7 +97,7 @@ def test_self_routing_takes_the_sources_weights_and_records_them() -> None:
     own = attn(x, control=dataclasses.replace(idle(), self_from=routes, recorder=recorder))
     maps = probabilities(attn, x, x)
     torch.testing.assert_close(own, output(attn, x, (maps[routes], attn.to_v(x))), atol=2e-6, rtol=0)
-    torch.testing.assert_close(recorder.self_sum, maps[[0, 2, 0, 2]].sum(1).float(), atol=2e-6, rtol=0)
+    torch.testing.assert_close(recorder.self_sum, maps[[0, 2, 0, 2]].sum(1).float(), atol=2e-6, rtol=0)  # 1 and 4 are routed
 
 
 def test_folding_equals_editing_the_maps_and_records_the_edited_words() -> None:
@@ -109,8 +108,7 @@ def test_folding_equals_editing_the_maps_and_records_the_edited_words() -> None:
     keep[control.text_rows] = draw(5, 2, TOKENS).abs()
     words = (draw(6, 2, 2, TOKENS) > 0).float()  # branch, request, token
     recorder = MapRecorder(
-        self_rows=torch.empty(0, dtype=torch.int64),
-        word_rows=torch.cat([control.text_from, control.text_rows]),
+        rows=torch.cat([control.text_from, control.text_rows]),
         word_from=torch.cat([control.text_from, control.text_from]),
         word_own=torch.cat([words[0], keep[control.text_rows] * words[1]]),
         word_source=torch.cat([torch.zeros(2, TOKENS), torch.einsum("pst,pt->ps", fold, words[1])]),

@@ -25,10 +25,10 @@ from vimaedit.loading import model_facts, resolve_model
 from vimaedit.loop import StepState, denoise
 from vimaedit.methods.vimaedit import PreparedEdit, ViMAEditor
 from vimaedit.networks import load_networks
-from vimaedit.noise import RecordedNoise
+from vimaedit.noise import START
 from vimaedit.rows import RowKind
 from vimaedit.types import EditRequest
-from vimaedit.words import WordPlan, fold_refine, fold_replace
+from vimaedit.words import WordPlan, fold_refine, fold_replace, pad_ids, token_spans
 
 EMBEDDING_TOLERANCE = 1e-5
 START_TOLERANCE = 1e-5
@@ -53,6 +53,17 @@ class Comparison:
         self.errors[name] = max(error, self.errors.get(name, 0.0))
         if not error <= tolerance:
             self.misses.append(f"{name} {error:.2e} > {tolerance:.0e}")
+
+
+class RecordedNoise:
+    """The recorded noise as a `NoiseSource`. Shapes: `start_BChw` (B, C, h, w); `steps_SBChw` (S, B, C, h, w)."""
+
+    def __init__(self, start_BChw: torch.Tensor, steps_SBChw: torch.Tensor) -> None:
+        self.start_BChw = start_BChw
+        self.steps_SBChw = steps_SBChw
+
+    def draw(self, step: int) -> torch.Tensor:
+        return self.start_BChw if step == START else self.steps_SBChw[step]
 
 
 def load_models(oracle: Path) -> tuple[Networks, Any]:
@@ -86,17 +97,22 @@ def case_config(parameters: dict[str, Any]) -> EditConfig:
     )
 
 
-def recorded_words(arrays: dict[str, np.ndarray], words: WordPlan) -> WordPlan:
-    """Put the recorded alignment, equalizer and word masks in the place of the engine's own."""
-    length = len(words.source_ids)
+def recorded_words(parameters: dict[str, Any], arrays: dict[str, np.ndarray], tokenizer: Any) -> WordPlan:
+    """Build the word plan from the recorded alignment, equalizer and word masks alone."""
+    source_ids, target_ids = (
+        pad_ids(token_spans(parameters[key], tokenizer).ids, tokenizer) for key in ("prompt_src", "prompt_tar")
+    )
+    length = len(source_ids)
     equalizer = arrays["equalizer"].reshape(-1) if "equalizer" in arrays else np.ones(length)
     mapper = arrays["mapper"]
     if mapper.ndim == 2:
         fold, keep = fold_replace(mapper, equalizer)
     else:
         fold, keep = fold_refine(mapper, arrays["mapper_alphas"], equalizer)
-    mask = arrays.get("blend_token_mask", np.zeros((2, length)))
-    return dataclasses.replace(words, fold=fold, keep=keep, word_mask=mask.astype(words.word_mask.dtype))
+    mask = arrays.get("blend_token_mask", np.zeros((2, length))).astype(np.float32)
+    return WordPlan(
+        source_ids=source_ids, target_ids=target_ids, fold=fold, keep=keep, word_mask=mask, blend_used=(), warnings=()
+    )
 
 
 def prepare_case(editor: ViMAEditor, parameters: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> PreparedEdit:
@@ -105,8 +121,7 @@ def prepare_case(editor: ViMAEditor, parameters: dict[str, Any], arrays: dict[st
     request = EditRequest(
         id="case", image=picture, source_prompt=parameters["prompt_src"], target_prompt=parameters["prompt_tar"]
     )
-    edit = editor.prepare(request)
-    return dataclasses.replace(edit, words=recorded_words(arrays, edit.words))
+    return editor.prepare(request, recorded_words(parameters, arrays, editor.backbone.tokenizer))
 
 
 def replay_case(name: str, entry: dict[str, Any], folder: Path, models: tuple[Networks, Any]) -> Comparison:
@@ -137,7 +152,7 @@ def replay_case(name: str, entry: dict[str, Any], folder: Path, models: tuple[Ne
         result.check("canvas", _max_error(edit.image.astype(int), arrays["image"].astype(int)), 0.0)
     _compare_masks(result, arrays, states)
     _compare_latents(result, arrays, states)
-    _compare_picture(result, arrays, editor.backbone.decode_latents(final.latents[1])[0])
+    _compare_picture(result, arrays, editor.backbone.decode_latents(final.latents[1])[0][0])
     result.saved = {
         "final_latents": final.latents[:, 0].numpy(),
         "critical_mask": np.stack([(s.masks.critical[0, 0] & s.masks.exists[0]).numpy() for s in states]),
@@ -218,8 +233,8 @@ def _max_error(own: np.ndarray, recorded: np.ndarray) -> float:
     return float(np.abs(own.reshape(recorded.shape).astype(np.float64) - recorded).max())
 
 
-def replay_all(oracle: Path, only: str | None) -> list[Comparison | tuple[str, str]]:
-    """Replay every case; a tuple (name, reason) stands for one that was not replayed."""
+def replay_all(oracle: Path, only: str | None, save: Path | None) -> list[Comparison | tuple[str, str]]:
+    """Replay every case and save what it came to; a tuple (name, reason) stands for one that was not replayed."""
     torch.set_grad_enabled(False)
     models = load_models(oracle)
     outcomes: list[Comparison | tuple[str, str]] = []
@@ -235,9 +250,11 @@ def replay_all(oracle: Path, only: str | None) -> list[Comparison | tuple[str, s
                 continue
             try:
                 outcomes.append(replay_case(name, entry, path.parent, models))
-            except (OSError, KeyError, ValueError) as error:
+            except Exception as error:  # whatever one case does, the others are judged
                 outcomes.append(Comparison(name, misses=[f"cannot be read: {type(error).__name__}: {error}"]))
             print_row(outcomes[-1])
+            if save is not None and outcomes[-1].saved:
+                np.savez_compressed(save / f"{name}.npz", **outcomes[-1].saved)
     return outcomes
 
 
@@ -261,13 +278,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--save", type=Path, help="write <case>.npz files here")
     args = parser.parse_args(argv)
     print(f"{'case':32s} {'latents':>9s} {'masks':>6s} {'embedding':>9s} {'x_T':>9s} {'map':>9s}  verdict", flush=True)
-    outcomes = replay_all(args.oracle, args.only)
+    if args.save is not None:
+        args.save.mkdir(parents=True, exist_ok=True)
+    outcomes = replay_all(args.oracle, args.only, args.save)
     for outcome in outcomes:
         if isinstance(outcome, tuple):
             print_row(outcome)
-        elif args.save is not None and outcome.saved:
-            args.save.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(args.save / f"{outcome.case}.npz", **outcome.saved)
     compared = [o for o in outcomes if isinstance(o, Comparison)]
     missed = [o.case for o in compared if o.misses]
     print(f"{len(compared) - len(missed)} of {len(compared)} cases hold" + (f"; missed: {', '.join(missed)}" if missed else ""))

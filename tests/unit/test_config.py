@@ -9,7 +9,7 @@ from vimaedit.errors import ConfigError
 
 BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"method": "p3p"}, r"method: got 'p3p'; allowed: vimaedit"),
-    (EditConfig, {"steps": 0}, r"steps: got 0; allowed: 1 to 1000"),
+    (EditConfig, {"steps": 0}, r"steps: got 0; allowed: 1 to 999"),
     (EditConfig, {"seed": -1}, r"seed: got -1; allowed: 0 to"),
     (EditConfig, {"solver": "euler"}, r"solver: got 'euler'; allowed: ddim, dpmsolver\+\+"),
     (EditConfig, {"variance": "some"}, r"variance: got 'some'; allowed: adaptive, uniform, zero"),

@@ -8,7 +8,7 @@ import torch
 
 from vimaedit.errors import ConfigError
 from vimaedit.guidance import combine_guidance, estimate_target_embedding
-from vimaedit.noise import START, RecordedNoise, SeededNoise, record_seed
+from vimaedit.noise import START, SeededNoise, record_seed
 from vimaedit.rows import RowKind, RowLayout, image_embedding_rows
 
 
@@ -75,12 +75,6 @@ def test_noise_depends_on_seed_and_step_alone() -> None:
 def test_noise_is_standard_normal() -> None:
     noise = SeededNoise(range(50), (4, 32, 32)).draw(0)
     assert abs(float(noise.mean())) < 0.01 and abs(float(noise.std()) - 1) < 0.01 and noise.dtype == torch.float32
-
-
-def test_recorded_noise_is_replayed() -> None:
-    start, steps = torch.randn(1, 2, 3, 5), torch.randn(7, 1, 2, 3, 5)
-    noise = RecordedNoise(start, steps)
-    assert noise.draw(START) is start and torch.equal(noise.draw(6), steps[6])
 
 
 def test_record_seed_is_the_stated_hash() -> None:

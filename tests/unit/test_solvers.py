@@ -36,6 +36,7 @@ def test_any_number_of_steps(solver: str, steps: int) -> None:
     schedule = build_schedule(solver, LEVELS, steps)
     assert len(schedule) == steps and all(b <= a for a, b in zip(schedule.timesteps, schedule.timesteps[1:], strict=False))
     assert all(0 < a < b <= 1 for a, b in zip(schedule.alphas, schedule.next_alphas, strict=True))
+    assert schedule.next_alphas[:-1] == schedule.alphas[1:] and schedule.next_alphas[-1] == 1.0
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmsolver++"])

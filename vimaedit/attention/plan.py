@@ -80,15 +80,14 @@ class InjectionPlan:
             text_from=self.source_rows,
             text_fold=fold_BTT.to(self.dtype),
             text_keep=keep_RT.to(self.dtype),
-            recorder=None if buffers is None else self._recorder(i, fold_BTT, keep_BT, buffers),
+            recorder=None if buffers is None else self._recorder(fold_BTT, keep_BT, buffers),
         )
 
-    def _recorder(self, i: int, fold_BTT: Tensor, keep_BT: Tensor, buffers: MapBuffers) -> MapRecorder:
+    def _recorder(self, fold_BTT: Tensor, keep_BT: Tensor, buffers: MapBuffers) -> MapRecorder:
         source_words_BT, target_words_BT = self.text_edit.words
         folded_words_BT = torch.einsum("bst,bt->bs", fold_BTT, target_words_BT)
         recorder = MapRecorder(
-            self_rows=torch.cat([self.source_rows, self.self_from_SR[i][self.target_rows]]),
-            word_rows=torch.cat([self.source_rows, self.target_rows]),
+            rows=torch.cat([self.source_rows, self.target_rows]),
             word_from=torch.cat([self.source_rows, self.source_rows]),
             word_own=torch.cat([source_words_BT, keep_BT * target_words_BT]),
             word_source=torch.cat([torch.zeros_like(folded_words_BT), folded_words_BT]),

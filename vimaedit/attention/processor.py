@@ -62,10 +62,10 @@ class ControlledProcessor(nn.Module):
     def _self_attention(self, attn: Attention, query_RLHD: Tensor, hidden_states: Tensor, control: AttentionControl) -> Tensor:
         key_RMHD = _split_heads(attn.to_k(hidden_states), attn.heads)
         value_RMHD = _split_heads(attn.to_v(hidden_states), attn.heads)
-        if self.records_self and control.recorder is not None:
-            control.recorder.add_self(query_RLHD, key_RMHD, attn.scale)
         if self.routes_self:
             query_RLHD, key_RMHD = query_RLHD[control.self_from], key_RMHD[control.self_from]
+        if self.records_self and control.recorder is not None:  # what is read are the weights after the controls acted
+            control.recorder.add_self(query_RLHD, key_RMHD, attn.scale)
         return self._attend(query_RLHD, key_RMHD, value_RMHD)
 
     def _cross_attention(

@@ -15,12 +15,10 @@ class MapRecorder:
     What is summed are the weights after the controls acted. The word map of an edited row reads its edited text map through
     its columns: P_edit m = P_source (W m) + P_own (w m), m = the tokens of the blend phrases.
 
-    Shapes: `self_rows` (Q,) int64, the rows whose self-attention weights count (the routed ones); `word_rows`, `word_from` (Q,)
-    int64; `word_own`, `word_source` (Q, T) float32; `self_sum` (Q, N, N), `word_sum` (Q, n) float32; None: not read.
+    Shapes: `rows` (Q,) int64, the recorded rows; `word_from` (Q,) int64, the rows they take text attention from; `word_own`, `word_source` (Q, T) float32; `self_sum` (Q, N, N), `word_sum` (Q, n) float32; None: not read.
     """
 
-    self_rows: Tensor
-    word_rows: Tensor
+    rows: Tensor
     word_from: Tensor
     word_own: Tensor
     word_source: Tensor
@@ -36,14 +34,14 @@ class MapRecorder:
     def add_self(self, query_RLHD: Tensor, key_RMHD: Tensor, scale: float) -> None:
         """Add one layer's self-attention weights. Head by head: a whole (Q, H, N, N) would be the largest tensor of the edit."""
         assert self.self_sum is not None
-        query_QLHD, key_QMHD = query_RLHD[self.self_rows].float(), key_RMHD[self.self_rows].float()
+        query_QLHD, key_QMHD = query_RLHD[self.rows].float(), key_RMHD[self.rows].float()
         for head in range(query_QLHD.shape[2]):
             logits_QLM = (query_QLHD[:, :, head] * scale) @ key_QMHD[:, :, head].transpose(1, 2)
             self.self_sum.add_(logits_QLM.softmax(dim=-1))
 
     def add_words(self, query_RLHD: Tensor, key_RMHD: Tensor, scale: float) -> None:
         """Add one layer's text attention to the words, summed over tokens and heads."""
-        own_QL = _word_columns(query_RLHD[self.word_rows], key_RMHD[self.word_rows], self.word_own, scale)
+        own_QL = _word_columns(query_RLHD[self.rows], key_RMHD[self.rows], self.word_own, scale)
         source_QL = _word_columns(query_RLHD[self.word_from], key_RMHD[self.word_from], self.word_source, scale)
         self.word_sum.add_(own_QL + source_QL)
 

@@ -21,7 +21,8 @@ from vimaedit.images import CanvasSpec, clip_view, fit_image, fit_mask
 from vimaedit.loading import ModelFacts
 from vimaedit.loop import Callback, EditBatch, StepState, denoise
 from vimaedit.noise import NoiseSource, SeededNoise
-from vimaedit.rows import RowKind, RowLayout, image_embedding_rows
+from vimaedit.rows import TARGET, RowKind, RowLayout, image_embedding_rows
+from vimaedit.solvers import build_schedule
 from vimaedit.types import BoolArray, EditRequest, EditResult, Status, UInt8Array
 from vimaedit.words import WordPlan, plan_words
 
@@ -52,6 +53,9 @@ class ViMAEditor:
             raise ConfigError(
                 f"image_guidance: got true, but {facts.name!r} has no IP-Adapter; allowed: false, or ip_adapter= and clip="
             )
+        build_schedule(
+            config.solver, backbone.alphas_cumprod, config.steps
+        )  # refuses steps that the model's levels cannot give
         self.backbone = backbone
         self.config = config
         self.facts = facts
@@ -76,8 +80,8 @@ class ViMAEditor:
             for slot, result in zip(slots, results, strict=True)
         ]
 
-    def prepare(self, request: EditRequest) -> PreparedEdit:
-        """Check one request and settle its canvas, words and settings.
+    def prepare(self, request: EditRequest, words: WordPlan | None = None) -> PreparedEdit:
+        """Check one request and settle its canvas, words and settings. `words` given beforehand are taken as they are.
 
         Raises: RequestError naming the field, what was got and what is allowed.
         """
@@ -101,9 +105,18 @@ class ViMAEditor:
             raise RequestError("override_out_of_range", field=f"overrides.{field}", got=got, allowed=allowed) from error
         if config.grounding == "given" and request.given_mask is None:
             raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
+        if not 0 <= request.seed < 2**63:
+            raise RequestError("seed_out_of_range", field="seed", got=str(request.seed), allowed="0 to 2**63 - 1")
         fitted = fit_image(request.image, self.canvas)
         given_mask = None
         if config.grounding == "given" and request.given_mask is not None:
+            if request.given_mask.ndim != 2:
+                raise RequestError(
+                    "mask_shape",
+                    field="given_mask",
+                    got=f"an array of shape {request.given_mask.shape}",
+                    allowed="(height, width)",
+                )
             height, width = request.image.shape[:2]
             given_mask = fit_mask(request.given_mask, (width, height), fitted.crop_box, fitted.image.shape[:2])
         clip_image = request.clip_image if request.clip_image is not None else clip_view(request.image, self.facts.clip_side)
@@ -112,7 +125,7 @@ class ViMAEditor:
             image=fitted.image,
             clip_image=clip_image,
             given_mask=given_mask,
-            words=plan_words(request, config, self.backbone.tokenizer),
+            words=words or plan_words(request, config, self.backbone.tokenizer),
             windows=windows,
             thresholds=thresholds,
             target_guidance=target_guidance,
@@ -154,9 +167,9 @@ class ViMAEditor:
 
     def finish(self, edits: Sequence[PreparedEdit], batch: EditBatch, final: StepState) -> list[EditResult]:
         """Decode the targets and build the results."""
-        pictures = self.backbone.decode_latents(final.latents[1])
-        finite = torch.isfinite(final.latents[1]).flatten(1).all(dim=1).tolist()
+        pictures, finite = self.backbone.decode_latents(final.latents[TARGET])
         exists = final.masks.exists.tolist()
+        mask_is_set = final.masks.edit.flatten(1).any(dim=1).tolist()
         edit_masks = self._pixel_masks(final.masks.edit)
         critical_masks = self._pixel_masks(final.masks.critical)
         results = []
@@ -166,6 +179,8 @@ class ViMAEditor:
                 continue
             had_words = bool(edit.words.blend_used) or edit.given_mask is not None
             warnings = list(edit.words.warnings)
+            if batch.given_mask is not None and not mask_is_set[slot]:
+                warnings.append("given_mask_empty: the mask marks no latent cell, nothing was free to change")
             if had_words and not exists[slot]:
                 warnings.append("ungrounded: the words gave no mask, the whole picture was free to change")
             if self.facts.warning:
@@ -224,7 +239,7 @@ class ViMAEditor:
 
     def _latent_masks(self, edits: Sequence[PreparedEdit], x0_BChw: Tensor) -> Tensor:
         masks = torch.from_numpy(np.stack([edit.given_mask for edit in edits if edit.given_mask is not None]))
-        resized = F.interpolate(masks[:, None].float(), size=x0_BChw.shape[-2:], mode="nearest")
+        resized = F.interpolate(masks[:, None].float(), size=x0_BChw.shape[-2:], mode="nearest-exact")  # the cells' centres
         return (resized[:, 0] > 0).to(x0_BChw.device)
 
     def _pixel_masks(self, mask_B1hw: Tensor) -> BoolArray:
@@ -244,5 +259,5 @@ def _not_finite(edit: PreparedEdit, dtype: torch.dtype) -> EditResult:
         source=edit.image,
         error_stage="edit",
         error_type="not_finite",
-        message=f"record {edit.request.id!r}: the latents overflowed in {dtype}; try dtype=bfloat16 or float32",
+        message=f"record {edit.request.id!r}: the picture overflowed in {dtype}; try dtype=bfloat16 or float32",
     )
