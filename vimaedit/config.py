@@ -7,8 +7,11 @@ the text window `int(f (N + 1))` steps, grounding begins at the step i with `i +
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from vimaedit.errors import ConfigError
 
@@ -31,6 +34,27 @@ def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
         raise ConfigError(f"{name}: got {value!r}; allowed: {', '.join(allowed)}")
 
 
+def check_types(config: object) -> None:
+    """Raise `ConfigError` for a field of a settings dataclass whose value is not of its type (a whole number is a float too)."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not _is_of(value, hint):
+            raise ConfigError(f"{name}: got {value!r}; allowed: {getattr(hint, '__name__', None) or hint}")
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_is_of(value, option) for option in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    kind = get_origin(hint) or hint
+    if not isinstance(value, kind):
+        return False
+    return kind is not list or all(_is_of(item, get_args(hint)[0]) for item in value)
+
+
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise `ConfigError` unless low <= value <= high (NaN never is)."""
     if not low <= value <= high:
@@ -41,11 +65,12 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 class Windows:
     """How long the target takes over the source's attention, as fractions of the steps (0 = never, 1 = always)."""
 
-    self: float = 0.6
-    text: float = 0.4
-    image: float = 0.1
+    self: float = 0.6  # self-attention, at half the latent's side and coarser
+    text: float = 0.4  # attention to words, at every layer
+    image: float = 0.1  # attention to the picture embedding, at half the latent's side and coarser
 
     def __post_init__(self_) -> None:  # noqa: N805 - `self` is a field here
+        check_types(self_)
         for name in ("self", "text", "image"):
             check_range(f"windows.{name}", getattr(self_, name), 0.0, 1.0)
 
@@ -57,10 +82,11 @@ class Thresholds:
     Below 0 takes in everything, 1 nothing.
     """
 
-    edit: float = 0.5
-    critical: float = 0.8
+    edit: float = 0.5  # above it the picture may change
+    critical: float = 0.8  # above it noise is injected
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("thresholds.edit", self.edit, -1.0, 1.0)
         check_range("thresholds.critical", self.critical, -1.0, 1.0)
 
@@ -69,10 +95,11 @@ class Thresholds:
 class GroundingSides:
     """Which attention layers grounding reads: their side over the latent's side. None: the model's own (else 1/2, 1/4)."""
 
-    self: float | None = None
-    cross: float | None = None
+    self: float | None = None  # of the self-attention that refines the map
+    cross: float | None = None  # of the attention to the words
 
     def __post_init__(self_) -> None:  # noqa: N805
+        check_types(self_)
         for name in ("self", "cross"):
             value = getattr(self_, name)
             if value is not None and (not 0 < value <= 1 or math.log2(value) % 1):
@@ -86,10 +113,11 @@ class Canvas:
     `size` is the side of the square in pixels (the area of a bucket is at most its square); None: the model's own.
     """
 
-    fit: str = "crop"
-    size: int | None = None
+    fit: str = "crop"  # crop: the centre square; keep: the nearest aspect bucket
+    size: int | None = None  # side of the square in px; a bucket has about its area
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_choice("canvas.fit", self.fit, FITS)
         if self.size is not None and not 8 <= self.size <= 4096:
             raise ConfigError(f"canvas.size: got {self.size}; allowed: 8 to 4096 px, a multiple of the model's granularity")
@@ -99,10 +127,11 @@ class Canvas:
 class Lora:
     """One LoRA: a local file or folder, or a hub id, merged into the weights with `scale`."""
 
-    path: str = ""
-    scale: float = 1.0
+    path: str = ""  # file, folder with one .safetensors file, or hub id
+    scale: float = 1.0  # how strongly it is merged
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.path:
             raise ConfigError("lora: got an entry without a path; allowed: {path: FILE, scale: NUMBER}")
 
@@ -138,6 +167,7 @@ class EditConfig:
     canvas: Canvas = field(default_factory=Canvas)
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_choice("method", self.method, METHODS)
         check_range("steps", self.steps, 1, 999)
         check_range("seed", self.seed, 0, 2**63 - 1)
@@ -190,8 +220,9 @@ class ModelConfig:
     device: str = "auto"  # cuda where there is one, else cpu
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.model:
             raise ConfigError("model: got an empty string; allowed: a built-in name, a folder, a file, or a hub id")
         check_choice("dtype", self.dtype, DTYPES)
-        kind = self.device.split(":")[0]
-        check_choice("device", kind, ("auto", "cpu", "cuda"))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device: got {self.device!r}; allowed: auto, cpu, cuda, cuda:NUMBER")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ class ViMAEditPipeline:
         source_prompt: str,
         target_prompt: str,
         *,
-        blend: str | Sequence[BlendPhrase | tuple[str | None, str | None]] = (),
+        blend: str | Sequence[BlendPhrase | tuple[str | None, str | None]] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | int | None = None,
@@ -101,12 +102,15 @@ class ViMAEditPipeline:
         given = {"steps": num_inference_steps, "target_guidance": guidance_scale}
         config = self._configure({**options, **{key: value for key, value in given.items() if value is not None}})
         editor = self._editor(config)
+        for name, prompt in (("source_prompt", source_prompt), ("target_prompt", target_prompt)):
+            if not isinstance(prompt, str):
+                raise RequestError("wrong_type", field=name, got=type(prompt).__name__, allowed="a text")
         request = EditRequest(
             id="image",
             image=read_picture(image),
             source_prompt=source_prompt,
             target_prompt=target_prompt,
-            blend=parse_blend(blend),
+            blend=parse_blend(blend or ()),
             reweight=tuple((reweight or {}).items()),
             given_mask=None if mask is None else _read_mask(mask, config),
             seed=_seed(generator, config.seed),
@@ -157,7 +161,12 @@ class ViMAEditPipeline:
 def _seed(generator: torch.Generator | int | None, default: int) -> int:
     if generator is None:
         return default
-    seed = generator if isinstance(generator, int) else generator.initial_seed()
+    if isinstance(generator, Integral):
+        seed = int(generator)
+    elif hasattr(generator, "initial_seed"):
+        seed = generator.initial_seed()
+    else:
+        raise ConfigError(f"generator: got {type(generator).__name__}; allowed: a torch.Generator, or a seed")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"generator: got the seed {seed}; allowed: 0 to 2**63 - 1")
     return seed

@@ -46,7 +46,12 @@ def test_the_generator_gives_the_seed(pipe: ViMAEditPipeline) -> None:
         return np.asarray(pipe(picture(3), *PROMPTS, num_inference_steps=2, generator=generator).images[0])
 
     same = edit(torch.Generator().manual_seed(11))
-    assert np.array_equal(same, edit(11)) and not np.array_equal(same, edit(12)) and np.array_equal(edit(None), edit(0))
+    assert (
+        np.array_equal(same, edit(11))
+        and np.array_equal(same, edit(np.int64(11)))
+        and not np.array_equal(same, edit(12))
+        and np.array_equal(edit(None), edit(0))
+    )
     with pytest.raises(ConfigError, match=r"generator: got the seed -1; allowed: 0 to 2\*\*63 - 1"):
         edit(-1)
 
@@ -84,6 +89,10 @@ def test_what_is_wrong_is_said(pipe: ViMAEditPipeline, tmp_path: Path) -> None:
         pipe(picture(1), *PROMPTS, mask=picture(1)[..., 0])
     with pytest.raises(RequestError, match=r"mask: got an array of shape \(8,\); allowed: \(height, width\)"):
         pipe(picture(1), *PROMPTS, mask=np.ones(8, np.uint8), grounding="given")
+    with pytest.raises(RequestError, match="source_prompt: got NoneType; allowed: a text"):
+        pipe(picture(1), None, "a dog")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="generator: got str; allowed: a torch.Generator, or a seed"):
+        pipe(picture(1), *PROMPTS, generator="7")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="target_prompt: got ''"):
         pipe(picture(1), "a cat", "")
     with pytest.raises(RequestError, match="image: got '.*none.png'; allowed: a file that exists"):

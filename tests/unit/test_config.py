@@ -34,7 +34,17 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (Lora, {}, r"lora: got an entry without a path"),
     (ModelConfig, {"model": ""}, r"model: got an empty string"),
     (ModelConfig, {"dtype": "int8"}, r"dtype: got 'int8'; allowed: auto, float32, float16, bfloat16"),
-    (ModelConfig, {"device": "tpu"}, r"device: got 'tpu'; allowed: auto, cpu, cuda"),
+    (ModelConfig, {"device": "tpu"}, r"device: got 'tpu'; allowed: auto, cpu, cuda, cuda:NUMBER"),
+    (ModelConfig, {"device": "cuda:x"}, r"device: got 'cuda:x'; allowed: auto"),
+    (ModelConfig, {"lora": ["style.safetensors"]}, r"lora: got \['style.safetensors'\]; allowed: list"),
+    (EditConfig, {"steps": 1.5}, r"steps: got 1.5; allowed: int"),
+    (EditConfig, {"steps": True}, r"steps: got True; allowed: int"),
+    (EditConfig, {"eta": "1"}, r"eta: got '1'; allowed: float"),
+    (EditConfig, {"blend": None}, r"blend: got None; allowed: str"),
+    (EditConfig, {"thresholds": 0.3}, r"thresholds: got 0.3; allowed: Thresholds"),
+    (EditConfig, {"canvas": "keep"}, r"canvas: got 'keep'; allowed: Canvas"),
+    (Windows, {"text": None}, r"text: got None; allowed: float"),
+    (GroundingSides, {"self": "half"}, r"self: got 'half'; allowed: float \| None"),
 ]
 
 

@@ -149,7 +149,7 @@ def test_file_then_command_line(tmp_path: Path) -> None:
         ),
         ("lora=[{scale: 1}]", "lora: got an entry without a path; allowed: {path: FILE, scale: NUMBER}"),
         ("model=???", "model: got '???', which stands for a missing value; allowed: any other text"),
-        ("steps=0", "steps: got 0; allowed: 1 to 1000"),
+        ("steps=0", "steps: got 0; allowed: 1 to 999"),
         ("image_strength=.nan", "image_strength: got nan; allowed: 0.0 to 10.0"),
         ("actors=some", "actors: got 'some'; allowed: auto"),
         ("loud", "command line: got 'loud'; allowed: key=value ..."),
