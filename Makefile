@@ -16,8 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: venv
 	rm -rf $(DEMO)
-	$(BIN)/python -m jobs.demo_records output=$(DEMO)/records
-	$(BIN)/python -m jobs.edit input=$(DEMO)/records output=$(DEMO)/edited model=random steps=10 sheet=8
+	$(BIN)/python -m jobs.scenes output=$(DEMO)/scenes count=12
+	$(BIN)/python -m jobs.edit input=$(DEMO)/scenes output=$(DEMO)/edited model=random steps=10 sheet=8
 	@echo
 	@echo "Edited Parquet: $(CURDIR)/$(DEMO)/edited/data"
 	@echo "Picture sheet:  $(CURDIR)/$(DEMO)/edited/sheet.png"

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.demo_records import SCENES, draw_scene
 from jobs.edit_image import main, parse_blend_words
 from pipelines.sheet import CELL_PX, GAP_PX, HEADER_PX
 from vimaedit import BlendPhrase, ConfigError
+from vimaedit.miniature.render import render_scene
+from vimaedit.miniature.sampling import sample_scene
+from vimaedit.miniature.scenes import SPLIT_SEEDS
 
-WIDE = SCENES[3]
+WIDE = (384, 256)
 
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
-    draw_scene(WIDE, random.Random(0)).save(tmp_path / "wide.png")
+    scene = render_scene(sample_scene(SPLIT_SEEDS["test"].start), 256)
+    Image.fromarray(np.pad(scene, ((0, 0), (64, 64), (0, 0)), mode="edge")).save(tmp_path / "wide.png")
     return [
         f"image={tmp_path / 'wide.png'}",
         "source_prompt=an orange triangle on a wooden table",
@@ -29,7 +31,7 @@ def words(tmp_path: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("frame", "size"), [("canvas", (128, 128)), ("original", WIDE.size)])
+@pytest.mark.parametrize(("frame", "size"), [("canvas", (128, 128)), ("original", WIDE)])
 def test_picture_and_sheet_in_both_frames(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], frame: str, size: tuple[int, int]
 ) -> None:
@@ -43,15 +45,15 @@ def test_picture_and_sheet_in_both_frames(
     assert np.abs(np.asarray(cell, int) - np.asarray(shown, int)).mean() < 1
     if frame == "original":
         original = np.asarray(Image.open(tmp_path / "wide.png"))
-        margin = (WIDE.size[0] - WIDE.size[1]) // 2
+        margin = (WIDE[0] - WIDE[1]) // 2
         assert np.array_equal(np.asarray(edited)[:, :margin], original[:, :margin])
         assert not np.array_equal(np.asarray(edited)[:, margin:-margin], original[:, margin:-margin])
     assert "changed: triangle -> heart\n" in capsys.readouterr().out
 
 
 def test_a_given_mask_is_the_edit_mask(words: list[str], tmp_path: Path) -> None:
-    mask = np.zeros((WIDE.size[1], WIDE.size[0]), dtype=np.uint8)
-    mask[:, WIDE.size[0] // 2 :] = 7
+    mask = np.zeros((WIDE[1], WIDE[0]), dtype=np.uint8)
+    mask[:, WIDE[0] // 2 :] = 7
     Image.fromarray(mask).save(tmp_path / "mask.png")
     assert main([*words, "grounding=given", f"given_mask={tmp_path / 'mask.png'}"]) == 0
     sheet = Image.open(tmp_path / "results" / "edited_sheet.png").convert("L")

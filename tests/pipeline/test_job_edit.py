@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.demo_records import main as write_demo_records
 from jobs.edit import dry_run_text, summary_text
+from jobs.scenes import main as write_scenes
 from pipelines.edit import DryRunReport, RunSummary
 
 GONE_S = 60.0
@@ -71,7 +71,7 @@ def test_the_dry_run_says_what_a_run_would_be() -> None:
 
 @pytest.mark.timeout(200)
 def test_a_signal_leaves_with_4_a_note_and_no_worker(repository: Path, tmp_path: Path) -> None:
-    assert write_demo_records([f"output={tmp_path / 'records'}"]) == 0
+    assert write_scenes([f"output={tmp_path / 'records'}", "count=12"]) == 0
     output = tmp_path / "edited"
     words = [f"input={tmp_path / 'records'}", f"output={output}", "model=random", "steps=500", "actors=1"]
     with (tmp_path / "log").open("wb") as log:

@@ -20,7 +20,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.demo_records import main as write_demo_records
+from jobs.scenes import main as write_scenes
 
 ROWS = 5
 START_S = 60.0
@@ -97,7 +97,7 @@ def job_server(environment: dict[str, str]) -> Iterator[str]:
 def test_a_submitted_job_succeeds_and_its_rows_are_there(
     repository: Path, environment: dict[str, str], job_server: str, tmp_path: Path
 ) -> None:
-    assert write_demo_records([f"output={tmp_path / 'records'}"]) == 0
+    assert write_scenes([f"output={tmp_path / 'records'}", "count=12"]) == 0
     job = ["python", "-m", "jobs.edit", f"input={tmp_path / 'records'}", f"output={tmp_path / 'edited'}"]
     submit = ["ray", "job", "submit", "--address", job_server, "--submission-id", "edit-demo", "--working-dir", str(repository)]
     run = subprocess.run(
@@ -111,6 +111,6 @@ def test_a_submitted_job_succeeds_and_its_rows_are_there(
     assert get_json(f"{job_server}/api/jobs/edit-demo")["status"] == "SUCCEEDED"
     rows = pq.read_table(tmp_path / "edited" / "data").to_pylist()
     assert [(row["id"], row["status"]) for row in sorted(rows, key=lambda row: row["input_row"])] == [
-        (f"demo-{index:02d}", "ok") for index in range(ROWS)
+        (f"test-0-{index:06d}", "ok") for index in range(ROWS)
     ]
     assert (tmp_path / "edited" / "_SUCCESS").is_file()

@@ -47,7 +47,7 @@ def test_images_run_the_pinned_ray(repository: Path, pins: dict[str, str], kind:
 
 
 def test_console_scripts_name_a_main_of_a_job(project: dict[str, Any]) -> None:
-    assert set(project["scripts"]) == {"vimaedit-edit", "vimaedit-edit-image"}
+    assert set(project["scripts"]) == {"vimaedit-edit", "vimaedit-edit-image", "vimaedit-scenes"}
     for script, entry in project["scripts"].items():
         module, function = entry.split(":")
         assert module == script.replace("vimaedit-", "jobs.").replace("-", "_")

@@ -1,0 +1,61 @@
+"""The engine on a CUDA device: `pytest -m gpu tests/gpu` where one exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.component.conftest import request
+from vimaedit.backbone import Backbone
+from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.loading import model_facts, resolve_model
+from vimaedit.loop import StepState
+from vimaedit.methods.vimaedit import ViMAEditor
+from vimaedit.networks import load_networks
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def make_editor(device: str, dtype: str, **options: Any) -> ViMAEditor:
+    model = ModelConfig(model="random", device=device, dtype=dtype)
+    files = resolve_model(model)
+    config = EditConfig(**{"steps": 5, **options})
+    return ViMAEditor(Backbone(load_networks(files, model), config), config, model_facts(files))
+
+
+def test_float32_agrees_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With given masks, where no threshold can flip: another device is another rounding, within one level."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    requests = [request(n) for n in range(3)]
+    for own, other in zip(
+        make_editor("cuda", "float32", grounding="given")(requests),
+        make_editor("cpu", "float32", grounding="given")(requests),
+        strict=True,
+    ):
+        assert own is not None and other is not None and own.image is not None and other.image is not None
+        assert np.abs(own.image.astype(int) - other.image.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_gives_pictures_and_masks(dtype: str) -> None:
+    for result in make_editor("cuda", dtype)([request(0), request(1)]):
+        assert result is not None and result.status == "ok" and result.edit_mask is not None
+        assert result.image is not None and result.image.std() > 0
+
+
+def test_the_loop_never_waits_for_the_device() -> None:
+    editor = make_editor("cuda", "float16")
+    edits = [editor.prepare(request(n)) for n in range(2)]
+    batch = editor.encode(edits)
+
+    def forbid_waiting(state: StepState) -> None:
+        torch.cuda.set_sync_debug_mode("error")  # from the end of the first step on
+
+    try:
+        editor.run(batch, edits, forbid_waiting)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
