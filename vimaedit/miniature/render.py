@@ -114,19 +114,20 @@ def _background_mask(pattern: str, size: int) -> Image.Image:
 @functools.lru_cache(maxsize=16)
 def style_texture(style: str, size: int) -> Image.Image | None:
     """Return what a style multiplies the whole picture with, RGB; None: nothing."""
+    # Both repeat eight times along the side, as the grid of a small autoencoder's latents does.
     if style == "sketch":
         # Slanting strokes of a pencil, of uneven length and weight.
         draws = Draws(0, 1)
-        weights = np.array([[draws.between(0, 48) for _ in range(24)] for _ in range(64)])
+        weights = np.array([[draws.between(8, 60) for _ in range(7)] for _ in range(3)])
         n = np.arange(size * OVERSAMPLING) * 840 // (size * OVERSAMPLING)
-        along, across = n[None, :] - n[:, None] + 840, n[None, :] + n[:, None]
-        stroke = np.where(across % 30 < 11, weights[across // 30, along // 75], 0)
+        along, across = (n[None, :] - n[:, None]) % 105, (n[None, :] + n[:, None]) % 105
+        stroke = np.where(across % 35 < 12, weights[across // 35, along // 15], 0)
         grey = Image.fromarray((255 - stroke).astype(np.uint8)).reduce(OVERSAMPLING)
     elif style == "watercolor":
-        # Pigment that gathers in blots.
+        # Pigment that gathers in the grain of the paper.
         draws = Draws(0, 2)
-        blots = np.array([[draws.between(214, 255) for _ in range(12)] for _ in range(12)], dtype=np.uint8)
-        grey = Image.fromarray(blots).resize((size, size), Image.Resampling.BICUBIC)
+        blots = np.array([[draws.between(205, 255) for _ in range(3)] for _ in range(3)], dtype=np.uint8)
+        grey = Image.fromarray(np.tile(blots, (8, 8))).resize((size, size), Image.Resampling.BICUBIC)
     else:
         return None
     return Image.merge("RGB", (grey, grey, grey))
