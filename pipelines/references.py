@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import ipaddress
 import os
 import posixpath
 import socket
 import ssl
+import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from pipelines.secrets import mask_urls
 from pipelines.storage import Location, locate, read_bytes, retry
 from vimaedit.errors import RequestError
 
 MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 512 * 1024 * 1024
-TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0  # of one operation on a socket
+TOTAL_TIMEOUT_S = 120.0  # of a whole fetch with its redirects
+PIECE_BYTES = 1024 * 1024
+QUOTED_BEFORE = "/%:@!$&'()*+,;=~?-._"  # may stand in a path or query; `%` begins what was quoted before
+WEB = ("http", "https")
+NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
 MISSING = frozenset({404, 410})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -34,35 +45,46 @@ class ReferenceRules:
 def fetch(reference: str, rules: ReferenceRules) -> bytes:
     """Read the picture that a record names.
 
-    Raises: RequestError for a place that is not allowed or an object that is not there; OSError for the infrastructure's
-    faults (throttling, 403, time-outs, resets), after retries.
+    Raises: RequestError for a place that is not allowed, a name that cannot be one, or an object that is not there; OSError
+    for the infrastructure's faults (throttling, 403, time-outs, resets), after retries.
     """
-    if urlsplit(reference).scheme in ("http", "https"):
+    if _scheme(rules.root) in WEB and _scheme(reference) not in WEB:
+        reference = _below_web_root(reference, rules.root)
+    if _scheme(reference) in WEB:
         if not rules.allow_http:
-            raise _outside(reference, f"a path under {rules.root}, or allow_http=true")
+            raise _outside(reference, f"a path under {mask_urls(rules.root)}, or allow_http=true")
         return retry(lambda: _fetch_http(reference, rules))
     place = resolve(reference, rules.root)
     try:
-        return read_bytes(place)
+        return _read_file(reference, place.path) if place.is_local else read_bytes(place)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise RequestError("missing_image", field="image", got=repr(reference), allowed=f"a file under {rules.root}") from error
+        allowed = f"a file under {mask_urls(rules.root)}"
+        raise RequestError("missing_image", field="image", got=_shown(reference), allowed=allowed) from error
 
 
 def resolve(reference: str, root: str) -> Location:
     """Find the place a reference means; local ones after following every link.
 
-    Raises: RequestError unless it lies under `root`.
+    Raises: RequestError unless it lies under `root` and can be a name at all.
     """
     base = locate(root)
-    allowed = f"a path under {base.url}"
+    allowed = f"a path under {mask_urls(base.url)}"
     if not reference or "\x00" in reference:
         raise _outside(reference, allowed)
-    scheme = urlsplit(reference).scheme if "://" in reference else ""
+    scheme = _scheme(reference)
     if base.is_local:
         if scheme not in ("", "file"):
             raise _outside(reference, allowed)
         folder = os.path.realpath(base.path)
-        path = os.path.realpath(os.path.join(folder, reference.removeprefix("file://")))
+        try:
+            path = os.path.realpath(os.path.join(folder, reference.removeprefix("file://")))
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # whether it may be named comes first, whether it is there when it is read
+        except (OSError, UnicodeError) as error:
+            if not isinstance(error, UnicodeError) and error.errno not in NO_NAMES:
+                raise
+            raise _outside(reference, allowed) from error
         if os.path.commonpath([folder, path]) != folder:
             raise _outside(reference, allowed)
         return Location(base.fs, path)
@@ -70,53 +92,125 @@ def resolve(reference: str, root: str) -> Location:
     prefix = base.url.rstrip("/") + "/"
     if scheme and not reference.startswith(prefix):
         raise _outside(reference, allowed)
-    path = posixpath.normpath(f"{folder}/{reference.removeprefix(prefix)}")
-    if reference.startswith("/") or not path.startswith(folder + "/"):
+    name = posixpath.normpath(reference.removeprefix(prefix))
+    if reference.startswith("/") or name.startswith(("/", "..")) or name == ".":
         raise _outside(reference, allowed)
-    return Location(base.fs, path)
+    return Location(base.fs, f"{folder}/{name}")
+
+
+def _scheme(reference: str) -> str:
+    return reference.split("://", 1)[0].lower() if "://" in reference else ""
+
+
+def _below_web_root(reference: str, root: str) -> str:
+    """Join a relative reference to a web root; what the root asks with (`?token=...`) is asked along."""
+    folder, _, query = root.partition("?")
+    name = posixpath.normpath(reference)
+    if not reference or _scheme(reference) or name == "." or ".." in unquote(name).split("/") or name.startswith("/"):
+        raise _outside(reference, f"a path under {mask_urls(root)}")
+    return f"{folder.rstrip('/')}/{name}" + (f"?{query}" if query else "")
+
+
+def _read_file(reference: str, path: str) -> bytes:
+    """Read a regular local file: a pipe or device could hold the reader for ever."""
+    facts = os.stat(path)
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise RequestError("not_a_file", field="image", got=f"{_shown(reference)}, a pipe or device", allowed="a regular file")
+    if facts.st_size > MAX_IMAGE_BYTES:
+        got = f"{facts.st_size} bytes in {_shown(reference)}"
+        raise RequestError("image_too_large", field="image", got=got, allowed=f"at most {MAX_IMAGE_BYTES} bytes")
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def _shown(reference: str) -> str:
+    return repr(mask_urls(reference))
 
 
 def _outside(reference: str, allowed: str) -> RequestError:
-    return RequestError("reference_not_allowed", field="image", got=repr(reference), allowed=allowed)
+    return RequestError("reference_not_allowed", field="image", got=_shown(reference), allowed=allowed)
+
+
+@dataclass(frozen=True)
+class _WebPlace:
+    """A URL taken apart: `host` in ASCII, `target` the quoted path and query to ask for."""
+
+    secure: bool
+    host: str
+    port: int
+    target: str
+
+
+def _parse_url(url: str) -> _WebPlace:
+    """Take a URL apart. Letters that may not stand in one are quoted, as browsers do.
+
+    Raises: RequestError for what is no http(s) URL.
+    """
+    allowed = "a whole http or https URL"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        host = (parts.hostname or "").encode("idna").decode()
+        target = quote(parts.path or "/", safe=QUOTED_BEFORE) + (
+            f"?{quote(parts.query, safe=QUOTED_BEFORE)}" if parts.query else ""
+        )
+    except ValueError as error:  # a port out of range, an open bracket, a label of no or too many letters, half a character
+        raise _outside(url, allowed) from error
+    if parts.scheme not in WEB or not host:
+        raise _outside(url, allowed)
+    return _WebPlace(secure=parts.scheme == "https", host=host, port=port, target=target)
 
 
 def _fetch_http(url: str, rules: ReferenceRules) -> bytes:
+    deadline = time.monotonic() + TOTAL_TIMEOUT_S
     for _ in range(MAX_REDIRECTS + 1):
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.scheme not in ("http", "https") or not host:
-            raise _outside(url, "http and https URLs")
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        address = public_address(host, port, rules.http_hosts)
-        connection = _PinnedHTTPS(host, port, address) if parts.scheme == "https" else _PinnedHTTP(host, port, address)
+        place = _parse_url(url)
+        address = public_address(place.host, place.port, rules.http_hosts)
+        connection = (_PinnedHTTPS if place.secure else _PinnedHTTP)(place.host, place.port, address)
         try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("GET", target, headers={"User-Agent": "vimaedit"})
+            connection.request("GET", place.target, headers={"User-Agent": "vimaedit"})
             answer = connection.getresponse()
             if answer.status in REDIRECTS:
                 url = urljoin(url, answer.headers.get("Location", ""))
                 continue
-            return _read_answer(url, answer)
+            return _read_answer(url, answer, deadline)
+        except http.client.InvalidURL as error:
+            raise _outside(url, "a whole http or https URL") from error
         except http.client.HTTPException as error:
-            raise ConnectionError(f"{url}: {type(error).__name__}: {error}") from error
+            raise ConnectionError(f"{mask_urls(url)}: {type(error).__name__}: {error}") from error
         finally:
             connection.close()
-    raise RequestError("too_many_redirects", field="image", got=repr(url), allowed=f"at most {MAX_REDIRECTS} redirects")
+    raise RequestError("too_many_redirects", field="image", got=_shown(url), allowed=f"at most {MAX_REDIRECTS} redirects")
 
 
-def _read_answer(url: str, answer: http.client.HTTPResponse) -> bytes:
+def _read_answer(url: str, answer: http.client.HTTPResponse, deadline: float) -> bytes:
+    """Read an answer's body, whole and before the deadline.
+
+    Raises: RequestError, or ConnectionError and TimeoutError, which are worth another try.
+    """
     if answer.status in MISSING:
         raise RequestError(
-            "missing_image", field="image", got=f"{answer.status} from {url!r}", allowed="an image that is there"
+            "missing_image", field="image", got=f"{answer.status} from {_shown(url)}", allowed="an image that is there"
         )
     if answer.status in (401, 403, 408, 425, 429) or answer.status >= 500:
-        raise ConnectionError(f"{url}: answered {answer.status} {answer.reason}")
+        raise ConnectionError(f"{mask_urls(url)}: answered {answer.status} {answer.reason}")
     if answer.status != 200:
-        raise RequestError("http_error", field="image", got=f"{answer.status} from {url!r}", allowed="an answer 200")
-    data = answer.read(MAX_IMAGE_BYTES + 1)
-    if len(data) > MAX_IMAGE_BYTES:
-        raise RequestError("image_too_large", field="image", got=f"over {MAX_IMAGE_BYTES} bytes from {url!r}", allowed="less")
-    return data
+        raise RequestError("http_error", field="image", got=f"{answer.status} from {_shown(url)}", allowed="an answer 200")
+    pieces: list[bytes] = []
+    left = MAX_IMAGE_BYTES
+    while piece := answer.read1(PIECE_BYTES):
+        pieces.append(piece)
+        left -= len(piece)
+        if left < 0:
+            got = f"over {MAX_IMAGE_BYTES} bytes from {_shown(url)}"
+            raise RequestError("image_too_large", field="image", got=got, allowed="less")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{mask_urls(url)}: not complete after {TOTAL_TIMEOUT_S:g} s")
+    if answer.length:
+        raise ConnectionError(f"{mask_urls(url)}: the answer ended {answer.length} bytes early")
+    return b"".join(pieces)
 
 
 def public_address(host: str, port: int, listed_hosts: Sequence[str]) -> str:
@@ -133,9 +227,7 @@ def public_address(host: str, port: int, listed_hosts: Sequence[str]) -> str:
     addresses = [str(entry[4][0]) for entry in found]
     if host not in listed_hosts:
         for address in addresses:
-            ip = ipaddress.ip_address(address.split("%")[0])
-            mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-            if not (mapped or ip).is_global or ip.is_multicast:
+            if not _is_public(ipaddress.ip_address(address.split("%")[0])):
                 raise RequestError(
                     "private_address",
                     field="image",
@@ -143,6 +235,19 @@ def public_address(host: str, port: int, listed_hosts: Sequence[str]) -> str:
                     allowed="public addresses, or hosts in http_hosts",
                 )
     return addresses[0]
+
+
+def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address, and one that is carried inside it, belongs to the public network."""
+    if isinstance(ip, ipaddress.IPv6Address):
+        carried = ip.ipv4_mapped or ip.sixtofour
+        if ip in NAT64 or ip in IPV4_COMPATIBLE:
+            carried = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if ip.is_site_local or ip.teredo is not None:
+            return False
+        if carried is not None:
+            return _is_public(carried)
+    return ip.is_global and not ip.is_multicast
 
 
 class _PinnedHTTP(http.client.HTTPConnection):

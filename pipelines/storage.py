@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import random
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -15,11 +16,16 @@ from typing import IO, Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.secrets import mask_urls
+from vimaedit.errors import ConfigError
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 FIRST_DELAY_S = 0.5
+MAX_DELAY_S = 60.0
+PATIENT_ATTEMPTS = 13  # about five minutes: what a unit's work stands on is worth waiting for
 # Raised by clients of object stores below the file system interface: resets, time-outs, endpoints that do not answer.
 CLIENT_MODULES = frozenset({"aiohttp", "aiobotocore", "botocore", "urllib3"})
 PERMANENT_CLIENT_ERRORS = frozenset({"NoCredentialsError", "ParamValidationError", "ProfileNotFound", "NoRegionError"})
@@ -48,8 +54,14 @@ class Location:
 
 
 def locate(url: str) -> Location:
-    """Find the file system of a local path or of any fsspec URL. Listings are never cached: others write there too."""
-    fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    """Find the file system of a local path or of any fsspec URL. Listings are never cached: others write there too.
+
+    Raises: ConfigError for a scheme that fsspec does not know or whose package is missing.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"got {mask_urls(url)!r}: {error}; allowed: a local path, or a URL of a scheme known here") from error
     return Location(fs, str(path))
 
 
@@ -66,7 +78,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def retry(call: Callable[[], T], *, attempts: int = ATTEMPTS, first_delay_s: float = FIRST_DELAY_S) -> T:
-    """Call until it succeeds; transient errors are tried again after a delay that doubles, with jitter.
+    """Call until it succeeds; transient errors are tried again after a delay that doubles up to `MAX_DELAY_S`, with jitter.
+
+    A refusal (403) is tried no more than `ATTEMPTS` times: waiting seldom grants a right.
 
     Raises: the last error.
     """
@@ -74,22 +88,24 @@ def retry(call: Callable[[], T], *, attempts: int = ATTEMPTS, first_delay_s: flo
         try:
             return call()
         except Exception as error:
-            if attempt == attempts or not is_transient(error):
+            allowed = min(attempts, ATTEMPTS) if isinstance(error, PermissionError) else attempts
+            if attempt >= allowed or not is_transient(error):
                 raise
-            delay_s = first_delay_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
-            logger.warning("attempt %d of %d: %s: %s; again in %.1f s", attempt, attempts, type(error).__name__, error, delay_s)
+            delay_s = min(MAX_DELAY_S, first_delay_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+            text = mask_urls(f"{type(error).__name__}: {error}")
+            logger.warning("attempt %d of %d: %s; again in %.1f s", attempt, allowed, text, delay_s)
             time.sleep(delay_s)
     raise AssertionError("unreachable")
 
 
-def retry_remote(place: Location, call: Callable[[], T]) -> T:
+def retry_remote(place: Location, call: Callable[[], T], *, attempts: int = PATIENT_ATTEMPTS) -> T:
     """`retry` where the place is remote; a local disk is asked once."""
-    return call() if place.is_local else retry(call)
+    return call() if place.is_local else retry(call, attempts=attempts)
 
 
 def read_bytes(place: Location, start: int | None = None) -> bytes:
     """Read an object, from byte `start` on (negative: from the end)."""
-    return bytes(retry_remote(place, lambda: place.fs.cat_file(place.path, start=start)))
+    return bytes(retry_remote(place, lambda: place.fs.cat_file(place.path, start=start), attempts=ATTEMPTS))
 
 
 def open_reader(place: Location) -> IO[bytes]:
@@ -102,7 +118,7 @@ def open_reader(place: Location) -> IO[bytes]:
 
 def exists(place: Location) -> bool:
     """Whether an object or folder of this name is there."""
-    return bool(retry_remote(place, lambda: place.fs.exists(place.path)))
+    return bool(retry_remote(place, lambda: place.fs.exists(place.path), attempts=ATTEMPTS))
 
 
 def list_files(folder: Location, suffix: str = "") -> list[tuple[str, int]]:
@@ -120,7 +136,7 @@ def list_files(folder: Location, suffix: str = "") -> list[tuple[str, int]]:
 
     prefix = folder.path.rstrip("/") + "/"
     files = []
-    for path, facts in retry_remote(folder, listing).items():
+    for path, facts in retry_remote(folder, listing, attempts=ATTEMPTS).items():
         name = path.removeprefix(prefix)
         if name.endswith(suffix) and path.startswith(prefix) and not any(part[:1] in "._" for part in name.split("/")):
             files.append((name, int(facts.get("size") or 0)))
@@ -134,7 +150,7 @@ def put_atomic(place: Location, data: bytes) -> None:
     when it is complete.
     """
     if not place.is_local:
-        retry(lambda: place.fs.pipe_file(place.path, data))
+        retry(lambda: place.fs.pipe_file(place.path, data), attempts=PATIENT_ATTEMPTS)
         return
     folder, name = os.path.split(place.path)
     os.makedirs(folder, exist_ok=True)
@@ -149,3 +165,31 @@ def put_atomic(place: Location, data: bytes) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def check_writable(output: Location) -> None:
+    """Make sure that objects can be written below `output`, and leave nothing behind.
+
+    Raises: ConfigError naming the place and what stands in the way.
+    """
+    try:
+        if output.is_local:
+            _check_folder(output.path)
+        else:
+            probe = output / f".writable-{uuid.uuid4().hex}"
+            retry(lambda: probe.fs.pipe_file(probe.path, b""))
+            retry(lambda: probe.fs.rm_file(probe.path))
+    except Exception as error:
+        text = mask_urls(f"got {output.url!r}, where nothing can be written: {type(error).__name__}: {error}")
+        raise ConfigError(f"output: {text}; allowed: a folder that can be made or written to") from error
+
+
+def _check_folder(path: str) -> None:
+    """Look from the folder upwards for the first that exists; it has to be a folder that may be written to."""
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    descriptor, name = tempfile.mkstemp(prefix=".writable-", dir=path)
+    os.close(descriptor)
+    os.unlink(name)

@@ -37,9 +37,9 @@ def align_sequences(source: Sequence[Hashable], target: Sequence[Hashable]) -> l
     diagonal; since two gaps beat a mismatch, aligned items are always equal.
     """
     scores = [0] * (len(target) + 1)
-    steps = [[GAP_IN_SOURCE] * (len(target) + 1)]
+    steps = [bytearray([GAP_IN_SOURCE] * (len(target) + 1))]
     for source_item in source:
-        row, step = [0], [GAP_IN_TARGET]
+        row, step = [0], bytearray([GAP_IN_TARGET])
         for n, target_item in enumerate(target, start=1):
             left, up = row[n - 1], scores[n]
             diagonal = scores[n - 1] + (1 if source_item == target_item else -1)

@@ -110,7 +110,7 @@ class GroundingSides:
 class Canvas:
     """How a picture becomes the model's input: `crop` = centre square, `keep` = the nearest aspect bucket.
 
-    `size` is the side of the square in pixels (the area of a bucket is at most its square); None: the model's own.
+    `size` is the side of the square in pixels (the area of a bucket is about its square); None: the model's own.
     """
 
     fit: str = "crop"  # crop: the centre square; keep: the nearest aspect bucket

@@ -36,6 +36,8 @@ MAX_PIXELS = 100_000_000
 READABLE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_SIDE_PX = {"webp": 16_383, "jpeg": 65_500}  # what the file formats can hold
 MAX_ASPECT = 4.0
+AREA_TOLERANCE = 0.1  # how far a bucket's area may be from the square's
+MAX_AREA_DEVIATION = 0.25  # ... where a width has none that near
 MAX_CLIP_ASPECT = 16
 
 EXIF_ORIENTATION = 0x0112
@@ -210,19 +212,26 @@ class FittedImage:
 def aspect_buckets(size: int, granularity: int) -> tuple[Size, ...]:
     """List the canvases of `canvas.fit=keep` as (width, height), widest last.
 
-    Sides are multiples of `granularity`, areas at most size**2, aspects up to 4:1; to every bucket belongs its transpose. Sides
-    move in steps of about size / 8, so that a run sees few shapes, and every aspect occurs once, at its largest.
+    Sides are multiples of `granularity`, aspects up to 4:1; to every bucket belongs its transpose. Areas are within a tenth of
+    size**2; a width that has no such height takes the nearest area within a quarter. Sides move in steps of about size / 8, so
+    that a run sees few shapes, and every aspect occurs once, with the area nearest to size**2. The square is `size` itself.
     """
     step = granularity * max(1, round(size / 8 / granularity))
-    largest: dict[float, Size] = {1.0: (size, size)}
+    area = size**2
+
+    def deviation(bucket: Size) -> float:
+        return abs(bucket[0] * bucket[1] / area - 1)
+
+    best: dict[float, Size] = {1.0: (size, size)}
     for width in range(step, int(size * math.sqrt(MAX_ASPECT)) + 1, step):
-        height = size**2 // width // step * step
-        if not height or max(width, height) > MAX_ASPECT * min(width, height):
-            continue
-        for bucket in ((width, height), (height, width)):
-            aspect = bucket[0] / bucket[1]
-            largest[aspect] = max(largest.get(aspect, (0, 0)), bucket)
-    return tuple(largest[aspect] for aspect in sorted(largest))
+        column = [(width, height) for height in range(step, 2 * size + 1, step)]
+        column = [bucket for bucket in column if max(bucket) <= MAX_ASPECT * min(bucket)]
+        close = [bucket for bucket in column if deviation(bucket) <= AREA_TOLERANCE] or [min(column, key=deviation)]
+        for bucket in (bucket for bucket in close if deviation(bucket) <= MAX_AREA_DEVIATION):
+            for each in (bucket, bucket[::-1]):
+                aspect = each[0] / each[1]
+                best[aspect] = min(best.get(aspect, each), each, key=deviation)
+    return tuple(best[aspect] for aspect in sorted(best))
 
 
 def fit_image(image: UInt8Array, spec: CanvasSpec) -> FittedImage:

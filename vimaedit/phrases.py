@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -51,13 +52,19 @@ def _fold(text: str) -> tuple[str, list[int]]:
     folded: list[str] = []
     origin: list[int] = []
     for n, character in enumerate(text):
-        if not character.isspace():
-            pieces = unicodedata.normalize("NFD", unicodedata.normalize("NFD", character).casefold())
-        else:
-            pieces = "" if folded and folded[-1] == " " else " "
+        pieces = _fold_character(character)
+        if pieces == " " and folded and folded[-1] == " ":
+            continue
         folded.extend(pieces)
         origin.extend([n] * len(pieces))
     return "".join(folded), origin
+
+
+@functools.lru_cache(maxsize=4096)
+def _fold_character(character: str) -> str:
+    if character.isspace():
+        return " "
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", character).casefold())
 
 
 def _inside_word(text: str, position: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +46,7 @@ class WordPlan:
     fold: Float32Array
     keep: Float32Array
     word_mask: Float32Array
-    blend_used: tuple[BlendPhrase, ...]  # as they stand in the prompts
+    blend_used: tuple[BlendPhrase, ...]  # as they stand in the prompts; no target sides without text guidance
     warnings: tuple[str, ...]  # each begins with its code
 
 
@@ -127,6 +127,14 @@ def plan_words(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -
             )
     length = tokenizer.model_max_length
     texts = [token_spans(prompt, tokenizer) for prompt in prompts]
+    for name, text in zip(SIDES, texts, strict=True):
+        if config.long_prompt == "reject" and len(text.ids) > length:
+            raise RequestError(
+                "prompt_too_long",
+                field=f"{name}_prompt",
+                got=_count_tokens(text),
+                allowed=f"up to {length}, or long_prompt=truncate",
+            )
     difference = find_changes(*prompts)
     blend = _choose_blend(request, config, difference)
     factors = _reweight_spans(request)
@@ -138,7 +146,7 @@ def plan_words(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -
     ]
     warnings = list(blend.warnings)
     for side in (0, 1):
-        warnings += _check_length(prompts[side], texts[side], SIDES[side], changed[side], length, config)
+        warnings += _check_truncation(prompts[side], texts[side], SIDES[side], changed[side], length)
 
     word_tokens = [tokens_of_spans(text.offsets, spans) for text, spans in zip(texts, blend.spans, strict=True)]
     equalizer = np.ones(length, dtype=np.float32)
@@ -164,7 +172,7 @@ def plan_words(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -
         fold=fold,
         keep=keep,
         word_mask=word_mask,
-        blend_used=blend.used,
+        blend_used=blend.used if config.text_guidance else _source_sides(blend.used),
         warnings=tuple(warnings),
     )
 
@@ -205,7 +213,7 @@ def _given_blend(given: Sequence[BlendPhrase], request: EditRequest, config: Edi
                 texts[side] = prompt[slice(*found[0])]
                 continue
             where = f"{phrase!r}, which is not in {SIDES[side]}_prompt {prompt!r}"
-            if config.missing_blend == "reject":
+            if config.missing_blend == "reject" and config.grounding != "given":
                 raise RequestError(
                     "blend_phrase_not_found",
                     field="blend_words",
@@ -246,6 +254,10 @@ def _phrases_of(changes: Iterable[Change], request: EditRequest) -> tuple[BlendP
     )
 
 
+def _source_sides(phrases: Iterable[BlendPhrase]) -> tuple[BlendPhrase, ...]:
+    return tuple(replace(phrase, target=None) for phrase in phrases if phrase.source is not None)
+
+
 def _reweight_spans(request: EditRequest) -> dict[Span, float]:
     factors: dict[Span, float] = {}
     for phrase, factor in request.reweight:
@@ -266,22 +278,21 @@ def _reweight_spans(request: EditRequest) -> dict[Span, float]:
     return factors
 
 
-def _check_length(
-    prompt: str, text: TokenSpans, side: str, changed: Iterable[Span], length: int, config: EditConfig
-) -> list[str]:
+def _count_tokens(text: TokenSpans) -> str:
+    return f"{len(text.ids)} tokens with begin and end"
+
+
+def _check_truncation(prompt: str, text: TokenSpans, side: str, changed: Iterable[Span], length: int) -> list[str]:
     """Return the warning of a truncated prompt, if it is one.
 
-    Raises: RequestError `prompt_too_long` or `changed_word_truncated`.
+    Raises: RequestError `changed_word_truncated`.
     """
     if len(text.ids) <= length:
         return []
-    size = f"{len(text.ids)} tokens with begin and end"
-    if config.long_prompt == "reject":
-        raise RequestError(
-            "prompt_too_long", field=f"{side}_prompt", got=size, allowed=f"up to {length}, or long_prompt=truncate"
-        )
+    size = _count_tokens(text)
+    first_cut = text.offsets[length - 1, 0]
     for span in changed:
-        if max(tokens_of_spans(text.offsets, [span]), default=0) >= length - 1:
+        if span[1] > first_cut:
             raise RequestError(
                 "changed_word_truncated",
                 field=f"{side}_prompt",
@@ -293,11 +304,12 @@ def _check_length(
 
 def _word_tokens(prompt: str, text: TokenSpans, length: int) -> list[list[int]]:
     """Return the token indices of every word between white space, as far as the model reads them."""
+    read = text.offsets[: min(length, len(text.ids)) - 1]
+    last = read[:, 1].max(initial=0)
     words = []
     start = 0
     for word in prompt.split():
         start = prompt.index(word, start)
-        tokens = tokens_of_spans(text.offsets, [(start, start + len(word))])
-        words.append([token for token in tokens if token < length - 1])
+        words.append(tokens_of_spans(read, [(start, start + len(word))]) if start < last else [])
         start += len(word)
     return words

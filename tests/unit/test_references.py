@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from pipelines import storage
+from pipelines import references, storage
 from pipelines.references import ReferenceRules, fetch, public_address, resolve
 from vimaedit.errors import RequestError
 
@@ -74,8 +77,28 @@ class Site(BaseHTTPRequestHandler):
         elif self.path == "/busy" and type(self).busy == 0:
             type(self).busy += 1
             self.answer(503)
-        elif self.path in ("/a.png", "/busy", "/a.png?size=7"):
+        elif self.path in (
+            "/a.png",
+            "/busy",
+            "/a.png?size=7",
+            "/a%20b.png",
+            "/caf%C3%A9.png?x=%20y",
+            "/sub/a.png?token=SECRET",
+        ):
             self.answer(200, body=b"picture")
+        elif self.path == "/short":
+            self.send_response(200)
+            self.send_header("Content-Length", "99")
+            self.end_headers()
+            self.wfile.write(b"pic")
+        elif self.path == "/drip":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b"p")
+                    self.wfile.flush()
+                    self.server.dripped.wait(0.02)  # type: ignore[attr-defined]
         else:
             self.answer(403 if self.path == "/forbidden" else 400 if self.path == "/wrong" else 404)
 
@@ -94,6 +117,7 @@ class Site(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.dripped = threading.Event()  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -117,7 +141,7 @@ def test_http_needs_to_be_allowed_and_private_hosts_to_be_listed(site: str, fold
     ("path", "text"),
     [
         ("/out", "host '127.0.0.2' at 127.0.0.2; allowed: public addresses"),  # checked at the redirect
-        ("/file", "got 'file:///etc/hostname'; allowed: http and https URLs"),
+        ("/file", "got 'file:///etc/hostname'; allowed: a whole http or https URL"),
         ("/to/9", "allowed: at most 5 redirects"),
         ("/nothing", "got 404 from .*; allowed: an image that is there"),
         ("/wrong", "got 400 from .*; allowed: an answer 200"),
@@ -134,6 +158,97 @@ def test_trouble_of_a_site_is_tried_again_and_is_no_rejection(site: str, folder:
     assert fetch(f"{site}/busy", listed) == b"picture"
     with pytest.raises(ConnectionError, match="answered 403"):
         fetch(f"{site}/forbidden", listed)
+
+
+def test_what_may_not_stand_in_a_url_is_quoted(site: str, folder: Path) -> None:
+    listed = rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",))
+    for path in ("/a b.png", "/a%20b.png", "/café.png?x= y"):
+        assert fetch(site + path, listed) == b"picture"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "http://[::1",
+        "http://[bad/x",
+        "http://host:99999/a.png",
+        "http://a..b/a.png",
+        "http:///a.png",
+        f"http://{'x' * 70}.org/",
+    ],
+)
+def test_what_is_no_url_is_a_rejection(folder: Path, reference: str) -> None:
+    with pytest.raises(RequestError, match="allowed: a whole http or https URL"):
+        fetch(reference, rules(str(folder), allow_http=True))
+
+
+@pytest.mark.parametrize("reference", ["x" * 300 + ".png", "loop.png", "\ud800.png"])
+def test_what_is_no_file_name_is_a_rejection(folder: Path, reference: str) -> None:
+    if not (folder / "loop.png").is_symlink():
+        (folder / "loop.png").symlink_to("loop.png")
+    with pytest.raises(RequestError, match="allowed: a (path|file) under"):
+        fetch(reference, rules(str(folder)))
+
+
+def test_pipes_and_too_large_files_are_not_read(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    with (folder / "huge.png").open("wb") as stream:
+        stream.truncate(references.MAX_IMAGE_BYTES + 1)
+    with pytest.raises(RequestError, match="got 'pipe.png', a pipe or device; allowed: a regular file"):
+        fetch("pipe.png", rules(str(folder)))
+    with pytest.raises(RequestError, match=f"got {references.MAX_IMAGE_BYTES + 1} bytes in 'huge.png'; allowed: at most"):
+        fetch("huge.png", rules(str(folder)))
+
+
+def test_an_answer_that_ends_early_or_drips_is_the_infrastructures(
+    site: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",))
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    with pytest.raises(ConnectionError, match="ended 96 bytes early"):
+        fetch(f"{site}/short", listed)
+    monkeypatch.setattr(references, "TOTAL_TIMEOUT_S", 0.1)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match="not complete after 0.1 s"):
+        fetch(f"{site}/drip", listed)
+    assert time.monotonic() - started < 10
+
+
+def test_a_web_root_keeps_what_it_asks_with_and_its_secrets(site: str, folder: Path) -> None:
+    root = f"{site}/sub/?token=SECRET"
+    listed = rules(root, allow_http=True, http_hosts=("127.0.0.1",))
+    assert fetch("a.png", listed) == b"picture"
+    for reference in ("../a.png", "%2e%2e/a.png", "/a.png", ".", "s3://b/a.png"):
+        with pytest.raises(RequestError, match="allowed: a path under") as caught:
+            fetch(reference, listed)
+        assert "SECRET" not in str(caught.value)
+    with pytest.raises(RequestError, match="or allow_http=true"):
+        fetch("a.png", rules(root))
+
+
+def test_secrets_of_references_are_not_shown(site: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    listed = rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",))
+    for url in (f"{site}/forbidden?X-Amz-Signature=SECRET", f"{site}/nothing?token=SECRET", "s3://user:SECRET@bucket/a.png"):
+        with pytest.raises((RequestError, ConnectionError)) as caught:
+            fetch(url, listed)
+        assert "SECRET" not in str(caught.value) and "***" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "64:ff9b::7f00:1",
+        "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::1",
+        "fec0::1",
+        "::127.0.0.1",
+        "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    ],
+)
+def test_addresses_that_carry_others_are_looked_into(address: str) -> None:
+    with pytest.raises(RequestError, match="allowed: public addresses"):
+        public_address(address, 80, ())
 
 
 @pytest.mark.parametrize("host", ["localhost", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "0.0.0.0", "224.0.0.1"])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from pipelines import storage
-from pipelines.storage import exists, is_transient, list_files, locate, put_atomic, read_bytes, retry
+from pipelines.secrets import mask_urls
+from pipelines.storage import check_writable, exists, is_transient, list_files, locate, put_atomic, read_bytes, retry
+from vimaedit.errors import ConfigError
 
 
 def test_a_local_put_leaves_one_whole_file(tmp_path: Path) -> None:
@@ -86,6 +89,59 @@ def test_transient_errors_are_tried_again_and_surface_at_last(failures: int, cal
         with pytest.raises(ConnectionResetError, match="reset"):
             retry(flaky, attempts=3, first_delay_s=0.001)
     assert len(made) == calls
+
+
+def test_a_refusal_is_not_waited_for_as_long_as_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(storage.time, "sleep", waits.append)
+
+    def refused() -> None:
+        raise PermissionError(13, "403")
+
+    def out() -> None:
+        raise ConnectionResetError("reset")
+
+    with pytest.raises(PermissionError):
+        retry(refused, attempts=storage.PATIENT_ATTEMPTS)
+    assert len(waits) == storage.ATTEMPTS - 1
+    waits.clear()
+    with pytest.raises(ConnectionResetError):
+        retry(out, attempts=storage.PATIENT_ATTEMPTS)
+    assert len(waits) == storage.PATIENT_ATTEMPTS - 1 and 120 < sum(waits) < 420 and max(waits) <= storage.MAX_DELAY_S
+
+
+@pytest.mark.parametrize("url", ["foo://bucket/x", "nothing+odd://x"])
+def test_unknown_schemes_are_a_configuration_error(url: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"got '{re.escape(url)}': .*; allowed: a local path, or a URL of a scheme known here"
+    ):
+        locate(url)
+
+
+def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
+    check_writable(locate(str(tmp_path / "not" / "yet")))
+    check_writable(locate("memory://somewhere/out"))
+    assert os.listdir(tmp_path) == [] and not exists(locate("memory://somewhere/out"))
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nope")):
+        with pytest.raises(ConfigError, match=f"output: got '{path}', where nothing can be written: .*; allowed: a folder"):
+            check_writable(locate(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("s3://user:pass@bucket/key", "s3://***@bucket/key"),
+        ("https://h/a?x=1&X-Amz-Signature=ab%2Fcd&y=2", "https://h/a?x=1&X-Amz-Signature=***&y=2"),
+        ("'https://h/a?token=abc' and s3://b/token=1", "'https://h/a?token=***' and s3://b/token=1"),
+        ("/local/user:pass@file?token=abc", "/local/user:pass@file?token=abc"),
+    ],
+)
+def test_credentials_in_urls_are_masked(text: str, masked: str) -> None:
+    assert mask_urls(text) == masked
 
 
 def test_a_missing_object_is_asked_for_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,9 @@ def test_a_change_of_medium_gives_no_mask(tokenizer: CLIPTokenizer) -> None:
     words = plan(tokenizer, "a photo of a cat", "a painting of a dog")
     assert masked(words) == [[5], [5]] and words.blend_used == (BlendPhrase(source="cat", target="dog"),)
     assert words.warnings == ("style_change_masked: 'photo' -> 'painting' concerns the whole picture, the mask confines it",)
+    words = plan(tokenizer, "a cat", "a dog, painting")
+    assert masked(words) == [[2], [2]] and words.blend_used == (BlendPhrase(source="cat", target="dog"),)
+    assert words.warnings == ("style_change_masked: None -> 'painting' concerns the whole picture, the mask confines it",)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +270,26 @@ def test_a_long_prompt_is_truncated_with_a_warning(tokenizer: CLIPTokenizer) -> 
 def test_a_long_prompt_may_be_rejected(tokenizer: CLIPTokenizer) -> None:
     assert rejected("prompt_too_long", tokenizer, "a cat", f"a cat{LONG}", long_prompt="reject") == (
         f"target_prompt: got 22 tokens with begin and end; allowed: up to {LENGTH}, or long_prompt=truncate"
+    )
+
+
+def test_prompts_of_200_kb_are_settled_at_once(tokenizer: CLIPTokenizer) -> None:
+    tail = " red cat on grass" * 11_777
+    for settings, code in (({"long_prompt": "reject"}, "prompt_too_long"), ({"text_control": "replace"}, None)):
+        started = time.process_time()
+        if code:
+            # The tokens decide before the words are looked at.
+            text = rejected(code, tokenizer, f"a cat{tail}", f"{tail} a dog", **settings)
+            assert text == (
+                f"source_prompt: got 47112 tokens with begin and end; allowed: up to {LENGTH}, or long_prompt=truncate"
+            )
+        else:
+            assert masked(plan(tokenizer, f"a cat{tail}", f"a tiger{tail}", **settings)) == [[2], [2, 3]]
+        assert time.process_time() - started < 5
+    text = rejected("prompt_too_long", tokenizer, f"a cat{tail}", f"{tail} a dog", blend="none")
+    assert text == (
+        "source_prompt: got 47110 words, of which both prompts end in the same 0; "
+        "allowed: up to 300 words beside those that both end in"
     )
 
 
@@ -347,12 +371,15 @@ def test_without_text_guidance_the_target_is_empty(tokenizer: CLIPTokenizer) -> 
         empty = tokenizer("", padding="max_length", max_length=LENGTH).input_ids
         np.testing.assert_array_equal(words.target_ids, empty)
         assert masked(words) == [[2], []]
-        assert words.blend_used == (BlendPhrase(source="cat", target="tiger"),)
+        assert words.blend_used == (BlendPhrase(source="cat", target=None),)
         expected = np.eye(LENGTH, dtype=np.float32)
         expected[:, 1] = 0
         expected[6, 1] = 1  # the end token; padding follows by position
         np.testing.assert_array_equal(words.fold, expected)
         np.testing.assert_array_equal(words.keep, np.zeros(LENGTH))
+    for blend in ([], [(None, "red")]):  # the target's words have no map, so an insertion has none at all
+        words = plan(tokenizer, "a cat", "a red cat", *blend, text_guidance=False)
+        assert masked(words) == [[], []] and words.blend_used == () and words.warnings == ()
     assert "not in target_prompt" in rejected(
         "blend_phrase_not_found", tokenizer, "a cat", "a dog", (None, "tiger"), text_guidance=False
     )
@@ -361,6 +388,12 @@ def test_without_text_guidance_the_target_is_empty(tokenizer: CLIPTokenizer) -> 
 def test_given_masks_need_no_words(tokenizer: CLIPTokenizer) -> None:
     words = plan(tokenizer, "a cat", "a cat", grounding="given", blend="given")
     assert words.blend_used == () and words.warnings == ()
+
+
+def test_given_masks_do_not_reject_missing_phrases(tokenizer: CLIPTokenizer) -> None:
+    words = plan(tokenizer, "a cat", "a dog", ("cat", "tiger"), grounding="given", missing_blend="reject")
+    assert words.blend_used == (BlendPhrase(source="cat", target=None),)
+    assert words.warnings == ("blend_phrase_not_found: 'tiger', which is not in target_prompt 'a dog', has no map",)
 
 
 def test_recorded_words_and_alignments_of_whole_runs(oracle: Path, recorded_tokenizer: CLIPTokenizer) -> None:
