@@ -21,6 +21,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipelines.text import cut, without_secrets
 from vimaedit.errors import ConfigError
 
 USAGE = "key=value ... [--config FILE.yaml] [--print-config] [--help]"
@@ -28,8 +29,8 @@ NULL_TAG = "tag:yaml.org,2002:null"
 INT_TAG = "tag:yaml.org,2002:int"
 TEXT_TYPES = (str, str | None)
 TYPE_NAMES = {int: "integer", float: "number", bool: "true or false", str: "text"}
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-SIGNED_QUERY = re.compile(r"((?:signature|credential|token|secret|key|password)[\w-]*=)[^&\s]+", re.IGNORECASE)
+MISSING = re.compile(r"\\*\?\?\?")  # OmegaConf's sign for a missing value, perhaps with backslashes before it
+SHOWN_CHARACTERS = 200
 
 Config = TypeVar("Config")
 
@@ -54,6 +55,7 @@ def parse_command_line(words: Sequence[str]) -> CommandLine:
     flags = {"--print-config": False, "--help": False}
     rest = iter(words)
     for word in rest:
+        _check_text(word, "command line")
         key, equals, value = word.partition("=")
         if word == "--config":
             file = next(rest, None)
@@ -67,7 +69,7 @@ def parse_command_line(words: Sequence[str]) -> CommandLine:
         elif equals and key and not key.startswith("-"):
             values[key] = value
         else:
-            raise ConfigError(f"command line: got {word!r}; allowed: {USAGE}")
+            raise ConfigError(f"command line: got {cut(word, SHOWN_CHARACTERS)!r}; allowed: {USAGE}")
     return CommandLine(values=values, config_file=config_file, print_config=flags["--print-config"], help=flags["--help"])
 
 
@@ -91,13 +93,14 @@ def load_config(config_type: type[Config], line: CommandLine, required: Sequence
             config = OmegaConf.merge(config, tree)
         except OmegaConfBaseException as error:
             allowed = describe_type(_option_type(config_type, path))
-            raise ConfigError(f"{'.'.join(path)}: got {value!r}; allowed: {allowed}") from error
+            got = cut(repr(value), SHOWN_CHARACTERS)
+            raise ConfigError(f"{'.'.join(path)}: got {got}; allowed: {allowed}") from error
     return typing.cast(Config, OmegaConf.to_object(config))
 
 
 def config_yaml(config: Any) -> str:
     """Return a resolved configuration as YAML that `--config` reads back, with credentials in URLs replaced by `***`."""
-    return yaml.safe_dump(_without_secrets(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=128)
+    return yaml.safe_dump(without_secrets(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=128)
 
 
 def option_keys(config_type: type[Any]) -> Iterator[tuple[str, ...]]:
@@ -134,6 +137,9 @@ def _option_type(config_type: type[Any], path: Sequence[str]) -> Any:
     """Return the type of the option at `path`. Raises: ConfigError with a suggestion where there is none."""
     hint: Any = config_type
     for depth, part in enumerate(path):
+        if typing.get_origin(hint) is dict:  # any name may stand in a mapping
+            hint = typing.get_args(hint)[1]
+            continue
         hints = _hints(typing.cast(type[Any], hint)) if dataclasses.is_dataclass(hint) else {}
         if part not in hints:
             names: dict[str, str] = {}
@@ -150,7 +156,7 @@ def _option_type(config_type: type[Any], path: Sequence[str]) -> Any:
 
 def _file_assignments(config_type: type[Any], file: Path) -> Iterator[tuple[tuple[str, ...], Any]]:
     try:
-        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = compose_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config: got {file}, which cannot be read ({error}); allowed: a YAML file") from error
     except yaml.YAMLError as error:
@@ -182,10 +188,10 @@ def _command_assignments(config_type: type[Any], key: str, text: str) -> Iterato
         yield path, None if not text and hint is not str else _literal(text, key)
         return
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader) or yaml.ScalarNode(NULL_TAG, "")
+        node = compose_yaml(text) or yaml.ScalarNode(NULL_TAG, "")
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"{key}: got {text!r}, which is not YAML ({_one_line(error)}); allowed: {describe_type(hint)}"
+            f"{key}: got {cut(repr(text), SHOWN_CHARACTERS)}, which is not YAML ({_one_line(error)}); allowed: {describe_type(hint)}"
         ) from error
     if dataclasses.is_dataclass(hint) and isinstance(node, yaml.MappingNode):
         yield from _mapping_assignments(config_type, path, node)
@@ -209,7 +215,7 @@ def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
     elif isinstance(node, yaml.SequenceNode) and origin is list:
         return [_convert(item, arguments[0], f"{key}[{index}]") for index, item in enumerate(node.value)]
     elif isinstance(node, yaml.MappingNode) and origin is dict:
-        return {_literal(name, key): _convert(item, arguments[1], f"{key}.{name}") for name, item in _pairs(node, key)}
+        return {name: _convert(item, arguments[1], f"{key}.{name}") for name, item in _pairs(node, key)}
     elif isinstance(node, yaml.MappingNode) and dataclasses.is_dataclass(hint):
         inner = typing.cast(type[Any], hint)
         return {name: _convert(item, _field_type(inner, name, key), f"{key}.{name}") for name, item in _pairs(node, key)}
@@ -235,25 +241,34 @@ def _pairs(node: yaml.MappingNode, key: str) -> Iterator[tuple[str, yaml.Node]]:
 
 def _source(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
-        return repr(node.value)
+        return cut(repr(node.value), SHOWN_CHARACTERS)
     return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
 def _literal(text: str, key: str) -> str:
-    """Escape what OmegaConf would read as an interpolation, so that it gives the text back as it stood."""
-    if text == "???":
-        raise ConfigError(f"{key}: got '???', which stands for a missing value; allowed: any other text")
+    """Escape what OmegaConf would read as an interpolation or a missing value, so that the text comes back as it stood."""
+    _check_text(text, key)
+    if MISSING.fullmatch(text):
+        return f"\\{text}"
     return re.sub(r"(\\*)\$\{", lambda match: f"{match[1] * 2}\\${{", text)
 
 
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        return SIGNED_QUERY.sub(r"\1***", CREDENTIALS.sub("***", value)) if "://" in value else value
-    if isinstance(value, dict):
-        return {key: _without_secrets(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_secrets(item) for item in value]
-    return value
+def _check_text(text: str, key: str) -> None:
+    """Refuse what no file name and no prompt can hold: bytes that are no UTF-8 (Python shows them as surrogates), and NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{key}: got {cut(repr(text), SHOWN_CHARACTERS)}, which is no UTF-8; allowed: UTF-8 text") from None
+    if "\0" in text:
+        raise ConfigError(f"{key}: got {cut(repr(text), SHOWN_CHARACTERS)}; allowed: text without NUL")
+
+
+def compose_yaml(text: str) -> yaml.Node | None:
+    """Parse YAML into nodes. Raises: yaml.YAMLError."""
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def _one_line(error: yaml.YAMLError) -> str:

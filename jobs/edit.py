@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ray.data import DataContext
+from jobs._signals import exit_on_signals
 
-from jobs._main import EXIT_DONE, exit_on_signals, run_job
-from jobs._progress import ProgressLine
-from pipelines.config import EditJobConfig
-from pipelines.edit import DryRunReport, RunSummary, plan_dry_run, run_edit
-from pipelines.finish import write_interrupted
-from pipelines.progress import ProgressState
-from pipelines.storage import locate
-from vimaedit.types import Status
+# What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
+if TYPE_CHECKING:
+    from pipelines.config import EditJobConfig
+    from pipelines.edit import DryRunReport, RunSummary
+    from pipelines.progress import ProgressState
 
 logger = logging.getLogger("jobs.edit")
 
@@ -24,6 +24,8 @@ REQUIRED = ("input", "output")
 
 def summary_text(summary: RunSummary) -> str:
     """Say what a run came to: rows per status, rate, and where the results lie."""
+    from vimaedit.types import Status
+
     counts = ", ".join(f"{summary.counts.get(status, 0)} {status}" for status in Status)
     lines = [f"{summary.rows} rows in {summary.seconds:.1f} s ({summary.rows_per_second:.2f} rows/s): {counts}"]
     lines += [f"{label} {place}" for label, place in _places(summary) if place]
@@ -51,6 +53,8 @@ def dry_run_text(report: DryRunReport) -> str:
 
 def quiet_engine() -> None:
     """Leave the console to this job's own progress line; Ray Data's log file in its session folder still has everything."""
+    from ray.data import DataContext
+
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that its bars are off
     for handler in logging.getLogger("ray.data").handlers:
@@ -63,18 +67,30 @@ def _places(summary: RunSummary) -> list[tuple[str, str | None]]:
 
 
 def _edit(job: EditJobConfig) -> int:
+    from jobs._progress import ProgressLine
+    from pipelines.edit import plan_dry_run, run_edit
+    from pipelines.finish import write_interrupted
+    from pipelines.storage import locate
+
+    if job.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
+        job = dataclasses.replace(job, ray_address=os.environ.get("RAY_ADDRESS") or None)
     logger.info("model %s, %d steps, input %s, output %s", job.model, job.steps, job.input, job.output)
+    if job.dry_run:
+
+        def on_dry_run_started() -> None:
+            quiet_engine()
+            exit_on_signals()  # it writes nothing, so there is nothing to save either
+
+        report = plan_dry_run(job, on_started=on_dry_run_started)
+        _warn(report.warnings)
+        print(dry_run_text(report))
+        return 0
     output = locate(job.output)
 
     def on_started() -> None:
         quiet_engine()
         exit_on_signals(lambda name: write_interrupted(output, name))
 
-    if job.dry_run:
-        report = plan_dry_run(job, on_started=on_started)
-        _warn(report.warnings)
-        print(dry_run_text(report))
-        return EXIT_DONE
     line = ProgressLine(sys.stderr)
 
     def show(state: ProgressState) -> None:
@@ -96,6 +112,10 @@ def _warn(warnings: Sequence[str]) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
+    exit_on_signals()
+    from jobs._main import run_job
+    from pipelines.config import EditJobConfig
+
     return run_job(EditJobConfig, _edit, words, name="edit", summary=__doc__ or "", required=REQUIRED)
 
 

@@ -7,19 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import yaml
+from jobs._signals import exit_on_signals
+from vimaedit.config import EditConfig, ModelConfig, check_choice
+from vimaedit.errors import ConfigError, RequestError
 
-from jobs._main import EXIT_DONE, run_job
-from jobs._progress import ProgressLine
-from pipelines.config import FRAMES
-from pipelines.sheet import draw_sheet
-from vimaedit import BlendPhrase, ConfigError, EditConfig, ModelConfig, ViMAEditOutput, ViMAEditPipeline
-from vimaedit.config import check_choice
-from vimaedit.images import decode_mask, encode_image, encode_mask, paste_back, paste_mask, read_picture
-from vimaedit.types import Status, UInt8Array
+# What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
+if TYPE_CHECKING:
+    from vimaedit import BlendPhrase, ViMAEditOutput
+    from vimaedit.types import UInt8Array
 
 logger = logging.getLogger("jobs.edit_image")
 
@@ -39,6 +36,8 @@ class EditImageConfig(EditConfig, ModelConfig):
     frame: str = "canvas"  # canvas: what the model saw; original: pasted back into the whole picture
 
     def __post_init__(self) -> None:
+        from pipelines.config import FRAMES
+
         EditConfig.__post_init__(self)
         ModelConfig.__post_init__(self)
         check_choice("frame", self.frame, FRAMES)
@@ -52,28 +51,42 @@ class EditImageConfig(EditConfig, ModelConfig):
 
 
 def parse_blend_words(text: str) -> str | list[BlendPhrase]:
-    """Read `cat dog` as it stands and `[{source: ..., target: ...}]` as phrases.
+    """Read `cat dog` as it stands and `[{source: ..., target: ...}]` as phrases; a null side is None.
 
     Raises: ConfigError for a list of another form.
     """
+    import yaml
+
+    from jobs._options import NULL_TAG, compose_yaml
+    from vimaedit import BlendPhrase
+
     if not text.lstrip().startswith("["):
         return text
     error = ConfigError(f"blend_words: got {text!r}; allowed: two words, or [{{source: PHRASE, target: PHRASE}}, ...]")
     try:
-        # BaseLoader leaves every word as text, so that a phrase may be `no` or `7`.
-        entries = yaml.load(text, Loader=yaml.BaseLoader)
+        node = compose_yaml(text)
     except yaml.YAMLError as cause:
         raise error from cause
-    for entry in entries:
-        if not isinstance(entry, dict) or not entry or not entry.keys() <= {"source", "target"}:
+    phrases = []
+    for entry in node.value if isinstance(node, yaml.SequenceNode) else [None]:
+        pairs = entry.value if isinstance(entry, yaml.MappingNode) else []
+        if not all(isinstance(side, yaml.ScalarNode) for pair in pairs for side in pair):
             raise error
-        if not all(isinstance(phrase, str) for phrase in entry.values()):
+        # The nodes' own text, so that a phrase may be `no` or `7`.
+        sides = {side.value: None if phrase.tag == NULL_TAG else phrase.value for side, phrase in pairs}
+        if not any(sides.values()) or not sides.keys() <= {"source", "target"}:
             raise error
-    return [BlendPhrase(source=entry.get("source"), target=entry.get("target")) for entry in entries]
+        phrases.append(BlendPhrase(source=sides.get("source"), target=sides.get("target")))
+    return phrases
 
 
 def _sheet_row(config: EditImageConfig, output: ViMAEditOutput) -> dict[str, Any]:
     """Return the result as a row of the picture sheet, in the frame that was asked for."""
+    import numpy as np
+
+    from vimaedit.images import encode_image, encode_mask, paste_back, paste_mask, read_picture
+    from vimaedit.types import Status
+
     source, edited = np.asarray(output.sources[0]), np.asarray(output.images[0])
     masks = [mask if mask is None else np.asarray(mask) > 0 for mask in (output.masks[0], output.critical_masks[0])]
     if config.frame == "original":
@@ -97,32 +110,64 @@ def _sheet_row(config: EditImageConfig, output: ViMAEditOutput) -> dict[str, Any
     }
 
 
-def _edit(config: EditImageConfig) -> int:
-    pipe = ViMAEditPipeline(config, config)
-    progress = ProgressLine(sys.stderr, unit="steps")
-    output = pipe(
-        config.image,
-        config.source_prompt,
-        config.target_prompt,
-        blend=parse_blend_words(config.blend_words),
-        mask=None if config.given_mask is None else _read_mask(Path(config.given_mask)),
-        callback_on_step_end=lambda pipe, step, timestep, state: progress(step + 1, config.steps),
-    )
-    progress.close()
-    row = _sheet_row(config, output)
+def _check_places(config: EditImageConfig) -> tuple[Path, Path]:
+    """Return where the picture and the sheet go.
+
+    Raises: ConfigError where they cannot be written, or would overwrite what is read.
+    """
+    from pipelines.storage import check_writable, locate
+
     path = Path(config.output)
     sheet_path = path.with_name(f"{path.stem}_sheet.png")
+    for name in ("image", "given_mask"):
+        read = getattr(config, name)
+        for written in (path, sheet_path):
+            if read is not None and Path(read).resolve() == written.resolve():
+                raise ConfigError(f"output: got {config.output!r}, which writes over {name}={read}; allowed: another file name")
+    if path.is_dir():
+        raise ConfigError(f"output: got {config.output!r}, which is a folder; allowed: a file name that ends in .png")
+    check_writable(locate(str(path.parent)))
+    return path, sheet_path
+
+
+def _edit(config: EditImageConfig) -> int:
+    from jobs._progress import ProgressLine
+    from pipelines.sheet import draw_sheet
+    from vimaedit import ViMAEditPipeline
+
+    path, sheet_path = _check_places(config)
+    blend = parse_blend_words(config.blend_words)
+    pipe = ViMAEditPipeline(config, config)
+    progress = ProgressLine(sys.stderr, unit="steps")
+    try:
+        output = pipe(
+            config.image,
+            config.source_prompt,
+            config.target_prompt,
+            blend=blend,
+            mask=None if config.given_mask is None else _read_mask(Path(config.given_mask)),
+            callback_on_step_end=lambda pipe, step, timestep, state: progress(step + 1, config.steps),
+        )
+        progress.close()
+        row = _sheet_row(config, output)
+    except RequestError as error:  # the one record is the command line
+        raise ConfigError(str(error)) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(row["edited_image"]["bytes"])
-    draw_sheet([row]).save(sheet_path)
+    sheet, _ = draw_sheet([row])
+    sheet.save(sheet_path)
     for warning in output.warnings:
         logger.warning("%s", warning)
     changes = ", ".join(f"{phrase.source or '(nothing)'} -> {phrase.target or '(nothing)'}" for phrase in output.blend)
     print(f"changed: {changes or 'the whole picture'}\nedited:  {path}\nsheet:   {sheet_path}")
-    return EXIT_DONE
+    return 0
 
 
 def _read_mask(path: Path) -> UInt8Array:
+    import numpy as np
+
+    from vimaedit.images import decode_mask
+
     if not path.is_file():
         raise ConfigError(f"given_mask: got {str(path)!r}; allowed: a file that exists")
     return decode_mask(path.read_bytes()).astype(np.uint8)
@@ -130,6 +175,9 @@ def _read_mask(path: Path) -> UInt8Array:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
+    exit_on_signals()
+    from jobs._main import run_job
+
     return run_job(EditImageConfig, _edit, words, name="edit_image", summary=__doc__ or "", required=REQUIRED)
 
 

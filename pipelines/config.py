@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipelines.schema import METRICS
 from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
 from vimaedit.errors import ConfigError
 
 FRAMES = ("canvas", "original")
 KEEP_SOURCES = ("true", "path", "false")
 IMAGE_FORMATS = ("png", "webp", "jpeg")
+ALWAYS_MEASURED = (*METRICS, "unchanged")
 RESUMES = ("if-possible", "never", "always", "retry-failed", "extend")
 
 
@@ -21,25 +23,25 @@ class DataConfig:
     output: str = ""  # folder, local or any fsspec URL
     columns: dict[str, str] = field(default_factory=dict)  # name in the contract -> name in the input
     image_root: str | None = None  # where string images are looked up; None: beside the input
-    allow_http: bool = False
+    allow_http: bool = False  # whether a record may name its picture by an http(s) URL
     http_hosts: list[str] = field(default_factory=list)  # private hosts that may be asked all the same
-    min_side_px: int = 16
-    max_pixels: int = 100_000_000
-    frame: str = "canvas"
-    keep_source: str = "true"
+    min_side_px: int = 16  # a picture with a shorter side is rejected
+    max_pixels: int = 100_000_000  # a picture of more is rejected before it is decoded
+    frame: str = "canvas"  # of all pictures of a row. canvas: what the model saw; original: pasted back at its own size
+    keep_source: str = "true"  # the source in the output. true: its pixels; path: its path, with frame=original; false: not
     image_format: str = "png"  # png (level 1) and webp are lossless; jpeg is quality 95
-    metrics: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)  # beyond those that every row has; none can be computed yet
     limit: int | None = None  # the first N requests only
-    dry_run: bool = False
+    dry_run: bool = False  # say what a run would be and take, from a measured sample; writes nothing
     sheet: int = 0  # the first N results as <output>/sheet.png
-    resume: str = "if-possible"
-    max_failed_fraction: float = 0.05
-    max_rejected_fraction: float = 0.5
-    stop_failed_fraction: float = 0.5
-    actors: int | str = "auto"
-    batch_size: int | str = "auto"
+    resume: str = "if-possible"  # what to do about an output that is not empty; if-possible and never refuse it
+    max_failed_fraction: float = 0.05  # with more rows failed or quarantined a finished run exits with 3
+    max_rejected_fraction: float = 0.5  # with more rows rejected a finished run exits with 3
+    stop_failed_fraction: float = 0.5  # with more of the last 200 rows failed the run stops early and exits with 5
+    actors: int | str = "auto"  # how many editors work side by side; auto: as many as the cluster has room for
+    batch_size: int | str = "auto"  # edits that one editor does at once; auto: by the memory of its device
     threads: int | str = "auto"  # CPU threads of one actor
-    ray_address: str | None = None  # None: RAY_ADDRESS where set, else a Ray of this process's own
+    ray_address: str | None = None  # HOST:PORT of a cluster, or auto; unset: RAY_ADDRESS, else a Ray of this process's own
 
     def __post_init__(self) -> None:
         for name in ("input", "output"):
@@ -50,6 +52,8 @@ class DataConfig:
         if self.keep_source == "path" and self.frame != "original":
             raise ConfigError(f"keep_source: got path with frame={self.frame}; allowed: path needs frame=original")
         check_choice("image_format", self.image_format, IMAGE_FORMATS)
+        for name in self.metrics:
+            check_choice("metrics", name, ALWAYS_MEASURED)
         check_choice("resume", self.resume, RESUMES)
         check_range("min_side_px", self.min_side_px, 1, 100_000)
         check_range("max_pixels", self.max_pixels, 1, 10**10)
@@ -74,3 +78,5 @@ class EditJobConfig(DataConfig, EditConfig, ModelConfig):
         EditConfig.__post_init__(self)
         ModelConfig.__post_init__(self)
         DataConfig.__post_init__(self)
+        if ":" in self.device:
+            raise ConfigError(f"device: got {self.device}; allowed: auto, cpu, cuda (Ray gives every actor its GPU)")

@@ -7,9 +7,8 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import ray.data
@@ -22,15 +21,17 @@ from pipelines.digest import RESULTS_VERSION, config_digest
 from pipelines.editing import EditActor
 from pipelines.finish import count_statuses, exit_code, read_parts, write_manifest, write_run, write_success
 from pipelines.inputs import InputSet, scan_inputs
+from pipelines.listing import refuse_output_in_input
 from pipelines.plan import Plan, Unit, count_requests, limit_units, make_plan, refuse_used_output, store_plan, unit_size
-from pipelines.probe import Probe, Sample, measure, probe
-from pipelines.progress import ProgressCallback, reporting, start_counter
-from pipelines.resources import Placement, auto_batch_size, connect, place, set_engine
+from pipelines.probe import Probe, Sample, await_worker, measure, probe
+from pipelines.progress import ProgressCallback, Report, report_to, reporting, start_counter
+from pipelines.resources import Placement, auto_batch_size, connect, look_at_cluster, place, set_engine
 from pipelines.schema import output_schema
+from pipelines.secrets import mask_urls
 from pipelines.sheet import write_sheet
 from pipelines.sink import UnitSink
 from pipelines.source import UnitSource
-from pipelines.storage import locate
+from pipelines.storage import Location, check_writable, locate
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def run_edit(
     started = time.monotonic()
     output = locate(job.output)
     refuse_used_output(output, job.resume)
+    check_writable(output)
     prepared = _prepare(job, on_started, measure_always=False)
     context, units = prepared.context, prepared.units
     store_plan(output, prepared.plan, prepared.inputs)
@@ -113,17 +115,17 @@ def run_edit(
         rows=0,
         seconds=0.0,
         units=len(units),
-        data=(output / "data").url,
+        data=mask_urls((output / "data").url),
         run_json=None,
         sheet=None,
         stop_reason=None,
         warnings=prepared.warnings,
     )
     if units:
-        counter = start_counter(total, job.stop_failed_fraction)
+        counter = start_counter({unit.id: unit.take for unit in units}, job.stop_failed_fraction)
         try:
             with reporting(counter, progress):
-                _execute(prepared, counter)
+                _execute(prepared, report_to(counter))
         except Exception:
             # Ray wraps the actor's exception in text; whether the rule stopped the run, the counter knows.
             reason = ray.get(counter.stop_reason.remote())
@@ -135,17 +137,37 @@ def run_edit(
     parts = read_parts(output, units, prepared.plan.digest)
     counts = count_statuses(parts)
     write_manifest(output, parts)
-    sheet = write_sheet(output, units, job.sheet) if job.sheet and units else None
+    sheet, warnings = _sheet(output, units, job.sheet) if units else (None, [])
+    warnings = [*prepared.warnings, *warnings]
     seconds = time.monotonic() - started
     code = exit_code(job, counts)
     facts = {"exit_code": code, "counts": counts, "rows": total, "units": len(units), "seconds": round(seconds, 3)}
     facts |= {"rows_per_second": total / seconds, "versions": prepared.probe.versions, "results_version": RESULTS_VERSION}
-    write_run(output, context, {**facts, "warnings": list(prepared.warnings)})
+    write_run(output, context, {**facts, "warnings": warnings})
     write_success(output)
-    run_json = (output / "run.json").url
     return dataclasses.replace(
-        summary, exit_code=code, counts=counts, rows=total, seconds=seconds, run_json=run_json, sheet=sheet
+        summary,
+        exit_code=code,
+        counts=counts,
+        rows=total,
+        seconds=seconds,
+        run_json=mask_urls((output / "run.json").url),
+        sheet=sheet,
+        warnings=tuple(warnings),
     )
+
+
+def _sheet(output: Location, units: Sequence[Unit], num_results: int) -> tuple[str | None, list[str]]:
+    """Draw the sheet, where one is asked for: its URL, and what to warn of. The run is finished with or without it."""
+    if not num_results:
+        return None, []
+    try:
+        url, num_drawn = write_sheet(output, units, num_results)
+    except Exception as error:
+        logger.warning("no sheet", exc_info=True)
+        return None, [f"sheet: {type(error).__name__}: {error}; there is none"]
+    wanted = min(num_results, sum(unit.take for unit in units))
+    return mask_urls(url), [f"sheet: {num_drawn} of {wanted} results have room on it"] if num_drawn < wanted else []
 
 
 def plan_dry_run(job: EditJobConfig, on_started: Callable[[], None] | None = None) -> DryRunReport:
@@ -176,12 +198,16 @@ def plan_dry_run(job: EditJobConfig, on_started: Callable[[], None] | None = Non
 
 
 def _prepare(job: EditJobConfig, on_started: Callable[[], None] | None, *, measure_always: bool) -> _Prepared:
+    refuse_output_in_input(locate(job.output), job.input)
     inputs = scan_inputs(job.input, job.columns)
     num_requests = count_requests(inputs)
     connect(job)
     if on_started is not None:
         on_started()
-    placement = place(job)
+    placement = place(job, look_at_cluster(job))
+    if placement.warning:
+        logger.warning("%s", placement.warning)  # now, not only at the end: it may be a reason to stop
+    await_worker(placement)
     found = probe(job, placement)
     resolved = dataclasses.replace(
         job,
@@ -206,7 +232,7 @@ def _prepare(job: EditJobConfig, on_started: Callable[[], None] | None, *, measu
         generation=1,
     )
     sample = None
-    if measure_always or num_requests >= LARGE_JOB_REQUESTS:
+    if measure_always or is_large(num_requests, job.limit):
         sample = _measure_first(context, inputs, placement)
     per_unit = unit_size(
         num_requests=num_requests,
@@ -214,6 +240,7 @@ def _prepare(job: EditJobConfig, on_started: Callable[[], None] | None, *, measu
         actors=placement.likely_actors,
         row_bytes=sample.row_bytes if sample else _estimate_row_bytes(context, inputs),
         row_seconds=sample.row_seconds if sample else None,
+        input_row_bytes=inputs.row_bytes,
     )
     settled = {
         "config_digest": context.config_digest,
@@ -233,8 +260,13 @@ def _prepare(job: EditJobConfig, on_started: Callable[[], None] | None, *, measu
         units=limit_units(plan.units, job.limit),
         requests_per_unit=per_unit,
         sample=sample,
-        warnings=tuple(_run_warnings(inputs, found)),
+        warnings=tuple(_run_warnings(inputs, placement, found)),
     )
+
+
+def is_large(num_requests: int, limit: int | None) -> bool:
+    """Whether a run is worth a measurement of its rate: by what it will edit, not by what there is."""
+    return (num_requests if limit is None else min(num_requests, limit)) >= LARGE_JOB_REQUESTS
 
 
 def _measure_first(context: RunContext, inputs: InputSet, placement: Placement) -> Sample | None:
@@ -260,18 +292,21 @@ def _estimate_row_bytes(context: RunContext, inputs: InputSet) -> float:
     return num_pictures * picture + passed
 
 
-def _run_warnings(inputs: InputSet, found: Probe) -> list[str]:
-    warnings = [f"{file.path}: {file.error}; one rejected row" for file in inputs.files if file.error is not None]
+def _run_warnings(inputs: InputSet, placement: Placement, found: Probe) -> list[str]:
+    warnings = [*inputs.warnings]
+    warnings += [f"{file.path}: {file.error}; one rejected row" for file in inputs.files if file.error is not None]
     renamed = inputs.columns.renamed
     if renamed:
         pairs = ", ".join(f"{source} as {name}" for name, source in renamed.items())
         warnings.append(f"input columns with the names of output columns are written under another: {pairs}")
+    if placement.warning:
+        warnings.append(placement.warning)
     if found.facts.warning:
         warnings.append(found.facts.warning)
     return warnings
 
 
-def _execute(prepared: _Prepared, counter: Any) -> None:
+def _execute(prepared: _Prepared, report: Report) -> None:
     context, placement, units = prepared.context, prepared.placement, prepared.units
     row_seconds = prepared.sample.row_seconds if prepared.sample else UNKNOWN_ROW_SECONDS
     set_engine(unit_seconds=math.ceil(row_seconds * max(unit.take for unit in units)))
@@ -284,7 +319,7 @@ def _execute(prepared: _Prepared, counter: Any) -> None:
         ray.data.read_datasource(source, override_num_blocks=len(units))
         .map_batches(
             EditActor,
-            fn_constructor_args=(context, counter),
+            fn_constructor_args=(context, report),
             batch_size=1,  # a block of one row is one unit
             batch_format="pyarrow",
             compute=pool,

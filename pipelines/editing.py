@@ -6,13 +6,15 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
-import ray
 
 from pipelines.context import Row, RunContext, from_block, to_block
 from pipelines.plan import Unit, batches
+from pipelines.progress import Report
+from pipelines.records import shown
+from pipelines.secrets import mask_urls
 from pipelines.weights import with_local_weights
 from vimaedit.errors import VimaeditError
 from vimaedit.types import Editor, EditRequest, EditResult, Status
@@ -22,6 +24,14 @@ logger = logging.getLogger(__name__)
 Slots = list[Row | None]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """A batch's slots (None: a hole), and all rows that are finished with it, those that were stopped before among them."""
+
+    slots: Slots
+    rows: list[Row]
+
+
 class StoppedEarly(VimaeditError):
     """The run is hopeless; raised in an editing actor to end it."""
 
@@ -29,7 +39,7 @@ class StoppedEarly(VimaeditError):
 class EditActor:
     """Hosts one editor; called by Ray Data with the block of one unit."""
 
-    def __init__(self, context: RunContext, counter: Any = None) -> None:
+    def __init__(self, context: RunContext, report: Report | None = None) -> None:
         # Before torch loads OpenMP: idle threads sleep instead of spinning, which would slow the stages that share the cores
         # (measured with four busy processes on two cores: 0.6 s a batch against 15 s).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -40,7 +50,7 @@ class EditActor:
         torch.set_num_threads(context.threads)
         job = with_local_weights(context.job)
         self.context = context
-        self.counter = counter
+        self.report = report
         self.editor: Editor = load_editor(job, job)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -58,44 +68,52 @@ class EditActor:
         for row in rows:
             if row.seed is None:
                 row.seed = record_seed(self.context.job.seed, row.id)
-        self._report([row for row in rows if row.status is not None])
-        for slots in unit_batches(unit, rows, self.context.batch_size, keep_shape=self.context.job.canvas.fit == "keep"):
-            edit_batch(self.editor, slots)
-            self._report([row for row in slots if row is not None])
+        num_finished = 0
+        for batch in unit_batches(unit, rows, self.context.batch_size, keep_shape=self.context.job.canvas.fit == "keep"):
+            if any(row is not None for row in batch.slots):
+                edit_batch(self.editor, batch.slots)
+            if self.report is not None and batch.rows:
+                reason = self.report(unit.id, num_finished, [str(row.status) for row in batch.rows])
+                if reason is not None:
+                    raise StoppedEarly(reason)
+            num_finished += len(batch.rows)
         for row in rows:
             row.clip_image = row.given_mask = None  # nothing later reads them
 
-    def _report(self, rows: Sequence[Row]) -> None:
-        done = [str(row.status) for row in rows]
-        if self.counter is not None and done:
-            reason = ray.get(self.counter.add.remote(done))
-            if reason is not None:
-                raise StoppedEarly(reason)
 
-
-def unit_batches(unit: Unit, rows: Sequence[Row], batch_size: int, *, keep_shape: bool) -> Iterator[Slots]:
-    """Cut a unit into the slots of its batches; requests without a picture to edit and those beyond a limit leave holes.
+def unit_batches(unit: Unit, rows: Sequence[Row], batch_size: int, *, keep_shape: bool) -> Iterator[Batch]:
+    """Cut a unit into its batches; requests without a picture to edit and those beyond a limit leave holes.
 
     The shape of a batch follows from the plan, never from which of its requests are good. With several canvas shapes
-    (`keep_shape`) the requests of each shape are grouped in input order; those without a canvas have no place then.
+    (`keep_shape`) the requests of each shape are grouped in input order; those without a canvas have no slot then and
+    finish with the batch of the next request that has one.
     """
     if not keep_shape:
-        yield from _cut([*rows, *[None] * (unit.count - len(rows))], batch_size)
+        places: Slots = [*rows, *[None] * (unit.count - len(rows))]
+        yield from _cut(places, [[] if row is None else [row] for row in places], batch_size)
         return
-    groups: dict[tuple[int, ...], Slots] = {}
+    groups: dict[tuple[int, ...], tuple[Slots, list[list[Row]]]] = {}
+    waiting: list[Row] = []
     for row in rows:
+        waiting.append(row)
         if row.canvas is not None:
-            groups.setdefault(row.canvas.shape, []).append(row)
-    for group in groups.values():
-        yield from _cut(group, batch_size)
+            members, finished = groups.setdefault(row.canvas.shape, ([], []))
+            members.append(row)
+            finished.append(waiting)
+            waiting = []
+    for members, finished in groups.values():
+        yield from _cut(members, finished, batch_size)
+    if waiting:
+        yield Batch(slots=[], rows=waiting)
 
 
-def _cut(places: Slots, batch_size: int) -> Iterator[Slots]:
+def _cut(places: Slots, finished: Sequence[list[Row]], batch_size: int) -> Iterator[Batch]:
+    """Cut places into batches; with each place the rows of `finished` at its position are finished."""
     for members, num_slots in batches(len(places), batch_size):
         slots: Slots = [places[position] for position in members]
         slots = [row if row is not None and row.status is None else None for row in slots]
-        if any(row is not None for row in slots):
-            yield slots + [None] * (num_slots - len(slots))
+        slots += [None] * (num_slots - len(slots))
+        yield Batch(slots=slots, rows=[row for position in members for row in finished[position]])
 
 
 def edit_batch(editor: Editor, slots: Slots) -> None:
@@ -104,8 +122,8 @@ def edit_batch(editor: Editor, slots: Slots) -> None:
         _run(editor, slots)
         return
     except Exception as error:
-        ids = [row.id for row in slots if row is not None]
-        logger.warning("batch of %s: %s: %s; each runs alone now", ids, type(error).__name__, error)
+        ids = ", ".join(shown(row.id) for row in slots if row is not None)
+        logger.warning("batch of %s: %s: %s; each runs alone now", ids, type(error).__name__, mask_urls(str(error)))
     for position, row in enumerate(slots):
         if row is None:
             continue
@@ -115,7 +133,7 @@ def edit_batch(editor: Editor, slots: Slots) -> None:
             _run(editor, alone)
         except Exception as error:
             row.seconds = time.perf_counter() - started
-            row.stop(Status.FAILED, "edit", type(error).__name__, f"record {row.id!r}: {type(error).__name__}: {error}")
+            row.stop(Status.FAILED, "edit", type(error).__name__, f"record {shown(row.id)}: {type(error).__name__}: {error}")
 
 
 def _run(editor: Editor, slots: Slots) -> None:

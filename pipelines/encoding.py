@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.context import Row, RunContext, UnitRows
+from pipelines.records import shown
 from pipelines.schema import OUTPUT_FIELDS
+from pipelines.secrets import mask_urls
+from pipelines.text import cut_quotes
+from vimaedit.errors import RequestError
 from vimaedit.images import decode_image, encode_image, encode_mask, paste_back, paste_mask
 from vimaedit.metrics.background import background_metrics
 from vimaedit.types import Status
+
+logger = logging.getLogger(__name__)
+
+PICTURE_COLUMNS = ("image", "edited_image", "edit_mask", "critical_mask", "metrics")
 
 
 def encode_unit(context: RunContext, unit_rows: UnitRows) -> pa.Table:
@@ -26,7 +35,16 @@ def encode_unit(context: RunContext, unit_rows: UnitRows) -> pa.Table:
 def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
     """Give one row's values of the contract's columns."""
     job = context.job
-    pictures = _pictures(context, row)
+    try:
+        pictures = _pictures(context, row)
+    except Exception as error:  # becomes the row's own: no picture may end the run
+        pictures = dict.fromkeys(PICTURE_COLUMNS)
+        status, kind = Status.FAILED, type(error).__name__
+        if isinstance(error, RequestError):
+            status, kind = Status.REJECTED, error.code
+        else:
+            logger.warning("record %s: %s: %s", shown(row.id), kind, mask_urls(str(error)))
+        row.stop(status, "encode", kind, f"record {shown(row.id)}: {error}")
     # What words were used is known only of a finished edit.
     ok = row.status == Status.OK
     size, box = row.original_size, row.crop_box
@@ -47,19 +65,26 @@ def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
         "status": str(row.status),
         "error_stage": row.error_stage,
         "error_type": row.error_type,
-        "error_message": row.error_message,
-        "attempts": row.attempts,
-        "warnings": row.warnings,
+        "error_message": None if row.error_message is None else mask_urls(cut_quotes(row.error_message)),
+        # One that failed before it came to an editor was tried too.
+        "attempts": max(1, row.attempts) if row.status == Status.FAILED else row.attempts,
+        "warnings": [*row.warnings, *_warnings(context, row)],
         "seed": row.seed,
         "method": job.method,
         "steps": job.steps,
         "config_digest": context.config_digest,
-        "model": job.model,
+        "model": mask_urls(job.model),
         "model_digest": context.model_digest,
         "version": context.version,
         "unit_id": unit_id,
         "seconds": row.seconds,
     }
+
+
+def _warnings(context: RunContext, row: Row) -> list[str]:
+    if row.status == Status.OK and context.job.keep_source == "path" and row.image_path is None:
+        return ["source_not_kept: keep_source=path, but the record's picture has no path, so image is null"]
+    return []
 
 
 def _pictures(context: RunContext, row: Row) -> dict[str, Any]:

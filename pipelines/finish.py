@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from pipelines.config import EditJobConfig
 from pipelines.context import RunContext
 from pipelines.plan import Unit
+from pipelines.secrets import mask_urls
 from pipelines.sink import FOOTER_KEY, part_name
 from pipelines.storage import Location, open_reader, put_atomic, retry_remote
+from pipelines.text import without_secrets
 from vimaedit.types import Status
 
 FOOTER_THREADS = 16
@@ -66,7 +68,7 @@ def write_manifest(output: Location, parts: Sequence[Part]) -> None:
 
 
 def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> None:
-    """Write `run.json`: the resolved configuration, digests, versions, counts and timings."""
+    """Write `run.json`: the resolved configuration, digests, versions, counts and timings; no credentials."""
     content = {
         "config": dataclasses.asdict(context.job),
         "config_digest": context.config_digest,
@@ -79,7 +81,7 @@ def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> N
         "threads": context.threads,
         **facts,
     }
-    put_atomic(output / "run.json", json.dumps(content, indent=2).encode())
+    put_atomic(output / "run.json", json.dumps(without_secrets(content), indent=2).encode())
 
 
 def write_success(output: Location) -> None:
@@ -113,7 +115,7 @@ def _read_part(output: Location, unit: Unit, plan_digest: str) -> Part:
     footer = json.loads(metadata.get(FOOTER_KEY, b"{}"))
     if rows != unit.take or footer.get("plan_digest") != plan_digest or footer.get("unit") != unit.id:
         raise RuntimeError(
-            f"{place.url}: got {rows} rows of plan {footer.get('plan_digest')}, unit {footer.get('unit')}; "
+            f"{mask_urls(place.url)}: got {rows} rows of plan {footer.get('plan_digest')}, unit {footer.get('unit')}; "
             f"expected {unit.take} rows of plan {plan_digest}, unit {unit.id}"
         )
     return Part(unit=unit.id, generation=footer["generation"], rows=rows, counts=footer["counts"])

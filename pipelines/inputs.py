@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import posixpath
+import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,18 +16,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.schema import ColumnMap, map_columns, unify_passed
-from pipelines.storage import Location, is_transient, list_files, locate, open_reader, read_bytes, retry_remote
+from pipelines.column_types import is_list_type
+from pipelines.listing import list_input
+from pipelines.schema import EDIT_COLUMNS, ColumnMap, map_columns, unify_passed
+from pipelines.storage import Location, is_transient, open_reader, read_bytes, retry_remote
 from vimaedit.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 FOOTER_GUESS_BYTES = 64 * 1024
 FOOTER_THREADS = 16
 MAGIC = b"PAR1"
+LARGE_GROUP_BYTES = 10**9  # a unit reads its row group from the start: Parquet has no way to begin within one
+REFERENCED_BYTES = 4_000_000  # taken for a picture that a record names; how large it is, only fetching it would tell
+# What Arrow raises for a file that is not what Parquet says; an OSError may be the infrastructure's too: `is_transient`.
+BROKEN_CONTENT = (pa.ArrowException, OSError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """One input file. `path` is relative to the input's root; `error` says why its footer cannot be read (then `rows` is 0)."""
+    """One input file. `path` is relative to the input's root; `error` says why it cannot be planned (then `rows` is 0)."""
 
     path: str
     size: int
@@ -37,65 +45,96 @@ class InputFile:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class InputSet:
-    """The whole input: `schema` is that of all readable files together, `column_bytes` sums the sizes of their columns."""
+    """The whole input.
 
+    `schema` is that of all readable files together, with passed-through columns in the types in which they are written.
+    `column_bytes` sums the sizes of their columns; for pictures that records name it has an estimate. `counts` has the
+    requests of every row of the files whose targets are lists, by path. `warnings` are for the run as a whole.
+    """
+
+    url: str
     root: str
     files: tuple[InputFile, ...]
     schema: pa.Schema
     columns: ColumnMap
     column_bytes: Mapping[str, int]
+    counts: Mapping[str, NDArray[np.unsignedinteger]]
+    warnings: tuple[str, ...]
 
     @property
     def num_rows(self) -> int:
         return sum(file.rows for file in self.files)
 
+    @property
+    def row_bytes(self) -> float:
+        """The average bytes of a row, all columns and a referenced picture with it."""
+        return sum(self.column_bytes.values()) / max(1, self.num_rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Footer:
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    digest: str
+    counts: NDArray[np.unsignedinteger] | None  # of requests per row, where targets are lists
+
 
 def scan_inputs(url: str, columns: Mapping[str, str]) -> InputSet:
-    """List the input's Parquet files and read their footers; no data.
+    """List the input's Parquet files and read their footers and the lengths of their lists of targets; no other data.
 
     Raises: ConfigError where there is no readable file, or where columns are missing or do not fit together.
     """
-    root, listed = _list_input(url)
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        footers = list(pool.map(lambda entry: _read_footer(root / entry[0]), listed))
-    edit_names = [columns.get(name, name) for name in ("image", "source_prompt", "target_prompt", "id", "blend_words")]
-    edit_names += [columns.get(name, name) for name in ("given_mask", "seed", "overrides")]
+    listing = list_input(url)
     target = columns.get("target_prompt", "target_prompt")
-    files, schema, sizes = [], None, defaultdict[str, int](int)
-    for (path, size), footer in zip(listed, footers, strict=True):
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        footers = list(pool.map(lambda entry: _read_footer(listing.root / entry[0], target), listing.files))
+    edit_names = [columns.get(name, name) for name in EDIT_COLUMNS]
+    files, schema = [], None
+    for (path, size), footer in zip(listing.files, footers, strict=True):
         if isinstance(footer, str):
             files.append(InputFile(path=path, size=size, error=footer))
             continue
-        metadata, digest = footer
-        own = metadata.schema.to_arrow_schema()
-        schema = unify_passed(schema, own, edit_names, path)
-        _add_column_bytes(sizes, metadata)
-        is_list = target in own.names and is_list_type(own.field(target).type)
-        files.append(InputFile(path=path, size=size, rows=metadata.num_rows, footer_digest=digest, target_is_list=is_list))
+        schema = unify_passed(schema, footer.schema, edit_names, path)
+        files.append(
+            InputFile(
+                path=path,
+                size=size,
+                rows=footer.metadata.num_rows,
+                footer_digest=footer.digest,
+                target_is_list=footer.counts is not None,
+            )
+        )
     if schema is None:
         reason = f"; {files[0].path}: {files[0].error}" if files else ""
         raise ConfigError(f"input: got {url!r} with {len(files)} Parquet files, none of them readable{reason}")
-    return InputSet(
-        root=root.url, files=tuple(files), schema=schema, columns=map_columns(schema.names, columns), column_bytes=dict(sizes)
+    readable = {file.path: footer for file, footer in zip(files, footers, strict=True) if not isinstance(footer, str)}
+    found = InputSet(
+        url=url,
+        root=listing.root.url,
+        files=tuple(files),
+        schema=schema,
+        columns=map_columns(schema.names, columns),
+        column_bytes=_column_bytes(list(readable.values()), columns.get("image", "image")),
+        counts={path: footer.counts for path, footer in readable.items() if footer.counts is not None},
+        warnings=tuple(_large_groups(readable)),
     )
+    for warning in found.warnings:
+        logger.warning("%s", warning)  # now, not only at the end: it may be a reason to stop
+    return found
 
 
-def is_list_type(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds lists."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def request_counts(place: Location, target: str) -> NDArray[np.int64]:
+def request_counts(place: Location, target: str) -> NDArray[np.unsignedinteger]:
     """Count the requests of every row of a file whose targets are lists: (rows,). An empty or null list is one rejected row."""
 
-    def read() -> NDArray[np.int64]:
+    def read() -> NDArray[np.unsignedinteger]:
         counts = []
         with open_reader(place) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(columns=[target]):
-                counts.append(list_counts(batch.column(0)))
-        return np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
+                counts.append(list_counts(batch.column(target)))
+        found = np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
+        return found.astype(np.min_scalar_type(int(found.max(initial=1))))  # all files' counts are held at once
 
     return retry_remote(place, read)
 
@@ -107,27 +146,8 @@ def list_counts(column: pa.Array) -> NDArray[np.int64]:
     return counts
 
 
-def _list_input(url: str) -> tuple[Location, list[tuple[str, int]]]:
-    place = locate(url)
-    if any(sign in url for sign in "*?["):
-        fixed = place.path[: min(place.path.find(sign) for sign in "*?[" if sign in place.path)]
-        root = Location(place.fs, posixpath.dirname(fixed))
-        wanted = set(retry_remote(place, lambda: place.fs.glob(place.path)))
-        listed = [(name, size) for name, size in list_files(root) if (root / name).path in wanted]
-    elif retry_remote(place, lambda: place.fs.isfile(place.path)):
-        root = Location(place.fs, posixpath.dirname(place.path))
-        listed = [(posixpath.basename(place.path), int(place.fs.size(place.path) or 0))]
-    else:
-        root, listed = place, list_files(place, ".parquet")
-    if not listed:
-        raise ConfigError(
-            f"input: got {url!r}, where there is no Parquet file; allowed: a file, a folder or a glob of Parquet files"
-        )
-    return root, listed
-
-
-def _read_footer(place: Location) -> tuple[pq.FileMetaData, str] | str:
-    """Read a file's footer and digest it; the reason where it cannot be read for what the file is."""
+def _read_footer(place: Location, target: str) -> _Footer | str:
+    """Read a file's footer, digest it and count its requests; the reason where that fails for what the file is."""
     try:
         tail = read_bytes(place, start=-FOOTER_GUESS_BYTES)
         if len(tail) < 12 or tail[-4:] != MAGIC:
@@ -135,15 +155,58 @@ def _read_footer(place: Location) -> tuple[pq.FileMetaData, str] | str:
         length = int.from_bytes(tail[-8:-4], "little") + 8
         if length > len(tail):
             tail = read_bytes(place, start=-length)
-        return pq.read_metadata(io.BytesIO(tail[-length:])), hashlib.blake2b(tail[-length:], digest_size=16).hexdigest()
-    except (pa.ArrowInvalid, OSError) as error:
+        metadata = pq.read_metadata(io.BytesIO(tail[-length:]))
+        schema = metadata.schema.to_arrow_schema()
+        # Not with a column named twice, which is refused later.
+        is_list = schema.names.count(target) == 1 and is_list_type(schema.field(target).type)
+        counts = request_counts(place, target) if is_list else None
+    except BROKEN_CONTENT as error:
         if is_transient(error):
             raise
         return f"{type(error).__name__}: {error}"
+    digest = hashlib.blake2b(tail[-length:], digest_size=16).hexdigest()
+    return _Footer(metadata=metadata, schema=schema, digest=digest, counts=counts)
 
 
-def _add_column_bytes(sizes: dict[str, int], metadata: pq.FileMetaData) -> None:
-    for group in range(metadata.num_row_groups):
-        for index in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(index)
-            sizes[chunk.path_in_schema.split(".")[0]] += chunk.total_compressed_size
+def _column_bytes(footers: Sequence[_Footer], image: str) -> dict[str, int]:
+    """Add up the bytes of every column, and an estimate for the pictures that the image column only names."""
+    sizes: dict[str, int] = defaultdict(int)
+    for footer in footers:
+        metadata = footer.metadata
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for index in range(metadata.num_columns):
+                chunk = group.column(index)
+                sizes[chunk.path_in_schema.split(".")[0]] += chunk.total_compressed_size
+                if (
+                    chunk.path_in_schema == f"{image}.bytes"
+                    and chunk.statistics is not None
+                    and chunk.statistics.has_null_count
+                ):
+                    sizes[image] += REFERENCED_BYTES * chunk.statistics.null_count
+        if image in footer.schema.names and _is_text(footer.schema.field(image).type):
+            sizes[image] += REFERENCED_BYTES * metadata.num_rows
+    return dict(sizes)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _large_groups(footers: Mapping[str, _Footer]) -> list[str]:
+    largest, where, num_files = 0, "", 0
+    for path, footer in footers.items():
+        metadata = footer.metadata
+        sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+        size = max(sizes, default=0)
+        num_files += size > LARGE_GROUP_BYTES
+        if size > largest:
+            largest, where = size, path
+    if not num_files:
+        return []
+    return [
+        f"input: {where} has a row group of {largest / 1e9:.1f} GB, and {num_files} of {len(footers)} files have one of more than "
+        f"{LARGE_GROUP_BYTES / 1e9:g} GB; every unit reads its row group from the start, which makes reading slow: rewrite the "
+        "input with row groups of about 100 MB (row_group_size of pyarrow.parquet.write_table)"
+    ]

@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.inputs import InputFile, InputSet, request_counts
-from pipelines.storage import Location, exists, list_files, locate, put_atomic
+from pipelines.inputs import InputFile, InputSet
+from pipelines.listing import refuse_output_in_input
+from pipelines.storage import Location, exists, list_files, put_atomic
 from vimaedit.errors import ConfigError
 
-UNIT_BYTES = 128 * 1024 * 1024
+UNIT_BYTES = 128 * 1024 * 1024  # of output
+UNIT_INPUT_BYTES = 512 * 1024 * 1024
 UNIT_SECONDS = 600.0
 UNITS_PER_ACTOR = 4
 
@@ -27,8 +29,8 @@ UNITS_PER_ACTOR = 4
 class Unit:
     """Consecutive requests of one file that are edited, written and retried together.
 
-    `start` counts the file's requests; the first one is edit `first_edit` of row `first_row` (-1: the file has no readable
-    footer). `count` requests belong to the unit, of which a run's limit takes the first `take`.
+    `start` counts the file's requests; the first one is edit `first_edit` of row `first_row` (-1: the file cannot
+    be planned). `count` requests belong to the unit, of which a run's limit takes the first `take`.
     """
 
     file: int
@@ -62,12 +64,22 @@ def count_requests(inputs: InputSet) -> int:
     return sum(_file_requests(inputs, file) for file in inputs.files)
 
 
-def unit_size(*, num_requests: int, batch_size: int, actors: int, row_bytes: float, row_seconds: float | None) -> int:
+def unit_size(
+    *,
+    num_requests: int,
+    batch_size: int,
+    actors: int,
+    row_bytes: float,
+    row_seconds: float | None,
+    input_row_bytes: float = 0.0,
+) -> int:
     """Settle how many requests make a unit: whole batches, at least one.
 
-    The smallest of 128 MB of output, ten minutes of work (where the rate is known) and a quarter of an actor's share.
+    The smallest of 128 MB of output, 512 MB of input, ten minutes of work (where the rate is known) and a quarter of an
+    actor's share.
     """
-    sizes = [UNIT_BYTES / max(row_bytes, 1.0), num_requests / (UNITS_PER_ACTOR * actors)]
+    sizes = [UNIT_BYTES / max(row_bytes, 1.0), UNIT_INPUT_BYTES / max(input_row_bytes, 1.0)]
+    sizes.append(num_requests / (UNITS_PER_ACTOR * actors))
     if row_seconds is not None:
         sizes.append(UNIT_SECONDS / max(row_seconds, 1e-9))
     return max(1, int(min(sizes) // batch_size)) * batch_size
@@ -114,7 +126,11 @@ def refuse_used_output(output: Location, resume: str) -> None:
 
 
 def store_plan(output: Location, plan: Plan, inputs: InputSet) -> None:
-    """Write the plan; its last object, `plan.json`, commits it."""
+    """Write the plan; its last object, `plan.json`, commits it.
+
+    Raises: ConfigError where input and output would lie in each other.
+    """
+    refuse_output_in_input(output, inputs.url)
     put_atomic(output / "plan" / "files.parquet", _parquet(_files_table(inputs.files)))
     put_atomic(output / "plan" / "units.parquet", _parquet(_units_table(plan.units)))
     summary = {
@@ -143,18 +159,14 @@ def batches(count: int, batch_size: int) -> Iterator[tuple[range, int]]:
 def _file_requests(inputs: InputSet, file: InputFile) -> int:
     if file.error is not None:
         return 1
-    return int(_counts(inputs, file).sum()) if file.target_is_list else file.rows
-
-
-def _counts(inputs: InputSet, file: InputFile) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return request_counts(locate(inputs.root) / file.path, inputs.columns.edit["target_prompt"])
+    return int(inputs.counts[file.path].sum()) if file.target_is_list else file.rows
 
 
 def _file_units(inputs: InputSet, index: int, file: InputFile, size: int) -> Iterator[Unit]:
     if file.error is not None:
         yield Unit(file=index, start=0, first_row=-1, first_edit=0, count=1, take=1)
         return
-    ends = np.cumsum(_counts(inputs, file)) if file.target_is_list else None
+    ends = np.cumsum(inputs.counts[file.path], dtype=np.int64) if file.target_is_list else None
     total = file.rows if ends is None else int(ends[-1]) if ends.size else 0
     for start in range(0, total, size):
         row, edit = start, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,16 @@ from pipelines.encoding import encode_unit
 from pipelines.inputs import InputFile
 from pipelines.plan import Unit
 from pipelines.resources import Placement, get
+from pipelines.secrets import mask_urls
 from pipelines.sink import part_bytes
 from pipelines.source import read_unit
 from pipelines.weights import with_local_weights
 from vimaedit.errors import ConfigError
 from vimaedit.loading import ModelFacts
+
+logger = logging.getLogger(__name__)
+
+GPU_WAIT_S = 900.0  # a cloud's machine, its image and its drivers take up to ten minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +64,29 @@ def probe(job: EditJobConfig, placement: Placement) -> Probe:
     found: Probe = get(_on_worker(_probe, placement).remote(job, placement.use_gpu))
     size = job.canvas.size or found.facts.canvas_size
     if size % found.facts.granularity:
-        raise ConfigError(f"canvas.size: got {size}; allowed: multiples of {found.facts.granularity} px with {job.model!r}")
+        raise ConfigError(
+            f"canvas.size: got {size}; allowed: multiples of {found.facts.granularity} px with {mask_urls(job.model)!r}"
+        )
     return found
+
+
+def await_worker(placement: Placement, *, timeout_s: float = GPU_WAIT_S) -> None:
+    """Wait until a worker of the editing kind runs, where the cluster has yet to bring one.
+
+    Raises: ConfigError where none has come in time.
+    """
+    if not placement.waits:
+        return
+    logger.info("no GPU is there yet: waiting up to %.0f s for the cluster to bring one", timeout_s)
+    began = _on_worker(_begin, placement).remote()
+    try:
+        ray.get(began, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(began, force=True)
+        raise ConfigError(
+            f"device: got cuda, but no GPU has come within {timeout_s:g} s; allowed: a cluster that has one or brings one, or cpu"
+        ) from None
+    logger.info("a GPU is there")
 
 
 def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placement) -> Sample | None:
@@ -70,6 +97,10 @@ def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placeme
 
 def _on_worker(function: Any, placement: Placement) -> Any:
     return ray.remote(function).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
+
+
+def _begin() -> None:
+    """Do nothing: that it runs says that there is room for it."""
 
 
 def _probe(job: EditJobConfig, use_gpu: bool) -> Probe:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -28,36 +30,64 @@ class ProgressState:
 
 
 ProgressCallback = Callable[[ProgressState], None]
+Report = Callable[[str, int, Sequence[str]], str | None]  # unit, rows of it reported before, statuses -> reason to stop
 
 
 class ProgressCounter:
-    """Counts finished rows and applies the stop rule to the last 200 of them."""
+    """Counts finished rows, and applies the stop rule to the last 200 of them in the order of the plan.
 
-    def __init__(self, total: int, stop_failed_fraction: float) -> None:
-        self.total = total
+    Rows that were stopped while reading are finished at once, edited ones take their time, and with many actors the quick ones
+    would be the first 200 of any run. So a unit's rows are judged after those of all units before it: the verdict is that of one
+    actor that takes the units in turn, and late by the time that the units in work take.
+    """
+
+    def __init__(self, unit_rows: Mapping[str, int], stop_failed_fraction: float) -> None:
+        self.unit_rows = unit_rows  # how many rows each unit has, in the plan's order
+        self.total = sum(unit_rows.values())
         self.stop_failed_fraction = stop_failed_fraction
         self.counts: Counter[str] = Counter()
+        self.finished = dict.fromkeys(unit_rows, 0)
+        self.unjudged: dict[str, list[str]] = {unit: [] for unit in unit_rows}
+        self.order = iter(unit_rows)
+        self.front = next(self.order, None)
+        self.judged: Counter[str] = Counter()
         self.window: deque[str] = deque(maxlen=STOP_WINDOW_ROWS)
         self.reason: str | None = None
 
-    def add(self, statuses: Sequence[str]) -> str | None:
-        """Count rows; the reason to stop the run, if there is one and rows are left."""
-        for status in statuses:
-            self.counts[status] += 1
-            self.window.append(status)
-            if self.reason is None and self.counts.total() < self.total:
-                self.reason = self._hopeless()
+    def add(self, unit: str, start: int, statuses: Sequence[str]) -> str | None:
+        """Count rows of a unit, of which `start` were reported before; the reason to stop the run, if there is one.
+
+        A unit that is done again, since its actor died, counts once.
+        """
+        new = statuses[max(0, self.finished[unit] - start) :]
+        self.finished[unit] += len(new)
+        self.counts.update(new)
+        self.unjudged[unit].extend(new)
+        self._judge()
         return self.reason
 
+    def _judge(self) -> None:
+        while self.front is not None:
+            for status in self.unjudged[self.front]:
+                self.judged[status] += 1
+                self.window.append(status)
+                # With no row left there is nothing to stop: the run is judged at its end.
+                if self.reason is None and self.counts.total() < self.total:
+                    self.reason = self._hopeless()
+            self.unjudged[self.front] = []
+            if self.finished[self.front] < self.unit_rows[self.front]:
+                return
+            self.front = next(self.order, None)
+
     def _hopeless(self) -> str | None:
-        done = self.counts.total()
-        if done < STOP_WINDOW_ROWS:
+        num_judged = self.judged.total()
+        if num_judged < STOP_WINDOW_ROWS:
             return None
         failed = sum(status in ("failed", "quarantined") for status in self.window)
         if failed > self.stop_failed_fraction * STOP_WINDOW_ROWS:
             return f"{failed} of the last {STOP_WINDOW_ROWS} rows failed (stop_failed_fraction={self.stop_failed_fraction})"
-        if done == self.counts["rejected"]:
-            return f"the first {done} rows were all rejected"
+        if num_judged == self.judged["rejected"]:
+            return f"the first {num_judged} rows were all rejected"
         return None
 
     def state(self) -> ProgressState:
@@ -67,13 +97,24 @@ class ProgressCounter:
         return self.reason
 
 
-def start_counter(total: int, stop_failed_fraction: float) -> Any:
-    """Start the counter as an actor that takes no CPU from the work; a lost one starts again at zero."""
+def start_counter(unit_rows: Mapping[str, int], stop_failed_fraction: float) -> Any:
+    """Start the counter as an actor that takes no CPU from the work, on the driver's own node, which no run outlives."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return (
         ray.remote(ProgressCounter)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-        .remote(total, stop_failed_fraction)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+        .remote(unit_rows, stop_failed_fraction)
     )
+
+
+def report_to(counter: Any) -> Report:
+    """Return what an editing actor calls to report finished rows to the counter of its run."""
+    return functools.partial(_report, counter)
+
+
+def _report(counter: Any, unit: str, start: int, statuses: Sequence[str]) -> str | None:
+    reason: str | None = ray.get(counter.add.remote(unit, start, statuses))
+    return reason
 
 
 @contextmanager

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
+from pipelines.column_types import is_list_type
 from pipelines.context import Row
 from vimaedit.errors import RequestError
 from vimaedit.types import BlendPhrase, RequestOverrides, Status
@@ -19,11 +22,33 @@ OVERRIDES = {
     "target_guidance": "target_guidance",
     "image_strength": "image_strength",
 }
+ALLOWED = {
+    "image": "binary, {bytes, path} or string",
+    "source_prompt": "a string that is not empty",
+    "target_prompt": "a string that is not empty, or a list of such strings",
+    "id": "a string or an integer",
+    "blend_words": "a list of {source, target}, or two words like 'cat dog'",
+    "given_mask": "binary, {bytes, path} or string",
+    "seed": "an integer from 0 to 2**63-1, or null",
+    "overrides": f"a struct of {', '.join(OVERRIDES)}",
+}
 MAX_SEED = 2**63 - 1
 SHOWN_CHARACTERS = 80
 
 
-def parse_record(record: Mapping[str, Any], *, input_file: str, input_row: int, first_edit: int, count: int) -> list[Row]:
+def read_record(columns: Mapping[str, pa.Array], index: int) -> dict[str, Any]:
+    """Convert one row of the columns named as in the contract. A RequestError stands where a value cannot be converted."""
+    return {name: _cell(column, index, name) for name, column in columns.items()}
+
+
+def has_blends_per_target(kind: pa.DataType) -> bool:
+    """Whether a column of blend words has one entry per target prompt, as its type says: a list of lists or of strings."""
+    return is_list_type(kind) and not (pa.types.is_struct(kind.value_type) or pa.types.is_null(kind.value_type))
+
+
+def parse_record(
+    record: Mapping[str, Any], *, blends_per_target: bool, input_file: str, input_row: int, first_edit: int, count: int
+) -> list[Row]:
     """Turn edits `first_edit ... first_edit + count - 1` of a record into rows; bad ones are rejected, none is lost."""
     label, problem = _label(record.get("id"), f"{input_file}#{input_row}")
     rows = []
@@ -31,7 +56,7 @@ def parse_record(record: Mapping[str, Any], *, input_file: str, input_row: int, 
         row = Row(id=label, edit_index=index, input_file=input_file, input_row=input_row)
         rows.append(row)
         try:
-            _fill(row, record, problem)
+            _fill(row, record, problem, blends_per_target)
         except RequestError as error:
             reject(row, "record", error)
     return rows
@@ -47,29 +72,30 @@ def image_source(value: Any, field: str) -> bytes | str:
 
     Raises: RequestError for null and for values of another type.
     """
-    allowed = "binary, {bytes, path} or string"
-    path = None
+    value, path = _converted(value), None
     if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         path, value = value.get("path"), value.get("bytes")
     if isinstance(value, bytes):
         return value
     reference = value if value is not None else path
     if reference is None:
-        raise RequestError("null_value", field=field, got="null", allowed=allowed)
+        raise RequestError("null_value", field=field, got="null", allowed=ALLOWED[field])
     if not isinstance(reference, str):
-        raise _wrong_type(field, value, allowed)
+        raise _wrong_type(field, value)
     return reference
 
 
 def _label(value: Any, fallback: str) -> tuple[str, RequestError | None]:
     if value is None:
         return fallback, None
+    if isinstance(value, RequestError):
+        return fallback, value
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return fallback, _wrong_type("id", value, "a string or an integer")
+        return fallback, _wrong_type("id", value)
     return str(value), None
 
 
-def _fill(row: Row, record: Mapping[str, Any], problem: RequestError | None) -> None:
+def _fill(row: Row, record: Mapping[str, Any], problem: RequestError | None, blends_per_target: bool) -> None:
     source = record.get("source_prompt")
     targets = record.get("target_prompt")
     # The prompts first: a rejected row shows what it was about.
@@ -81,38 +107,38 @@ def _fill(row: Row, record: Mapping[str, Any], problem: RequestError | None) -> 
     if problem is not None:
         raise problem
     row.seed = _seed(record.get("seed"))
-    _prompt("source_prompt", source, "a string that is not empty")
+    _prompt("source_prompt", source)
     if isinstance(targets, list) and not targets:
         raise RequestError("empty_list", field="target_prompt", got="an empty list", allowed="at least one target prompt")
-    _prompt("target_prompt", target, "a string that is not empty, or a list of such strings")
+    _prompt("target_prompt", target)
     num_targets = len(targets) if isinstance(targets, list) else 1
-    row.blend = _blend(record.get("blend_words"), row.edit_index, num_targets)
+    row.blend = _blend(record.get("blend_words"), row.edit_index, num_targets, blends_per_target)
     row.overrides = _overrides(record.get("overrides"))
     image_source(record.get("image"), "image")
 
 
-def _prompt(field: str, value: Any, allowed: str) -> None:
-    if value is None:
-        raise RequestError("null_value", field=field, got="null", allowed=allowed)
+def _prompt(field: str, value: Any) -> None:
+    if _converted(value) is None:
+        raise RequestError("null_value", field=field, got="null", allowed=ALLOWED[field])
     if not isinstance(value, str):
-        raise _wrong_type(field, value, allowed)
+        raise _wrong_type(field, value)
     if not value.strip():
-        raise RequestError("empty_prompt", field=field, got=repr(value), allowed=allowed)
+        raise RequestError("empty_prompt", field=field, got=repr(value), allowed=ALLOWED[field])
 
 
 def _seed(value: Any) -> int | None:
-    allowed = "an integer from 0 to 2**63-1, or null"
-    if value is None:
+    if _converted(value) is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong_type("seed", value, allowed)
+        raise _wrong_type("seed", value)
     if not 0 <= value <= MAX_SEED:
-        raise RequestError("out_of_range", field="seed", got=str(value), allowed=allowed)
+        raise RequestError("out_of_range", field="seed", got=str(value), allowed=ALLOWED["seed"])
     return value
 
 
-def _blend(value: Any, edit_index: int, num_targets: int) -> tuple[BlendPhrase, ...]:
-    if isinstance(value, list) and value and not all(isinstance(entry, dict) for entry in value):
+def _blend(value: Any, edit_index: int, num_targets: int, per_target: bool) -> tuple[BlendPhrase, ...]:
+    value = _converted(value)
+    if per_target and value:
         if len(value) != num_targets:
             raise RequestError(
                 "wrong_length",
@@ -125,9 +151,9 @@ def _blend(value: Any, edit_index: int, num_targets: int) -> tuple[BlendPhrase, 
         return ()
     if isinstance(value, str):
         return _blend_of_words(value)
-    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        raise _wrong_type("blend_words", value, "a list of {source, target}, or two words like 'cat dog'")
-    return tuple(_phrase(entry) for entry in value)
+    if not isinstance(value, list) or not all(isinstance(entry, dict | None) for entry in value):
+        raise _wrong_type("blend_words", value)
+    return tuple(_phrase(entry) for entry in value if entry is not None)
 
 
 def _blend_of_words(text: str) -> tuple[BlendPhrase, ...]:
@@ -149,7 +175,7 @@ def _phrase(entry: dict[str, Any]) -> BlendPhrase:
     for side in ("source", "target"):
         phrase = entry.get(side)
         if phrase is not None and not isinstance(phrase, str):
-            raise _wrong_type(f"blend_words.{side}", phrase, "a string or null")
+            raise _wrong_type(f"blend_words.{side}", phrase, allowed="a string or null")
         sides[side] = phrase.strip() or None if phrase is not None else None
     if not any(sides.values()):
         raise RequestError(
@@ -159,19 +185,18 @@ def _phrase(entry: dict[str, Any]) -> BlendPhrase:
 
 
 def _overrides(value: Any) -> RequestOverrides:
-    if value is None:
+    if _converted(value) is None:
         return RequestOverrides()
-    allowed = ", ".join(OVERRIDES)
     if not isinstance(value, dict):
-        raise _wrong_type("overrides", value, f"a struct of {allowed}")
+        raise _wrong_type("overrides", value)
     given: dict[str, float] = {}
     for name, number in _flat(value):
         if number is None:
             continue
         if name not in OVERRIDES:
-            raise RequestError("unknown_name", field="overrides", got=repr(name), allowed=allowed)
+            raise RequestError("unknown_name", field="overrides", got=repr(name), allowed=", ".join(OVERRIDES))
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise _wrong_type(f"overrides.{name}", number, "a number or null")
+            raise _wrong_type(f"overrides.{name}", number, allowed="a number or null")
         given[OVERRIDES[name]] = float(number)
     return dataclasses.replace(RequestOverrides(), **given)
 
@@ -186,8 +211,31 @@ def _flat(value: dict[str, Any]) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _wrong_type(field: str, value: Any, allowed: str) -> RequestError:
-    return RequestError("wrong_type", field=field, got=f"{type(value).__name__} {shown(value)}", allowed=allowed)
+def _cell(column: pa.Array, index: int, field: str) -> Any:
+    try:
+        if field == "target_prompt" and is_list_type(column.type):
+            # One by one: a text that cannot be read costs its own edit only.
+            targets = column[index].values
+            return None if targets is None else [_cell(targets, place, field) for place in range(len(targets))]
+        return column[index].as_py()
+    except Exception as error:  # whatever a value does, it may not end the run
+        got = f"a value of type {column.type} that cannot be read ({type(error).__name__}: {error})"
+        return RequestError("unreadable_value", field=field, got=got, allowed=ALLOWED[field])
+
+
+def _converted(value: Any) -> Any:
+    """Return a record's value.
+
+    Raises: RequestError where it could not be converted.
+    """
+    if isinstance(value, RequestError):
+        raise value
+    return value
+
+
+def _wrong_type(field: str, value: Any, *, allowed: str | None = None) -> RequestError:
+    got = f"{type(value).__name__} {shown(value)}"
+    return RequestError("wrong_type", field=field, got=got, allowed=allowed or ALLOWED[field])
 
 
 def shown(value: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,21 +20,36 @@ AUTO_THREADS = 4  # at most, and at most half of the cores, so that two actors n
 CPU_BATCH = 4
 GPU_BATCHES = ((60.0, 16), (30.0, 12), (14.0, 8), (0.0, 4))
 LEAST_PROGRESS_TIMEOUT_S = 1800.0
+MANY_GPUS = 1024  # an autoscaler's limit beyond it is none, and nothing to cut the work by
+CONNECT_TIMEOUT_S = 10.0
+ADDRESS = re.compile(r"(ray://)?(?P<host>[^/@\s]+):(?P<port>\d+)")
+ADDRESSES = "allowed: HOST:PORT of a running cluster, auto, local, or leave it out for a Ray of this process's own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What a cluster offers: CPUs and GPUs now, the CPUs of its largest node, and the GPUs it may grow to (None: unknown)."""
+
+    cpus: float
+    gpus: float
+    node_cpus: float
+    most_gpus: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How editing is placed: `num_actors` of None grows with the work. CPUs are logical ones, of one actor."""
+    """How editing is placed: `num_actors` of None grows with the work. CPUs are logical ones, of one actor.
+
+    `likely_actors`: how many actors to cut the work for. `waits`: the first GPU has yet to come.
+    """
 
     use_gpu: bool
     num_actors: int | None
+    likely_actors: int
     threads: int
     num_cpus: float
-
-    @property
-    def likely_actors(self) -> int:
-        """How many actors to cut the work for."""
-        return self.num_actors or max(1, int(_cluster_resources().get("GPU", 1)))
+    waits: bool = False
+    warning: str | None = None
 
     @property
     def num_gpus(self) -> float:
@@ -43,12 +60,18 @@ def connect(job: EditJobConfig) -> None:
     """Join the cluster that is named, else start a Ray of this process's own; a running connection is kept.
 
     An own Ray gets so many logical CPUs that the editing actors leave some for reading, encoding and writing.
+
+    Raises: ConfigError where the named cluster cannot be reached.
     """
     if ray.is_initialized():
         return
-    address = job.ray_address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False)
+    if _joins(job):
+        address = str(job.ray_address)
+        check_reachable(address)
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(f"ray_address: got {address!r}, which cannot be joined ({error}); {ADDRESSES}") from error
         return
     cores = os.cpu_count() or 1
     actors = job.actors if isinstance(job.actors, int) else 1
@@ -60,30 +83,93 @@ def connect(job: EditJobConfig) -> None:
     )
 
 
-def place(job: EditJobConfig) -> Placement:
-    """Decide from the cluster's resources where and how widely to edit.
+def _joins(job: EditJobConfig) -> bool:
+    return job.ray_address not in (None, "", "local")
 
-    Raises: ConfigError for device=cuda where an own Ray has no GPU, or more actors than a fixed cluster can host.
+
+def check_reachable(address: str) -> None:
+    """Knock at the cluster's port: Ray itself would try an address where nobody answers for minutes.
+
+    Raises: ConfigError where nobody does, or for what is no address.
     """
-    resources = _cluster_resources()
-    gpus = resources.get("GPU", 0.0)
-    use_gpu = job.device.startswith("cuda") or (job.device == "auto" and gpus >= 1)
-    if use_gpu:
-        if gpus < 1:
-            raise ConfigError(f"device: got {job.device}, but the cluster has no GPU; allowed: auto, cpu")
-        fixed = job.actors if isinstance(job.actors, int) else None
-        return Placement(use_gpu=True, num_actors=fixed, threads=_threads(job, os.cpu_count() or 1), num_cpus=1.0)
-    cpus = resources.get("CPU", 1.0)
+    if address == "auto":
+        return
+    named = ADDRESS.fullmatch(address)
+    if named is None:
+        raise ConfigError(f"ray_address: got {address!r}; {ADDRESSES}")
+    host, port = named["host"].strip("[]"), int(named["port"])
+    try:
+        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(f"ray_address: got {address!r}, where nobody answers ({error}); {ADDRESSES}") from error
+
+
+def look_at_cluster(job: EditJobConfig) -> Cluster:
+    """Ask Ray what there is."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    largest_node = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=1.0)
-    threads = _threads(job, int(min(largest_node, os.cpu_count() or 1)))
-    num_actors = job.actors if isinstance(job.actors, int) else max(1, int((cpus - 1) // threads))
+    gpus = resources.get("GPU", 0.0)
+    most_gpus: float | None = gpus
+    if _joins(job) and not str(job.ray_address).startswith("ray://"):
+        # Ray's only record of what an autoscaler may add; not every autoscaler fills it in.
+        limits = ray._private.state.state.get_max_resources_from_cluster_config()
+        most_gpus = None if limits is None else max(gpus, limits.get("GPU", 0))
+    return Cluster(
+        cpus=resources.get("CPU", 1.0),
+        gpus=gpus,
+        node_cpus=max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=1.0),
+        most_gpus=most_gpus,
+    )
+
+
+def place(job: EditJobConfig, cluster: Cluster) -> Placement:
+    """Decide from what a cluster offers where and how widely to edit.
+
+    Raises: ConfigError for device=cuda where no GPU can come, or more actors than the cluster can ever host.
+    """
+    if job.device == "cuda" or (job.device == "auto" and cluster.gpus >= 1):
+        return _place_on_gpus(job, cluster)
+    warning = None
+    if job.device == "auto" and cluster.most_gpus != 0:
+        warning = "device=auto: the cluster has no GPU now, so the CPU edits; device=cuda waits until one has come"
+    threads = _threads(job, int(min(cluster.node_cpus, os.cpu_count() or 1)))
+    num_actors = job.actors if isinstance(job.actors, int) else max(1, int((cluster.cpus - 1) // threads))
     # One logical CPU stays free for the other stages. Threads are real, CPUs only steer placement.
-    share = int(min(threads, max(cpus - 1, 0.5) / num_actors) * 100) / 100
+    share = int(min(threads, max(cluster.cpus - 1, 0.5) / num_actors) * 100) / 100
     if share <= 0:
-        raise ConfigError(f"actors: got {num_actors}, too many for {cpus:g} CPUs; allowed: at most {int((cpus - 1) * 100)}")
-    # Ray takes fractions below one, whole numbers above.
-    return Placement(use_gpu=False, num_actors=num_actors, threads=threads, num_cpus=share if share < 1 else int(share))
+        allowed = int((cluster.cpus - 1) * 100)
+        raise ConfigError(f"actors: got {num_actors}, too many for {cluster.cpus:g} CPUs; allowed: at most {allowed}")
+    return Placement(
+        use_gpu=False,
+        num_actors=num_actors,
+        likely_actors=num_actors,
+        threads=threads,
+        num_cpus=share if share < 1 else int(share),  # Ray takes fractions below one, whole numbers above
+        warning=warning,
+    )
+
+
+def _place_on_gpus(job: EditJobConfig, cluster: Cluster) -> Placement:
+    now, most = cluster.gpus, cluster.most_gpus
+    if most is not None and most < 1:
+        raise ConfigError(f"device: got {job.device}, but the cluster has no GPU and gets none; allowed: auto, cpu")
+    fixed = job.actors if isinstance(job.actors, int) else None
+    warning = None
+    if fixed is not None and fixed > now:
+        if most is not None and fixed > most:
+            raise ConfigError(
+                f"actors: got {fixed}, one GPU each; allowed: at most {int(most)}, the GPUs of the cluster, or auto"
+            )
+        warning = f"actors: {fixed} are asked for and {now:g} GPUs are there now; the others start as GPUs come"
+    return Placement(
+        use_gpu=True,
+        num_actors=fixed,
+        likely_actors=fixed or max(1, int(now if most is None or most > MANY_GPUS else most)),
+        threads=_threads(job, os.cpu_count() or 1),
+        num_cpus=1.0,
+        waits=now < 1,
+        warning=warning,
+    )
 
 
 def auto_batch_size(device_gib: float | None) -> int:
@@ -127,11 +213,6 @@ def own_error(error: BaseException) -> VimaeditError | None:
             return error
         error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__  # type: ignore[assignment]
     return None
-
-
-def _cluster_resources() -> dict[str, float]:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
 
 
 def _threads(job: EditJobConfig, cores: int) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.column_types import UnwritableType, common_type, written_type
+from pipelines.features import IMAGE as IMAGE
+from pipelines.features import feature_of as feature_of
+from pipelines.features import input_features as input_features
 from vimaedit.errors import ConfigError
 
 EDIT_COLUMNS = ("image", "source_prompt", "target_prompt", "id", "blend_words", "given_mask", "seed", "overrides")
@@ -16,7 +21,6 @@ REQUIRED_COLUMNS = ("image", "source_prompt", "target_prompt")
 SCORING_COLUMNS = ("reference_mask", "reference_image", "category", "instruction")  # passed through, never read here
 INPUT_COLUMNS = EDIT_COLUMNS + SCORING_COLUMNS
 
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_COLUMNS = ("image", "edited_image", "edit_mask", "critical_mask")
 METRICS = ("background_psnr", "background_ssim", "background_mse", "mask_fraction", "changed_fraction")
 OUTPUT_FIELDS = (
@@ -49,6 +53,7 @@ OUTPUT_FIELDS = (
     pa.field("metrics", pa.struct([*((name, pa.float32()) for name in METRICS), ("unchanged", pa.bool_())])),
 )
 OUTPUT_NAMES = frozenset(field.name for field in OUTPUT_FIELDS)
+INPUT_PREFIX = "input_"  # of passed-through columns whose own name is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +69,13 @@ class ColumnMap:
     @property
     def renamed(self) -> dict[str, str]:
         """The passed-through columns that stand under `input_<name>`: output name -> input name."""
-        return {name: source for name, source in self.passed.items() if name == f"input_{source}"}
+        return {name: source for name, source in self.passed.items() if name.endswith(f"{INPUT_PREFIX}{source}")}
 
 
 def map_columns(names: Sequence[str], columns: Mapping[str, str]) -> ColumnMap:
     """Assign every input column a use. `columns` says which input column stands for which name of the contract.
 
-    Raises: ConfigError for an unknown name on either side, a missing required column, two columns of one output name.
+    Raises: ConfigError for an unknown name on either side, a missing required column.
     """
     for name, source in columns.items():
         if name not in INPUT_COLUMNS:
@@ -85,75 +90,81 @@ def map_columns(names: Sequence[str], columns: Mapping[str, str]) -> ColumnMap:
             )
     edit = {name: known[name] for name in EDIT_COLUMNS if name in known}
     scoring = {known[name]: name for name in SCORING_COLUMNS if name in known}
+    read = set(edit.values())
+    others = [source for source in names if source not in read]
+    # Whose own name is free keeps it; only then is a name sought for the others.
+    taken = OUTPUT_NAMES | set(scoring.values())
+    keeping = {source for source in others if source not in scoring and source not in taken}
+    taken |= keeping
     passed: dict[str, str] = {}
-    for source in names:
-        if source in edit.values():
-            continue
+    for source in others:
         name = scoring.get(source, source)
-        name = f"input_{name}" if name in OUTPUT_NAMES else name
-        if name in passed:
-            raise ConfigError(
-                f"input: got the columns {passed[name]!r} and {source!r}, which would both be written as {name!r}; rename one"
-            )
+        if source not in scoring and source not in keeping:
+            while name in taken:
+                name = f"{INPUT_PREFIX}{name}"
+            taken |= {name}
         passed[name] = source
     return ColumnMap(edit=edit, passed=passed)
 
 
 def unify_passed(first: pa.Schema | None, schema: pa.Schema, edit_columns: Sequence[str], file: str) -> pa.Schema:
-    """Merge a further file's schema: the columns read by the edit may differ in type, all others must fit together.
+    """Merge a further file's schema into that of the files before, in the types in which columns are written.
 
-    Raises: ConfigError naming file, column and both types.
+    The columns read by the edit may differ in type; all others must have a type that holds both without loss.
+
+    Raises: ConfigError naming file and column, and both types where they do not fit.
     """
-    if first is None:
-        return schema
-    fields = {field.name: field for field in first}
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"input: got {schema.names.count(twice[0])} columns named {twice[0]!r} in {file}; allowed: one of each name"
+        )
+    fields = {} if first is None else {field.name: field for field in first}
     for field in schema:
-        old = fields.get(field.name)
-        if old is None or field.name in edit_columns:
+        if field.name in edit_columns:
             fields.setdefault(field.name, field)
             continue
-        try:
-            (fields[field.name],) = pa.unify_schemas([pa.schema([old]), pa.schema([field])], promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        kind = _written_type(field, file)
+        if field.name not in fields:
+            fields[field.name] = pa.field(field.name, kind)
+            continue
+        old = fields[field.name]
+        common = common_type(old.type, kind)
+        if common is None:
             raise ConfigError(
-                f"input: got column {field.name!r} as {field.type} in {file} and as {old.type} before; allowed: one type in all files"
-            ) from error
-    metadata = {**(schema.metadata or {}), **(first.metadata or {})}
+                f"input: got column {field.name!r} as {field.type} in {file} and as {old.type} before; "
+                "allowed: one type in all files, or types of which one holds all values of both"
+            )
+        if common != old.type:
+            fields[field.name] = pa.field(field.name, common)
+    metadata = {**(schema.metadata or {}), **((first.metadata if first is not None else None) or {})}
     return pa.schema(list(fields.values()), metadata=metadata)
 
 
+def _written_type(field: pa.Field, file: str) -> pa.DataType:
+    try:
+        return written_type(field.type)
+    except UnwritableType as error:
+        raise ConfigError(
+            f"input: got column {field.name!r} as {field.type} in {file}, which cannot be passed through; "
+            "allowed: numbers, texts, binaries, times, and lists and structs of them; remove or convert it"
+        ) from error
+
+
 def output_schema(input_schema: pa.Schema, columns: ColumnMap) -> pa.Schema:
-    """Build the output's schema: the contract's columns, then the passed-through ones, with Hugging Face `features`."""
-    passed = [pa.field(name, input_schema.field(source).type) for name, source in columns.passed.items()]
+    """Build the output's schema: the contract's columns, then the passed-through ones, with Hugging Face `features`.
+
+    Columns for which `datasets` has no name have no feature.
+    """
+    kinds = {field.name: field.type for field in input_schema}
+    passed = [pa.field(name, kinds[source]) for name, source in columns.passed.items()]
     fields = [*OUTPUT_FIELDS, *passed]
     known = input_features(input_schema)
     features: dict[str, Any] = {field.name: feature_of(field.type) for field in fields}
     features.update({name: {"_type": "Image"} for name in IMAGE_COLUMNS})
     features.update({name: known[source] for name, source in columns.passed.items() if source in known})
+    features = {name: feature for name, feature in features.items() if feature is not None}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def input_features(schema: pa.Schema) -> dict[str, Any]:
-    """Read the Hugging Face features that an input file states; none where it states none or nonsense."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
-        return {}
-    return features if isinstance(features, dict) else {}
-
-
-def feature_of(kind: pa.DataType) -> Any:
-    """Describe an Arrow type as a Hugging Face feature. `{bytes, path}` structs are images."""
-    if kind == IMAGE:
-        return {"_type": "Image"}
-    if pa.types.is_struct(kind):
-        return {field.name: feature_of(field.type) for field in kind}
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return [feature_of(kind.value_type)]  # understood by old and new versions of datasets
-    if pa.types.is_dictionary(kind):
-        return feature_of(kind.value_type)
-    names = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64"}
-    return {"dtype": names.get(kind, str(kind)), "_type": "Value"}
 
 
 def image_leaves(schema: pa.Schema) -> set[str]:

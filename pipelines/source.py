@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import functools
-import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipelines.column_types import to_written
 from pipelines.context import Row, RunContext, UnitRows, to_block
-from pipelines.inputs import InputFile, is_list_type, list_counts, request_counts
+from pipelines.decoding import add_pictures, fetch_picture, picture_source
+from pipelines.inputs import InputFile, list_counts, request_counts
 from pipelines.plan import Unit
-from pipelines.records import image_source, parse_record, reject
-from pipelines.references import fetch
-from pipelines.storage import is_transient, locate, open_reader, retry_remote
+from pipelines.reading import Rows, read_rows
+from pipelines.records import has_blends_per_target, parse_record, read_record, reject
+from pipelines.storage import locate
 from vimaedit.errors import RequestError
-from vimaedit.images import clip_view, decode_image, decode_mask, fit_image, fit_mask
-from vimaedit.types import Status, UInt8Array
+from vimaedit.types import Status
 
-logger = logging.getLogger(__name__)
-
-READ_ROWS = 16  # decoded from Parquet at a time
 FETCH_THREADS = 16
-BUFFER_BYTES = 8 * 1024 * 1024
+FETCHED_AHEAD = 2 * FETCH_THREADS  # pictures fetched and not yet decoded
+TAKE_BYTES = 256 * 1024 * 1024  # an Arrow array of texts or binaries holds less than 2 GiB
 
 
 class UnitSource(Datasource):
@@ -62,99 +61,126 @@ def _read_block(context: RunContext, file: InputFile, unit: Unit) -> Iterator[pa
 
 
 def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
-    """Read a unit's records and decode their pictures; every request of the unit gets its row, whatever is wrong with it."""
+    """Read a unit's records and decode their pictures; every request of the unit gets its row, whatever is wrong with it.
+
+    Raises: RuntimeError where the file is not there, or not the planned one; the infrastructure's errors, after retries.
+    """
+    if file.error is not None:
+        unplanned = _unreadable_rows(file, [(-1, 0)], "plan", file.error)
+        return UnitRows(unit=unit, file=file, rows=unplanned, passed=_no_passed(context, 1))
     rows: list[Row] = []
-    row_of_request: list[int] = []
-    try:
-        if file.error is not None:
-            raise pa.ArrowInvalid(file.error)
-        raw = _read_rows(context, file, unit)
-    except (OSError, pa.ArrowInvalid) as error:
-        if is_transient(error):
-            raise
-        rows = _unreadable_rows(context, file, unit, error)
-        return UnitRows(unit=unit, file=file, rows=rows, passed=_passed_columns(context, None, len(rows)))
-    records = _records(context, raw, unit)
+    passed: list[pa.Table] = []
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        # Fetching overlaps; decoding goes record by record, so that only one full-size picture is held.
-        fetched = pool.map(lambda entry: _fetch_image(context, entry.values), records)
-        for entry, image in zip(records, fetched, strict=True):
+        for record, image in _with_pictures(context, _records(context, file, unit, passed), pool):
+            if isinstance(record, list):
+                rows += record
+                continue
             parsed = parse_record(
-                entry.values,
+                record.values,
+                blends_per_target=record.blends_per_target,
                 input_file=file.path,
-                input_row=unit.first_row + entry.offset,
-                first_edit=entry.first_edit,
-                count=entry.count,
+                input_row=record.row,
+                first_edit=record.first_edit,
+                count=record.count,
             )
-            _add_pictures(context, parsed, entry.values, image)
+            assert image is not None
+            add_pictures(context, parsed, record.values, image)
             rows += parsed
-            row_of_request += [entry.offset] * entry.count
-    passed = _passed_columns(context, raw.take(pa.array(row_of_request, pa.int64())), len(rows))
-    return UnitRows(unit=unit, file=file, rows=rows, passed=passed)
+    assert len(rows) == unit.take
+    if context.job.canvas.fit == "keep":
+        _warn_of_unknown_shapes(rows)
+    return UnitRows(unit=unit, file=file, rows=rows, passed=pa.concat_tables(passed))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Record:
-    """A raw record of a unit: its place in the unit's rows, the edits of it that belong there, its values."""
+    """A raw record: its row in the file, the edits of it that belong to the unit, its values."""
 
-    offset: int
+    row: int
     first_edit: int
     count: int
     values: dict[str, Any]
+    blends_per_target: bool
 
 
-def _records(context: RunContext, raw: pa.Table, unit: Unit) -> list[_Record]:
-    names = {name: source for name, source in context.columns.edit.items() if source in raw.column_names}
-    selected = raw.select(list(names.values())).rename_columns(list(names))
-    records, left, first_edit = [], unit.take, unit.first_edit
-    for offset, count in enumerate(_row_counts(context, raw)):
-        take = min(int(count) - first_edit, left)
-        values = selected.slice(offset, 1).to_pylist()[0]
-        records.append(_Record(offset=offset, first_edit=first_edit, count=take, values=values))
-        left, first_edit = left - take, 0
-    return records
+def _records(context: RunContext, file: InputFile, unit: Unit, passed: list[pa.Table]) -> Iterator[_Record | list[Row]]:
+    """Yield the records of a unit, and finished rows in the place of those that cannot be read.
+
+    Their passed-through columns are appended to `passed`, so that nothing else of the file is kept.
+    """
+    left, first_edit = unit.take, unit.first_edit
+    with closing(read_rows(locate(context.input_root) / file.path, file, unit.first_row)) as source:
+        for rows in source:
+            counts = _request_counts(context, file, rows)
+            counts[0] -= first_edit
+            ends = np.minimum(np.cumsum(counts), left)
+            taken = np.diff(ends, prepend=0)
+            if isinstance(rows.content, Exception):
+                positions = [
+                    (rows.first + offset, edit + (first_edit if offset == 0 else 0))
+                    for offset, count in enumerate(taken)
+                    for edit in range(count)
+                ]
+                passed.append(_no_passed(context, len(positions)))
+                yield _unreadable_rows(file, positions, "read", rows.content)
+            else:
+                passed.append(_passed(context, rows.content, np.repeat(np.arange(rows.count), taken)))
+                yield from _split(context, rows.first, rows.content, taken, first_edit)
+            left, first_edit = left - int(ends[-1]), 0
+            if left == 0:
+                return
 
 
-def _row_counts(context: RunContext, raw: pa.Table) -> NDArray[np.int64]:
+def _request_counts(context: RunContext, file: InputFile, rows: Rows) -> NDArray[np.int64]:
+    if not file.target_is_list:
+        return np.ones(rows.count, dtype=np.int64)
     target = context.columns.edit["target_prompt"]
-    if target in raw.column_names and is_list_type(raw.schema.field(target).type):
-        return list_counts(raw.column(target).combine_chunks())
-    return np.ones(raw.num_rows, dtype=np.int64)
+    if isinstance(rows.content, Exception):
+        counts = request_counts(locate(context.input_root) / file.path, target)
+        return counts[rows.first : rows.first + rows.count].astype(np.int64)
+    return list_counts(rows.content.column(target))
 
 
-def _read_rows(context: RunContext, file: InputFile, unit: Unit) -> pa.Table:
-    """Read the rows that hold the first `take` requests of a unit, from the row groups where they lie."""
-    place = locate(context.input_root) / file.path
-
-    def read() -> pa.Table:
-        with open_reader(place) as stream:
-            parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
-            lengths = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-            starts = np.cumsum([0, *lengths])
-            # A row holds one request at least, so the unit lies within `take` rows.
-            first, last = unit.first_row, unit.first_row + unit.take - 1
-            groups = [group for group, length in enumerate(lengths) if starts[group] <= last and starts[group] + length > first]
-            skip = first - int(starts[groups[0]]) if groups else 0
-            needed, found = unit.first_edit + unit.take, 0
-            parts: list[pa.Table] = []
-            for batch in parquet.iter_batches(batch_size=READ_ROWS, row_groups=groups):
-                part = pa.Table.from_batches([batch]).slice(skip)
-                skip = max(0, skip - batch.num_rows)
-                ends = found + np.cumsum(_row_counts(context, part))
-                parts.append(part.slice(0, int(np.searchsorted(ends, needed)) + 1))
-                found = int(ends[-1]) if len(ends) else found
-                if found >= needed:
-                    return pa.concat_tables(parts)
-        raise pa.ArrowInvalid(f"the file ends after {found} of {needed} requests from row {unit.first_row} on")
-
-    return retry_remote(place, read)
+def _split(
+    context: RunContext, first_row: int, batch: pa.RecordBatch, taken: NDArray[np.int64], first_edit: int
+) -> Iterator[_Record]:
+    present = set(batch.schema.names)
+    columns = {name: batch.column(source) for name, source in context.columns.edit.items() if source in present}
+    blends_per_target = "blend_words" in columns and has_blends_per_target(columns["blend_words"].type)
+    for offset in range(int(np.count_nonzero(taken))):  # a record has one request at least
+        yield _Record(
+            row=first_row + offset,
+            first_edit=first_edit if offset == 0 else 0,
+            count=int(taken[offset]),
+            values=read_record(columns, offset),
+            blends_per_target=blends_per_target,
+        )
 
 
-def _unreadable_rows(context: RunContext, file: InputFile, unit: Unit, error: Exception) -> list[Row]:
-    if unit.first_row < 0:
-        stage, positions = "plan", [(-1, 0)]
-    else:
-        stage, positions = "read", _positions(context, file, unit)
+def _with_pictures(
+    context: RunContext, records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
+) -> Iterator[tuple[_Record | list[Row], bytes | Exception | None]]:
+    """Give every record its picture. Fetching overlaps, a few pictures ahead; those in the file itself are taken as they come."""
+    waiting: deque[tuple[_Record | list[Row], bytes | Exception | Future[bytes | Exception] | None]] = deque()
+    for record in records:
+        source = None if isinstance(record, list) else picture_source(record.values)
+        if isinstance(source, str):
+            waiting.append((record, pool.submit(fetch_picture, context, source)))
+        else:
+            waiting.append((record, source))
+        while waiting and (len(waiting) >= FETCHED_AHEAD or not isinstance(source, str)):
+            yield _arrived(*waiting.popleft())
+    while waiting:
+        yield _arrived(*waiting.popleft())
+
+
+def _arrived(
+    record: _Record | list[Row], image: bytes | Exception | Future[bytes | Exception] | None
+) -> tuple[_Record | list[Row], bytes | Exception | None]:
+    return record, image.result() if isinstance(image, Future) else image
+
+
+def _unreadable_rows(file: InputFile, positions: Sequence[tuple[int, int]], stage: str, error: Exception | str) -> list[Row]:
     rows = []
     for input_row, edit_index in positions:
         label = f"{file.path}#{input_row}"
@@ -168,93 +194,31 @@ def _unreadable_rows(context: RunContext, file: InputFile, unit: Unit, error: Ex
     return rows
 
 
-def _positions(context: RunContext, file: InputFile, unit: Unit) -> list[tuple[int, int]]:
-    """Name row and edit of each request of a unit whose records cannot be read."""
-    if not file.target_is_list:
-        return [(unit.first_row + offset, 0) for offset in range(unit.take)]
-    counts = request_counts(locate(context.input_root) / file.path, context.columns.edit["target_prompt"])
-    positions: list[tuple[int, int]] = []
-    row, edit = unit.first_row, unit.first_edit
-    while len(positions) < unit.take:
-        positions.append((row, edit))
-        row, edit = (row, edit + 1) if edit + 1 < counts[row] else (row + 1, 0)
-    return positions
-
-
-def _passed_columns(context: RunContext, raw: pa.Table | None, count: int) -> pa.Table:
+def _passed(context: RunContext, batch: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.Table:
+    """Take the passed-through columns, one row per request, in pieces that Arrow's arrays can hold."""
+    present = set(batch.schema.names)
     columns = {}
     for name, source in context.columns.passed.items():
         kind = context.schema.field(name).type
-        if raw is None or source not in raw.column_names:
-            columns[name] = pa.nulls(count, kind)
-        else:
-            columns[name] = raw.column(source).cast(kind)
-    return pa.table(columns)
+        columns[name] = to_written(batch.column(source), kind) if source in present else pa.nulls(batch.num_rows, kind)
+    table = pa.table(columns)
+    piece = max(1, TAKE_BYTES // max(1, table.nbytes))
+    parts = [table.take(pa.array(rows[start : start + piece])) for start in range(0, len(rows), piece)]
+    return pa.concat_tables(parts)
 
 
-def _fetch_image(context: RunContext, values: dict[str, Any]) -> bytes | Exception:
-    try:
-        source = image_source(values.get("image"), "image")
-        return fetch(source, context.reference_rules) if isinstance(source, str) else source
-    except Exception as error:  # becomes the row's error: nothing a record names may end the run
-        return error
+def _no_passed(context: RunContext, count: int) -> pa.Table:
+    return pa.table({name: pa.nulls(count, context.schema.field(name).type) for name in context.columns.passed})
 
 
-def _add_pictures(context: RunContext, rows: Sequence[Row], values: dict[str, Any], image: bytes | Exception) -> None:
-    """Decode the picture and mask of a record once for all its edits. Rows rejected before keep their reason."""
-    path = values["image"].get("path") if isinstance(values.get("image"), dict) else values.get("image")
-    path = path if isinstance(path, str) else None
-    try:
-        if isinstance(image, Exception):
-            raise image
-        original = decode_image(image, min_side_px=context.job.min_side_px, max_pixels=context.job.max_pixels)
-    except Exception as error:
-        stage = "decode" if isinstance(image, bytes) else "fetch"
-        for row in rows:
-            row.image_path = path
-            _stop(row, stage, error)
+def _warn_of_unknown_shapes(rows: Sequence[Row]) -> None:
+    """Warn where a picture could not be had: its canvas shape is unknown, so requests behind it may have moved up a slot."""
+    lost = [row for row in rows if row.status == Status.FAILED and row.canvas is None]
+    if not lost:
         return
-    height, width = original.shape[:2]
-    fitted = fit_image(original, context.canvas)
-    shared: dict[str, Any] = {"canvas": fitted.image, "crop_box": fitted.crop_box, "original_size": (width, height)}
-    shared["clip_image"] = clip_view(original, context.facts.clip_side)
-    shared["original"] = image if context.job.frame == "original" else None
-    shared["image_path"] = path
     for row in rows:
-        for name, value in shared.items():
-            setattr(row, name, value)
-    if context.job.grounding == "given":
-        _add_mask(context, rows, values, original, fitted.crop_box)
-
-
-def _add_mask(
-    context: RunContext, rows: Sequence[Row], values: dict[str, Any], original: UInt8Array, crop_box: tuple[int, int, int, int]
-) -> None:
-    try:
-        value = values.get("given_mask")
-        if value is None:
-            raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
-        data = image_source(value, "given_mask")
-        if isinstance(data, str):
-            raise RequestError(
-                "wrong_type", field="given_mask", got=f"the path {data!r}", allowed="binary, or {bytes, path} with bytes"
+        if row.canvas is not None:
+            row.warnings.append(
+                f"regrouped: with canvas.fit=keep the picture of record {lost[0].id!r} could not be had, and its shape is unknown; "
+                "batches may be cut differently once it can be, and pixels differ within rounding"
             )
-        mask = decode_mask(data, max_pixels=context.job.max_pixels)
-        size = (original.shape[1], original.shape[0])
-    except Exception as error:
-        for row in rows:
-            _stop(row, "decode", error)
-        return
-    for row in rows:
-        assert row.canvas is not None
-        row.given_mask = fit_mask(mask, size, crop_box, row.canvas.shape[:2])
-
-
-def _stop(row: Row, stage: str, error: Exception) -> None:
-    if row.status is not None:
-        return
-    if isinstance(error, RequestError):
-        reject(row, stage, error)
-    else:
-        logger.warning("record %r: %s: %s", row.id, type(error).__name__, error)
-        row.stop(Status.FAILED, stage, type(error).__name__, f"record {row.id!r}: image: {type(error).__name__}: {error}")

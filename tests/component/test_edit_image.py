@@ -87,6 +87,35 @@ def test_a_missing_mask_file_is_refused(words: list[str], capsys: pytest.Capture
     assert capsys.readouterr().err == "jobs.edit_image: given_mask: got 'absent.png'; allowed: a file that exists\n"
 
 
+def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 2
+    return capsys.readouterr().err
+
+
+def test_no_file_that_is_read_is_written_over(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = (tmp_path / "wide.png").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "wide_sheet.png").write_bytes(picture)
+    allowed = "allowed: another file name\n"
+    for name in ("wide.png", "link/wide.png"):
+        error = refusal([*words, f"output={tmp_path / name}"], capsys)
+        assert f"which writes over image={tmp_path / 'wide.png'}; {allowed}" in error
+    sheet = [f"image={tmp_path / 'wide_sheet.png'}", f"output={tmp_path / 'wide.png'}"]
+    assert f"which writes over image={tmp_path / 'wide_sheet.png'}; {allowed}" in refusal([*words, *sheet], capsys)
+    mask = [f"output={tmp_path / 'mask.png'}", f"given_mask={tmp_path / 'mask.png'}", "grounding=given"]
+    assert f"which writes over given_mask={tmp_path / 'mask.png'}; {allowed}" in refusal([*words, *mask], capsys)
+    assert (tmp_path / "wide.png").read_bytes() == (tmp_path / "wide_sheet.png").read_bytes() == picture
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_edit(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    assert "which is a folder; allowed: a file name" in refusal([*words, f"output={tmp_path / 'folder.png'}"], capsys)
+    error = refusal([*words, f"output={tmp_path / 'wide.png' / 'edited.png'}", "steps=999"], capsys)
+    assert error.startswith(f"jobs.edit_image: output: got {str(tmp_path / 'wide.png')!r}, where nothing can be")
+
+
 def test_blend_words_as_words_or_phrases() -> None:
     assert parse_blend_words("cat dog") == "cat dog"
     assert parse_blend_words("") == ""
@@ -94,9 +123,15 @@ def test_blend_words_as_words_or_phrases() -> None:
         BlendPhrase(source="a tabby cat", target="no"),
         BlendPhrase(source=None, target="hat"),
     ]
+    assert parse_blend_words("[{source: null, target: dog}, {source: 'null', target: }]") == [
+        BlendPhrase(source=None, target="dog"),
+        BlendPhrase(source="null", target=None),
+    ]
 
 
-@pytest.mark.parametrize("text", ["[", "[7]", "[{}]", "[{from: a}]", "[{source: [a]}]"])
+@pytest.mark.parametrize(
+    "text", ["[", "[7]", "[{}]", "[{from: a}]", "[{source: [a]}]", "[{source: null}]", "[{[a]: b}]", "[" * 3000]
+)
 def test_other_lists_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="^blend_words: got "):
         parse_blend_words(text)

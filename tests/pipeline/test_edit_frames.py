@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from PIL import Image
 
 from pipelines.config import EditJobConfig
 from pipelines.edit import run_edit
+from pipelines.probe import await_worker
+from pipelines.resources import Placement
 from tests.pipeline.conftest import MakeJob, MakePicture, write_records
 from vimaedit.config import Canvas
 from vimaedit.errors import ConfigError
@@ -87,12 +90,43 @@ def test_pictures_by_reference_and_sources_kept_as_paths(tmp_path: Path, make_jo
     assert Image.open(io.BytesIO(rows[0]["edited_image"]["bytes"])).format == "WEBP"
 
 
+def test_a_picture_that_the_output_format_cannot_hold_is_rejected_alone(
+    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
+) -> None:
+    pictures = [make_picture(1, size=(16411, 17)), make_picture(2)]
+    records = [{"image": picture, "source_prompt": "a cat", "target_prompt": "a dog"} for picture in pictures]
+    write_records(tmp_path / "in" / "a.parquet", records)
+    summary = run_edit(make_job(frame="original", image_format="webp"))
+    assert summary.counts == {"ok": 1, "rejected": 1, "failed": 0, "quarantined": 0}
+    wide, good = pq.read_table(tmp_path / "out" / "data").to_pylist()
+    assert (wide["status"], wide["error_stage"], good["status"]) == ("rejected", "encode", "ok")
+    assert "16411x17 px; allowed: up to 16383 px a side" in wide["error_message"]
+
+
+def test_a_sheet_that_cannot_be_written_costs_only_itself(tmp_path: Path, make_job: MakeJob, make_picture: MakePicture) -> None:
+    write_records(tmp_path / "in" / "a.parquet", [{"image": make_picture(1), "source_prompt": "a", "target_prompt": "b"}])
+    (tmp_path / "out" / "sheet.png").mkdir(parents=True)
+    summary = run_edit(make_job(sheet=3))
+    assert (summary.exit_code, summary.sheet) == (0, None)
+    assert summary.warnings[-1].startswith("sheet: IsADirectoryError: ")
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_no_gpu_within_the_time_is_refused(cluster: None) -> None:
+    placement = Placement(use_gpu=True, num_actors=None, likely_actors=1, threads=1, num_cpus=1.0, waits=True)
+    with pytest.raises(ConfigError, match="^device: got cuda, but no GPU has come within 1 s; allowed: a cluster that has one"):
+        await_worker(placement, timeout_s=1.0)
+    await_worker(dataclasses.replace(placement, use_gpu=False), timeout_s=60.0)
+
+
 def test_wrong_configurations_end_before_any_work(tmp_path: Path, make_job: MakeJob, make_picture: MakePicture) -> None:
     write_records(tmp_path / "in" / "a.parquet", [{"image": make_picture(1), "source_prompt": "a", "target_prompt": "b"}])
+    (tmp_path / "file").write_text("")
     cases: list[tuple[EditJobConfig, str]] = [
         (make_job(model="no/such/model/here"), "model: got"),
         (make_job(canvas=Canvas(size=131)), r"canvas.size: got 131; allowed: multiples of \d+ px with 'random'"),
-        (make_job(device="cuda"), "device: got cuda, but the cluster has no GPU; allowed: auto, cpu"),
+        (make_job(device="cuda"), "device: got cuda, but the cluster has no GPU and gets none; allowed: auto, cpu"),
+        (make_job(output=str(tmp_path / "file" / "out")), "output: got '.*/file/out', where nothing can be written"),
         (make_job(actors=9973), "actors: got 9973, too many for 4 CPUs; allowed: at most 300"),
         (make_job(input=str(tmp_path / "nowhere")), "where there is no Parquet file"),
         (make_job(columns={"id": "name"}), "columns.id: got 'name', which the input lacks"),

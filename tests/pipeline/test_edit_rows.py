@@ -17,6 +17,7 @@ from pipelines.edit import plan_dry_run, run_edit
 from pipelines.progress import ProgressState
 from pipelines.schema import OUTPUT_FIELDS
 from tests.pipeline.conftest import MakeJob, MakePicture, write_records
+from vimaedit.errors import ConfigError
 
 pytestmark = pytest.mark.timeout(170)
 
@@ -200,6 +201,43 @@ def test_lists_of_targets_and_equal_bytes_with_one_and_two_actors(
     for left, right in zip(one, two, strict=True):
         for name in (*PICTURES, "blend_words_used", "metrics", "seed", "config_digest", "unit_id"):
             assert left[name] == right[name], name
+
+
+def test_values_of_unusual_types_and_what_cannot_be_read_cost_their_own_rows(
+    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
+) -> None:
+    sources = [PROMPTS[0].encode(), b"a \xff cat", PROMPTS[0].encode()]
+    offsets = pa.array(np.cumsum([0, *map(len, sources)]), pa.int32()).buffers()[1]
+    table = pa.table(
+        {
+            "image": pa.array([make_picture(number) for number in range(3)], pa.binary_view()),
+            "source_prompt": pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"".join(sources))]),
+            "target_prompt": pa.array([[PROMPTS[1], PROMPTS[1]], [PROMPTS[1]], [PROMPTS[1]]], pa.list_view(pa.string())),
+            "note": pa.array(["m", "n", None], pa.string_view()),
+            "sizes": pa.array([[("w", 7)], None, []], pa.map_(pa.string(), pa.int32())),
+        }
+    )
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    summary = run_edit(make_job(batch_size=2))
+    assert summary.counts == {"ok": 3, "rejected": 1, "failed": 0, "quarantined": 0}
+    rows = read_rows(tmp_path / "out")
+    assert [(row["input_row"], row["edit_index"], row["status"]) for row in rows] == [
+        (0, 0, "ok"),
+        (0, 1, "ok"),
+        (1, 0, "rejected"),
+        (2, 0, "ok"),
+    ]
+    assert "source_prompt: got a value of type string that cannot be read" in rows[2]["error_message"]
+    assert [row["note"] for row in rows] == ["m", "m", "n", None]
+    assert [row["sizes"] for row in rows] == [[{"key": "w", "value": 7}]] * 2 + [None, []]
+
+
+def test_an_output_in_the_input_is_refused(tmp_path: Path, make_job: MakeJob, make_picture: MakePicture) -> None:
+    write_lists(tmp_path / "in", make_picture)
+    with pytest.raises(ConfigError, match="output: got .*/in/out with input=.*/in: one would lie in the other"):
+        run_edit(make_job(columns={"image": "photo"}, output=str(tmp_path / "in" / "out")))
+    assert not (tmp_path / "in" / "out" / "plan").exists()
 
 
 def test_a_limit_takes_the_first_requests_and_changes_no_byte(

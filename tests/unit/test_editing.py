@@ -25,32 +25,39 @@ def names(slots: Sequence[Row | None]) -> list[str | None]:
     return [None if entry is None else entry.id for entry in slots]
 
 
-def test_rejected_requests_leave_holes_and_move_nobody() -> None:
+def cut(
+    rows: list[Row], count: int, batch_size: int, keep_shape: bool = False
+) -> list[tuple[list[str | None], list[str | None]]]:
+    batches = unit_batches(unit(count), rows, batch_size, keep_shape=keep_shape)
+    return [(names(batch.slots), names(batch.rows)) for batch in batches]
+
+
+def test_rejected_requests_leave_holes_move_nobody_and_finish_in_their_place() -> None:
     rows = [row(name) for name in "abcdefg"]
     rows[1].status = rows[6].status = Status.REJECTED
-    cut = [names(slots) for slots in unit_batches(unit(7), rows, 4, keep_shape=False)]
-    assert cut == [["a", None, "c", "d"], ["e", "f", None, None]]
+    assert cut(rows, 7, 4) == [(["a", None, "c", "d"], ["a", "b", "c", "d"]), (["e", "f", None, None], ["e", "f", "g"])]
 
 
-def test_a_batch_without_anything_to_edit_is_left_out() -> None:
+def test_a_batch_without_anything_to_edit_has_holes_only() -> None:
     rows = [row("a"), row("b"), row("c", None, Status.REJECTED)]
-    assert [names(slots) for slots in unit_batches(unit(3), rows, 2, keep_shape=False)] == [["a", "b"]]
+    assert cut(rows, 3, 2) == [(["a", "b"], ["a", "b"]), ([None], ["c"])]
 
 
 def test_a_limit_changes_neither_slots_nor_shape() -> None:
     rows = [row(name) for name in "abcde"]
-    assert [names(slots) for slots in unit_batches(unit(7), rows, 4, keep_shape=False)] == [
-        ["a", "b", "c", "d"],
-        ["e", None, None, None],
-    ]
+    assert cut(rows, 7, 4) == [(["a", "b", "c", "d"], ["a", "b", "c", "d"]), (["e", None, None, None], ["e"])]
 
 
 def test_canvas_shapes_are_grouped_in_input_order_and_each_group_padded() -> None:
     wide, tall = (5, 7), (7, 5)
     rows = [row("a", wide), row("b", tall), row("c", wide), row("d", None, Status.REJECTED), row("e", wide), row("f", tall)]
+    rows.append(row("g", None, Status.FAILED))
     rows[2].status = Status.REJECTED
-    cut = [names(slots) for slots in unit_batches(unit(6), rows, 4, keep_shape=True)]
-    assert cut == [["a", None, "e", None], ["b", "f"]]
+    assert cut(rows, 7, 4, keep_shape=True) == [
+        (["a", None, "e", None], ["a", "c", "d", "e"]),
+        (["b", "f"], ["b", "f"]),
+        ([], ["g"]),
+    ]
 
 
 class Inverter:

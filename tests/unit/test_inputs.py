@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.inputs import scan_inputs
+from pipelines import inputs
+from pipelines.inputs import REFERENCED_BYTES, scan_inputs
 from vimaedit.errors import ConfigError
 
 
@@ -72,3 +74,73 @@ def test_no_readable_file_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1" + b"\x00" * 50 + (40).to_bytes(4, "little") + b"PAR1")
     with pytest.raises(ConfigError, match=r"none of them readable; bad.parquet: \w+"):
         scan_inputs(str(tmp_path), {})
+
+
+def test_passed_columns_fit_together_without_loss_or_not_at_all(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", score=pa.array([2**60 + 1] * 3), kind=pa.array(["x", "y", "x"]).dictionary_encode())
+    write(tmp_path / "b.parquet", kind=pa.array(["x", "y", "z"]))
+    schema = scan_inputs(str(tmp_path), {}).schema
+    assert (schema.field("score").type, schema.field("kind").type) == (pa.int64(), pa.string())
+    write(tmp_path / "c.parquet", score=pa.array([0.5] * 3))
+    text = (
+        "input: got column 'score' as double in c.parquet and as int64 before; "
+        "allowed: one type in all files, or types of which one holds all values of both"
+    )
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        scan_inputs(str(tmp_path), {})
+
+
+def test_a_passed_column_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", views=pa.array([[[1]]] * 3, pa.list_(pa.list_view(pa.int8()))))
+    with pytest.raises(
+        ConfigError, match=r"'views' as list<.*list_view<.* in a.parquet, which cannot be passed through; allowed: num"
+    ):
+        scan_inputs(str(tmp_path), {})
+
+
+@pytest.mark.parametrize("name", ["image", "target_prompt", "seed", "other"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    names = ["image", "source_prompt", "target_prompt", name, name]
+    table = pa.Table.from_arrays([pa.array(["x"])] * 5, names=names)
+    pq.write_table(table, tmp_path / "a.parquet")
+    count = names.count(name)
+    with pytest.raises(ConfigError, match=f"input: got {count} columns named '{name}' in a.parquet; allowed: one of each name"):
+        scan_inputs(str(tmp_path), {})
+
+
+def test_targets_that_cannot_be_counted_make_their_file_unreadable(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", target_prompt=pa.array([["p", "q"]] * 3))
+    write(tmp_path / "b.parquet")
+    chunk = pq.read_metadata(tmp_path / "a.parquet").row_group(0).column(2)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size] = b"\xee" * chunk.total_compressed_size
+    (tmp_path / "a.parquet").write_bytes(data)
+    found = scan_inputs(str(tmp_path), {})
+    assert found.files[0].error is not None and "OSError" in found.files[0].error
+    assert [(file.rows, file.error is None) for file in found.files] == [(0, False), (3, True)]
+
+
+def test_lists_as_views_are_lists(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", target_prompt=pa.array([["p", "q"], None, []], pa.list_view(pa.string())))
+    found = scan_inputs(str(tmp_path), {})
+    assert found.files[0].target_is_list and found.counts["a.parquet"].tolist() == [2, 1, 1]
+
+
+def test_pictures_that_records_name_have_an_assumed_size(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", image=pa.array(["a.png", "b.png", None]))
+    found = scan_inputs(str(tmp_path), {})
+    assert found.row_bytes >= REFERENCED_BYTES and found.column_bytes["image"] >= 3 * REFERENCED_BYTES
+    write(tmp_path / "a.parquet", image=pa.array([{"bytes": None, "path": "a.png"}, {"bytes": b"x", "path": None}, None]))
+    assert 2 * REFERENCED_BYTES <= scan_inputs(str(tmp_path), {}).column_bytes["image"] < 3 * REFERENCED_BYTES
+    write(tmp_path / "a.parquet")
+    assert scan_inputs(str(tmp_path), {}).row_bytes < 1000
+
+
+def test_a_large_row_group_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.parquet")
+    assert scan_inputs(str(tmp_path), {}).warnings == ()
+    monkeypatch.setattr(inputs, "LARGE_GROUP_BYTES", 100)
+    (warning,) = scan_inputs(str(tmp_path), {}).warnings
+    assert warning.startswith("input: a.parquet has a row group of 0.0 GB, and 1 of 1 files have one of more than")
+    assert "rewrite the input with row groups of about 100 MB" in warning

@@ -57,13 +57,24 @@ def test_wrong_configuration_is_exit_2(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr() == ("", "jobs.count: cuont: got an unknown key; did you mean count?\n")
     assert run("label=x", outcome=ConfigError("count: got 3; allowed: 5")) == 2
     assert capsys.readouterr().err == "jobs.count: count: got 3; allowed: 5\n"
-    assert run("label=x", outcome=RequestError("image_empty", field="image", got="0 bytes", allowed="a picture")) == 2
-    assert capsys.readouterr().err == "jobs.count: image: got 0 bytes; allowed: a picture\n"
+    assert run("label=x", outcome=ConfigError("input: got s3://ann:hush@b/c")) == 2
+    assert "hush" not in capsys.readouterr().err
 
 
 def test_any_other_error_is_exit_1_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     assert run("label=x", outcome=ZeroDivisionError("by seven")) == 1
     assert "ZeroDivisionError: by seven" in caplog.text
+
+
+def test_the_error_of_one_record_is_no_configuration_error() -> None:
+    assert run("label=x", outcome=RequestError("image_empty", field="image", got="0 bytes", allowed="a picture")) == 1
+
+
+def test_the_log_shows_no_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger().handlers.clear()
+    assert run("label=x", outcome=ValueError("https://ann:hush@host/a?X-Amz-Signature=hush&x=1")) == 1
+    errors = capsys.readouterr().err
+    assert "Traceback" in errors and "https://***@host/a" in errors and "hush" not in errors
 
 
 def test_help_and_print_config_do_not_run_the_job(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +96,8 @@ def test_help_and_print_config_do_not_run_the_job(capsys: pytest.CaptureFixture[
 
 JOB = """
 import dataclasses, pathlib, sys, time
-from jobs._main import exit_on_signals, run_job
+from jobs._main import run_job
+from jobs._signals import exit_on_signals
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -128,3 +140,41 @@ def test_a_signal_saves_state_and_leaves_with_4(repository: Path, tmp_path: Path
     assert state.read_text() == number.name
     assert errors.endswith(f"\ninterrupted by {number.name}\n")
     assert ("no space left" in errors) is (failure == "raises")
+
+
+STARTING = """
+import dataclasses, os, signal, sys
+from jobs._main import run_job
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    state: str = ""
+
+def job(config):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does while it starts
+    os.kill(os.getpid(), signal.SIGTERM)
+
+sys.exit(run_job(Config, job, None, name="start", summary="", required=()))
+"""
+IMPORTING = "import sys; from jobs.{job} import main; sys.exit(main([]))"
+
+
+def test_a_signal_while_ray_starts_leaves_with_4(repository: Path) -> None:
+    done = run_python(STARTING, repository)
+    assert (done.returncode, done.stderr) == (4, "\ninterrupted by SIGTERM\n")
+
+
+@pytest.mark.parametrize("job", ["edit", "edit_image"])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_during_imports_leaves_with_4(repository: Path, tmp_path: Path, number: signal.Signals, job: str) -> None:
+    """The first heavy package to be imported sends the signal."""
+    (tmp_path / "omegaconf.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    done = run_python(IMPORTING.format(job=job), tmp_path, repository)
+    assert (done.returncode, done.stderr) == (4, f"\ninterrupted by {number.name}\n")
+
+
+def run_python(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=path[0], capture_output=True, text=True, timeout=60
+    )

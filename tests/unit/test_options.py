@@ -37,6 +37,8 @@ AWKWARD_TEXTS = [
     "a=b=c",
     "Zoë, 猫",
     "first\nsecond",
+    "???",
+    "\\???",
 ]
 
 
@@ -99,14 +101,18 @@ def test_other_types_follow_yaml() -> None:
         "actors=3",
         "batch_size=auto",
         "columns={image: picture}",
-        "metrics=[clip, lpips]",
+        "columns.source_prompt=the caption",
+        "metrics=[unchanged]",
         "lora=[{path: a.safetensors, scale: 0.5}, {path: '${b}'}]",
         "canvas.size=136",
     )
     assert (config.steps, config.text_guidance, config.thresholds.edit, config.limit) == (7, False, 0.3, None)
     assert (config.windows.self, config.windows.text, config.windows.image) == (0.25, 0.5, 0.1)
     assert (config.actors, config.batch_size) == (3, "auto")
-    assert (config.columns, config.metrics) == ({"image": "picture"}, ["clip", "lpips"])
+    assert (config.columns, config.metrics) == (
+        {"image": "picture", "source_prompt": "the caption"},
+        ["unchanged"],
+    )
     assert config.lora == [Lora(path="a.safetensors", scale=0.5), Lora(path="${b}")]
     assert config.canvas.size == 136
 
@@ -148,7 +154,14 @@ def test_file_then_command_line(tmp_path: Path) -> None:
             "lora: got [{'path': 'x', 'scale': 'big'}]; allowed: list of {path: text, scale: number}",
         ),
         ("lora=[{scale: 1}]", "lora: got an entry without a path; allowed: {path: FILE, scale: NUMBER}"),
-        ("model=???", "model: got '???', which stands for a missing value; allowed: any other text"),
+        ("columns.image.bytes=b", "columns.image.bytes: got an unknown key"),
+        ("metrics=[unchanged, clip]", "metrics: got 'clip'; allowed: background_psnr, background_ssim, background_mse, "),
+        ("device=cuda:1", "device: got cuda:1; allowed: auto, cpu, cuda (Ray gives every actor its GPU)"),
+        ("device=cpu:x", "device: got 'cpu:x'; allowed: auto, cpu, cuda"),
+        ("device=cuda:", "device: got 'cuda:'; allowed: auto, cpu, cuda"),
+        ("lora=" + "[" * 3000, "lora: got '[[["),
+        ("model=caf\udce9", "command line: got 'model=caf\\udce9', which is no UTF-8; allowed: UTF-8 text"),
+        ("metrics=" + "x" * 5000, "metrics: got 'xxx"),
         ("steps=0", "steps: got 0; allowed: 1 to 999"),
         ("image_strength=.nan", "image_strength: got nan; allowed: 0.0 to 10.0"),
         ("actors=some", "actors: got 'some'; allowed: auto"),
@@ -158,7 +171,8 @@ def test_file_then_command_line(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_refused(word: str, message: str) -> None:
-    assert error_of(word).startswith(message)
+    error = error_of(word)
+    assert error.startswith(message) and len(error) < 1000
 
 
 @pytest.mark.parametrize(
@@ -169,6 +183,9 @@ def test_what_is_refused(word: str, message: str) -> None:
         ("stepz: 3\n", "stepz: got an unknown key; did you mean steps?"),
         ("steps: 3\nsteps: 5\n", "--config: got 'steps' twice; allowed: every key once, as plain text"),
         ("input: [a]\n", "input: got a list; allowed: text"),
+        ("steps: " + "[" * 3000 + "\n", "which is not YAML (it is nested too deeply)"),
+        ('model: "a\\0b"\n', "model: got 'a\\x00b'; allowed: text without NUL"),
+        ('model: "\\ud800"\n', "model: got '\\ud800', which is no UTF-8; allowed: UTF-8 text"),
     ],
 )
 def test_what_is_refused_in_a_file(tmp_path: Path, text: str, message: str) -> None:
@@ -210,7 +227,10 @@ def test_help_names_every_key_with_type_default_and_comment() -> None:
     assert "integer = 50" in lines["steps"]
     assert "folder, local or any fsspec URL" in lines["output"]
     assert "integer or text = auto" in lines["actors"]
-    assert lines["dry_run"].split()[1:] == ["true", "or", "false", "=", "false"]
+    assert lines["dry_run"].split()[1:5] == ["true", "or", "false", "="]
+    assert lines["windows.self"].endswith("at half the latent's side and coarser")
+    # Every option says what it is for, nested ones too.
+    assert {key for key, line in lines.items() if len(line) < 67} == set()
     assert "integer or null = null" in lines["limit"] and lines["limit"].endswith("the first N requests only")
     fields = {field.name for config in (EditConfig, ModelConfig) for field in dataclasses.fields(config)}
     assert fields <= {key.split(".")[0] for key in lines}

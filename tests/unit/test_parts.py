@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ from PIL import Image
 
 from pipelines.config import EditJobConfig
 from pipelines.digest import OUTSIDE_DIGEST, config_digest
+from pipelines.edit import is_large
 from pipelines.finish import exit_code, write_interrupted
 from pipelines.resources import auto_batch_size, own_error
 from pipelines.sheet import CELL_PX, COLUMNS, HEADER_PX, draw_sheet
@@ -72,6 +75,11 @@ def test_a_signal_leaves_a_small_note(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "state" / "interrupted.json").read_text()) == {"signal": "SIGTERM"}
 
 
+def test_a_limit_makes_a_large_input_a_small_run() -> None:
+    assert is_large(2000, None) and is_large(10**6, 2000)
+    assert not is_large(1999, None) and not is_large(10**6, 7)
+
+
 def test_batch_sizes_by_device_memory() -> None:
     assert [auto_batch_size(gib) for gib in (None, 7.0, 15.5, 39.0, 79.0)] == [4, 4, 8, 12, 16]
 
@@ -108,7 +116,9 @@ def test_the_sheet_shows_four_pictures_and_text_per_row() -> None:
         "error_message": "image: got null; " * 17,
         **{name: None for name, _ in COLUMNS},
     }
-    sheet = np.asarray(draw_sheet([good, bad]))
+    drawn, count = draw_sheet([good, bad])
+    assert count == 2
+    sheet = np.asarray(drawn)
     middle = HEADER_PX + CELL_PX // 2
     left = [8 + column * (CELL_PX + 8) + CELL_PX // 2 for column in range(4)]
     assert [tuple(sheet[middle, x]) for x in (left[0], left[1], left[3])] == [(200, 0, 0), (255, 255, 255), (0, 0, 200)]
@@ -117,3 +127,21 @@ def test_the_sheet_shows_four_pictures_and_text_per_row() -> None:
     text = sheet[HEADER_PX + CELL_PX + 8 : HEADER_PX + CELL_PX + 8 + 3 * 20, :400]
     assert (text < 100).any()
     assert sheet.shape[0] > 2 * (CELL_PX + 3 * 20) + HEADER_PX + 20  # the long message takes lines of its own
+
+
+def test_a_sheet_is_bounded_in_texts_and_height() -> None:
+    empty = {name: None for name, _ in COLUMNS}
+    long = {"id": "x" * 100_000, "edit_index": 0, "source_prompt": "a " * 50_000, "target_prompt": None, "status": "rejected"}
+    long |= {"error_message": "y" * 100_000, "warnings": ["z" * 100_000] * 100}
+    first, count = draw_sheet([{**empty, **long}])
+    assert count == 1 and first.height < 1500
+    taken = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in range(1000):
+            taken.append(number)
+            yield {**empty, **long}
+
+    sheet, count = draw_sheet(rows(), max_height=3 * first.height)
+    assert count == 3 and sheet.height <= 3 * first.height
+    assert len(taken) == 4  # no row is read that has no room

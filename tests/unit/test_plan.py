@@ -10,6 +10,7 @@ import pytest
 from pipelines.inputs import InputSet, request_counts, scan_inputs
 from pipelines.plan import (
     UNIT_BYTES,
+    UNIT_INPUT_BYTES,
     Plan,
     batches,
     count_requests,
@@ -86,6 +87,13 @@ def test_unit_size_is_the_smallest_of_three_rules(
     assert got == requests
 
 
+def test_a_unit_holds_so_much_input_at_most() -> None:
+    got = unit_size(
+        num_requests=10**6, batch_size=8, actors=1, row_bytes=1.0, row_seconds=None, input_row_bytes=UNIT_INPUT_BYTES / 50
+    )
+    assert got == 48
+
+
 def test_the_last_batch_is_padded_to_a_power_of_two_up_to_the_batch_size() -> None:
     assert list(batches(13, 8)) == [(range(0, 8), 8), (range(8, 13), 8)]
     assert list(batches(11, 8)) == [(range(0, 8), 8), (range(8, 11), 4)]
@@ -119,6 +127,14 @@ def test_the_plan_is_stored_compactly_and_commits_with_its_last_object(tmp_path:
         ConfigError, match=r"output: got .*out, which holds a run's plan already; allowed: a new or empty folder"
     ):
         refuse_used_output(output, "if-possible")
+
+
+def test_no_plan_is_stored_among_the_input(tmp_path: Path) -> None:
+    write_input(tmp_path / "in", "a.parquet", ["t"] * 3)
+    inputs = scan_inputs(str(tmp_path / "in"), {})
+    with pytest.raises(ConfigError, match="output: got .* with input=.*: one would lie in the other"):
+        store_plan(locate(str(tmp_path / "in" / "out")), plan_of(inputs, 2, 2), inputs)
+    assert not (tmp_path / "in" / "out").exists()
 
 
 def test_an_output_with_data_or_another_resume_mode_is_refused(tmp_path: Path) -> None:

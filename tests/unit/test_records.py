@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipelines.context import Row
-from pipelines.records import image_source, parse_record
+from pipelines.records import has_blends_per_target, image_source, parse_record, read_record
 from vimaedit.errors import RequestError
 from vimaedit.types import BlendPhrase, Status
 
@@ -13,7 +14,14 @@ GOOD = {"image": b"png", "source_prompt": "a cat", "target_prompt": "a dog", "id
 
 
 def parse(count: int = 1, first_edit: int = 0, **changes: Any) -> list[Row]:
-    return parse_record({**GOOD, **changes}, input_file="in/a.parquet", input_row=13, first_edit=first_edit, count=count)
+    return parse_record(
+        {**GOOD, **changes},
+        blends_per_target=has_blends_per_target(pa.array([changes.get("blend_words")]).type),
+        input_file="in/a.parquet",
+        input_row=13,
+        first_edit=first_edit,
+        count=count,
+    )
 
 
 def test_a_good_record_becomes_one_request() -> None:
@@ -100,6 +108,8 @@ PAIR = (BlendPhrase(source="cat", target="dog"),)
         ("cat dog", ["p", "q"], [PAIR, PAIR]),
         ("", ["p"], [()]),
         ([{"source": "cat", "target": "dog"}], ["p", "q"], [PAIR, PAIR]),
+        ([{"source": "cat", "target": "dog"}, None], ["p", "q"], [PAIR, PAIR]),
+        ([[{"source": "cat", "target": "dog"}, None], [None]], ["p", "q"], [PAIR, ()]),
         ([["cat dog"], None], ["p", "q"], [None, ()]),
         (["cat dog", None, ""], ["p", "q", "r"], [PAIR, (), ()]),
         ([[{"source": "cat", "target": "dog"}], []], ["p", "q"], [PAIR, ()]),
@@ -127,3 +137,37 @@ def test_a_hugging_face_image_is_its_bytes_or_else_its_path() -> None:
     assert image_source("p.png", "image") == "p.png"
     with pytest.raises(RequestError, match=r"given_mask: got null; allowed: binary, \{bytes, path\} or string"):
         image_source(None, "given_mask")
+
+
+def unreadable_texts(*values: bytes) -> pa.Array:
+    offsets = pa.array([0, *(sum(len(value) for value in values[: place + 1]) for place in range(len(values)))], pa.int32())
+    return pa.Array.from_buffers(pa.string(), len(values), [None, offsets.buffers()[1], pa.py_buffer(b"".join(values))])
+
+
+@pytest.mark.parametrize(
+    ("field", "column", "kind"),
+    [
+        ("source_prompt", unreadable_texts(b"a \xff cat"), "string"),
+        ("target_prompt", unreadable_texts(b"a \xff cat"), "string"),
+        ("id", unreadable_texts(b"\xff"), "string"),
+        ("image", unreadable_texts(b"\xff.png"), "string"),
+        ("blend_words", unreadable_texts(b"cat \xff"), "string"),
+        ("id", pa.array([2**31 - 1], pa.date32()), "date32[day]"),
+        ("seed", pa.array([2**62], pa.timestamp("us")), "timestamp[us]"),
+        ("seed", pa.array([1], pa.timestamp("s", tz="Nowhere/Land")), "timestamp[s, tz=Nowhere/Land]"),
+        ("overrides", pa.StructArray.from_arrays([pa.array([1.0]), pa.array([2.0])], ["seed", "seed"]), "struct<seed: double"),
+    ],
+)
+def test_a_value_that_cannot_be_converted_rejects_its_record(field: str, column: pa.Array, kind: str) -> None:
+    record = read_record({name: pa.array([value]) for name, value in GOOD.items()} | {field: column}, 0)
+    rows = parse_record(record, blends_per_target=False, input_file="in/a.parquet", input_row=13, first_edit=0, count=1)
+    assert (rows[0].status, rows[0].error_type) == (Status.REJECTED, "unreadable_value")
+    assert rows[0].error_message is not None
+    assert f"{field}: got a value of type {kind}" in rows[0].error_message and "; allowed: " in rows[0].error_message
+
+
+def test_a_text_that_cannot_be_converted_rejects_its_own_edit() -> None:
+    targets = pa.ListArray.from_arrays([0, 3], unreadable_texts(b"p", b"\xff", b"r"))
+    record = {**GOOD, **read_record({"target_prompt": targets}, 0)}
+    rows = parse_record(record, blends_per_target=False, input_file="a", input_row=0, first_edit=0, count=3)
+    assert [(row.target_prompt, row.status) for row in rows] == [("p", None), (None, Status.REJECTED), ("r", None)]

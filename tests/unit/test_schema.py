@@ -5,7 +5,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipelines.schema import IMAGE, OUTPUT_FIELDS, feature_of, image_leaves, map_columns, output_schema
+from pipelines.features import IMAGE
+from pipelines.schema import OUTPUT_FIELDS, image_leaves, map_columns, output_schema
 from vimaedit.errors import ConfigError
 
 REQUIRED = ["image", "source_prompt", "target_prompt"]
@@ -27,6 +28,17 @@ def test_columns_rename_and_what_they_displace_passes_through() -> None:
     assert dict(columns.passed) == {"input_image": "image", "category": "kind"}
 
 
+def test_a_renamed_column_takes_no_name_that_another_has() -> None:
+    columns = map_columns([*REQUIRED, "status", "input_status", "category", "kind"], {"category": "kind"})
+    assert dict(columns.passed) == {
+        "input_input_status": "status",
+        "input_status": "input_status",
+        "input_category": "category",
+        "category": "kind",
+    }
+    assert columns.renamed == {"input_input_status": "status", "input_category": "category"}
+
+
 def test_one_input_column_may_serve_two_names() -> None:
     columns = map_columns(REQUIRED, {"id": "source_prompt"})
     assert columns.edit["id"] == "source_prompt"
@@ -39,11 +51,6 @@ def test_one_input_column_may_serve_two_names() -> None:
         (REQUIRED, {"imge": "image"}, r"columns: got 'imge'; allowed: image, source_prompt"),
         (REQUIRED, {"image": "photo"}, r"columns.image: got 'photo', which the input lacks; allowed: image, source_prompt"),
         (REQUIRED[:2], {}, r"got the columns image, source_prompt; 'target_prompt' is required \(columns.target_prompt=NAME"),
-        (
-            [*REQUIRED, "status", "input_status"],
-            {},
-            r"'status' and 'input_status', which would both be written as 'input_status'",
-        ),
     ],
 )
 def test_wrong_columns_are_refused(names: list[str], columns: dict[str, str], text: str) -> None:
@@ -71,19 +78,6 @@ def test_the_output_schema_states_hugging_face_features() -> None:
     assert features["warnings"] == [{"dtype": "string", "_type": "Value"}]
     assert features["metrics"]["background_psnr"] == {"dtype": "float32", "_type": "Value"}
     assert schema.field("edited_image").type == IMAGE
-
-
-def test_types_have_the_names_that_datasets_knows() -> None:
-    assert feature_of(pa.float64()) == {"dtype": "float64", "_type": "Value"}
-    assert feature_of(pa.float16()) == {"dtype": "float16", "_type": "Value"}
-    assert feature_of(pa.dictionary(pa.int8(), pa.string())) == {"dtype": "string", "_type": "Value"}
-    assert feature_of(pa.list_(pa.int32(), 3)) == [{"dtype": "int32", "_type": "Value"}]
-
-
-def test_nonsense_in_the_inputs_own_features_is_ignored() -> None:
-    given = pa.schema([(name, pa.string()) for name in [*REQUIRED, "extra"]], metadata={"huggingface": "{not json"})
-    features = json.loads(output_schema(given, map_columns(given.names, {})).metadata[b"huggingface"])["info"]["features"]
-    assert features["extra"] == {"dtype": "string", "_type": "Value"}
 
 
 def test_coded_pictures_are_the_leaves_that_stay_uncompressed() -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines import storage
+from pipelines import source, storage
 from pipelines.config import EditJobConfig
 from pipelines.context import RunContext, UnitRows, from_block, to_block
 from pipelines.encoding import encode_unit
@@ -23,6 +23,7 @@ from pipelines.schema import output_schema
 from pipelines.sink import part_bytes, part_name
 from pipelines.source import read_unit
 from pipelines.storage import locate, put_atomic
+from vimaedit.config import Canvas
 from vimaedit.loading import ModelFacts
 from vimaedit.types import Status
 
@@ -115,6 +116,116 @@ def test_a_broken_page_rejects_the_rows_of_its_unit_only(tmp_path: Path) -> None
     assert broken.error_message is not None and "input: got a.parquet: " in broken.error_message
     assert "; allowed: a whole Parquet file" in broken.error_message
     assert units[2].passed.column("blob").to_pylist() == [None] * 4
+
+
+def test_a_broken_row_group_rejects_its_own_rows(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {**records(9), "target_prompt": [["p", "q"]] * 9, "score": list(range(9))}, 3)
+    chunk = pq.read_metadata(tmp_path / "a.parquet").row_group(1).column(1)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + 12] = b"\xff" * 12
+    (tmp_path / "a.parquet").write_bytes(data)
+    (unit,) = read_all(tmp_path, requests_per_unit=18)
+    assert [(row.input_row, row.edit_index) for row in unit.rows] == [(n, edit) for n in range(9) for edit in range(2)]
+    assert [row.status for row in unit.rows] == [None] * 6 + [Status.REJECTED] * 6 + [None] * 6
+    scores = unit.passed.column("score").to_pylist()
+    assert scores == [0, 0, 1, 1, 2, 2] + [None] * 6 + [6, 6, 7, 7, 8, 8]
+    split = [(row.input_row, row.edit_index) for unit in read_all(tmp_path, requests_per_unit=5) for row in unit.rows]
+    assert split == [(n, edit) for n in range(9) for edit in range(2)]
+
+
+def test_a_planned_file_that_is_gone_or_changed_is_no_bad_input(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", records(3))
+    inputs = scan_inputs(str(tmp_path), {})
+    (unit,) = make_plan(inputs, batch_size=2, requests_per_unit=4, settled={}).units
+    write(tmp_path / "a.parquet", records(5))
+    with pytest.raises(RuntimeError, match=r"a.parquet: got 5 rows on node .+; planned were 3: the input must not change"):
+        read_unit(context_of(inputs), inputs.files[0], unit)
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(
+        RuntimeError, match=r"a.parquet: planned, but not there on node .+; every worker must see the input under"
+    ):
+        read_unit(context_of(inputs), inputs.files[0], unit)
+
+
+def test_an_interruption_of_the_network_repeats_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.parquet", {**records(37), "score": list(range(37))}, 8)
+    reads: list[int] = []
+
+    class Interrupted(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            reads.append(1)
+            if len(reads) % 7 == 0:
+                raise ConnectionResetError("the peer is gone")
+            return super().read(size)
+
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(storage.Location, "is_local", property(lambda place: False))
+    inputs = scan_inputs(str(tmp_path), {})
+    (unit,) = make_plan(inputs, batch_size=2, requests_per_unit=40, settled={}).units
+    monkeypatch.setattr("pipelines.reading.open_reader", lambda place: Interrupted(place.path))
+    read = read_unit(context_of(inputs), inputs.files[0], unit)
+    assert len(reads) > 14
+    assert [row.input_row for row in read.rows] == read.passed.column("score").to_pylist() == list(range(37))
+
+
+def test_a_text_that_is_none_rejects_its_row_and_passes_through_elsewhere(tmp_path: Path) -> None:
+    offsets = pa.array([0, 5, 7, 12], pa.int32()).buffers()[1]
+    texts = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"a cat\xff\xfea cat")])
+    write(tmp_path / "a.parquet", {**records(3), "source_prompt": texts, "note": texts})
+    (unit,) = read_all(tmp_path)
+    assert [row.status for row in unit.rows] == [None, Status.REJECTED, None]
+    assert unit.rows[1].error_message is not None
+    assert "source_prompt: got a value of type string that cannot be read (UnicodeDecodeError: " in unit.rows[1].error_message
+    assert unit.passed.column("note").cast(pa.binary()).to_pylist() == [b"a cat", b"\xff\xfe", b"a cat"]
+
+
+def test_passed_columns_are_repeated_in_pieces_and_views_among_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "TAKE_BYTES", 300)
+    columns = {**records(2), "target_prompt": [["p"] * 7, ["q"] * 5], "blob": [b"x" * 100, b"y" * 100]}
+    write(tmp_path / "a.parquet", {**columns, "note": pa.array(["m", "n"], pa.string_view())})
+    (unit,) = read_all(tmp_path, requests_per_unit=12)
+    assert unit.passed.column("blob").num_chunks > 4
+    assert unit.passed.column("blob").to_pylist() == [b"x" * 100] * 7 + [b"y" * 100] * 5
+    assert unit.passed.column("note").to_pylist() == ["m"] * 7 + ["n"] * 5
+
+
+def test_targets_in_list_views_are_all_edited(tmp_path: Path) -> None:
+    targets = pa.array([["p", "q"], None, ["r"]], pa.list_view(pa.string()))
+    write(tmp_path / "a.parquet", {**records(3), "target_prompt": targets})
+    (unit,) = read_all(tmp_path)
+    assert [(row.input_row, row.target_prompt) for row in unit.rows] == [(0, "p"), (0, "q"), (1, None), (2, "r")]
+
+
+def test_pictures_are_fetched_a_few_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    ahead: list[int] = []
+
+    def fetch(context: RunContext, reference: str) -> bytes:
+        fetched.append(reference)
+        return picture(1)
+
+    def decode(context: RunContext, rows: Any, values: Any, image: Any) -> None:
+        ahead.append(len(fetched) - len(ahead))
+
+    monkeypatch.setattr(source, "fetch_picture", fetch)
+    monkeypatch.setattr(source, "add_pictures", decode)
+    write(tmp_path / "a.parquet", {**records(131), "image": [f"{number}.png" for number in range(131)]})
+    (unit,) = read_all(tmp_path, requests_per_unit=132)
+    assert len(fetched) == len(unit.rows) == 131 and max(ahead) <= source.FETCHED_AHEAD
+
+
+def test_rows_whose_group_may_change_are_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    images = pa.array([{"bytes": picture(1), "path": None}, {"bytes": None, "path": "http://127.0.0.1:9/a.png"}])
+    write(tmp_path / "a.parquet", {**records(2), "image": images})
+    options: dict[str, Any] = {"allow_http": True, "http_hosts": ["127.0.0.1"]}
+    (unit,) = read_all(tmp_path, canvas=Canvas(fit="keep"), **options)
+    assert [row.status for row in unit.rows] == [None, Status.FAILED]
+    (warning,) = unit.rows[0].warnings
+    assert warning.startswith("regrouped: with canvas.fit=keep the picture of record 'a.parquet#1' could not be had")
+    (unit,) = read_all(tmp_path, **options)
+    assert unit.rows[0].warnings == []
 
 
 def test_files_may_lack_columns_and_differ_in_types(tmp_path: Path) -> None:
