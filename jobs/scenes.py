@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._main import EXIT_DONE, run_job
-from pipelines.schema import IMAGE, feature_of
+from pipelines.features import IMAGE, feature_of
 from pipelines.storage import locate, put_atomic
 from vimaedit.config import check_choice, check_range
 from vimaedit.images import encode_image, encode_mask

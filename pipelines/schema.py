@@ -11,9 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.column_types import UnwritableType, common_type, written_type
-from pipelines.features import IMAGE as IMAGE
-from pipelines.features import feature_of as feature_of
-from pipelines.features import input_features as input_features
+from pipelines.features import IMAGE, feature_of, input_features
 from vimaedit.errors import ConfigError
 
 EDIT_COLUMNS = ("image", "source_prompt", "target_prompt", "id", "blend_words", "given_mask", "seed", "overrides")

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from jobs.scenes import main
-from pipelines.schema import IMAGE, INPUT_COLUMNS, input_features, map_columns
+from pipelines.features import IMAGE, input_features
+from pipelines.schema import INPUT_COLUMNS, map_columns
 from vimaedit.miniature.reader import attributes_of, layout_of, read_scene
 from vimaedit.miniature.render import render_scene
 from vimaedit.miniature.scenes import scene_from_json
