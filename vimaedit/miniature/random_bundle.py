@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPModel, PreTrainedModel
 
-LAYOUT_VERSION = 2  # raise it whenever a file changes: finished bundles lie in people's caches under this number
+LAYOUT_VERSION = 3  # raise it whenever a file changes: finished bundles lie in people's caches under this number
 CANVAS_SIZE = 128  # px; 16 x 16 x 4 latents
 CONTEXT_SIZE = 64  # width of the UNet's text context
 EMBEDDING_SIZE = 48  # width of the space that CLIP's two towers share

@@ -37,6 +37,7 @@ table chair bench bed sofa lamp clock book books cup mug bottle bowl plate vase 
 camera umbrella bag guitar piano candle mirror
 apple banana orange lemon pear cherry strawberry grape peach tomato carrot pumpkin bread cake pizza cheese egg cookie sandwich
 coffee tea milk soup
+against next turned tilted leaning upside down sad fading gradient dots spots stripes
 summer winter autumn spring day night morning evening sunset sunrise background
 """.split()
 
