@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import io
 import ipaddress
 import os
 import posixpath
@@ -13,6 +14,7 @@ import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from pipelines.secrets import mask_urls
@@ -22,13 +24,17 @@ from vimaedit.errors import RequestError
 MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 512 * 1024 * 1024
 TIMEOUT_S = 30.0  # of one operation on a socket
-TOTAL_TIMEOUT_S = 120.0  # of a whole fetch with its redirects
+TOTAL_TIMEOUT_S = 120.0  # of all tries together with their redirects, headers and bodies
 PIECE_BYTES = 1024 * 1024
 QUOTED_BEFORE = "/%:@!$&'()*+,;=~?-._"  # may stand in a path or query; `%` begins what was quoted before
 WEB = ("http", "https")
+WHOLE_URL = "a whole http or https URL"
 NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
+MAX_KEY_BYTES = 1024  # of an object's name in S3, GCS and Azure
+NO_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+# Their last 32 bits are an IPv4 address: IPv4-compatible, IPv4-translated, NAT64.
+CARRIERS = tuple(ipaddress.IPv6Network(network) for network in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96"))
+LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 MISSING = frozenset({404, 410})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -53,13 +59,18 @@ def fetch(reference: str, rules: ReferenceRules) -> bytes:
     if _scheme(reference) in WEB:
         if not rules.allow_http:
             raise _outside(reference, f"a path under {mask_urls(rules.root)}, or allow_http=true")
-        return retry(lambda: _fetch_http(reference, rules))
+        deadline = time.monotonic() + TOTAL_TIMEOUT_S
+        return retry(lambda: _fetch_http(reference, rules, deadline))
     place = resolve(reference, rules.root)
     try:
         return _read_file(reference, place.path) if place.is_local else read_bytes(place)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         allowed = f"a file under {mask_urls(rules.root)}"
         raise RequestError("missing_image", field="image", got=_shown(reference), allowed=allowed) from error
+    except OSError as error:
+        if place.is_local and error.errno in NO_NAMES:
+            raise _outside(reference, f"a path under {mask_urls(rules.root)}") from error
+        raise
 
 
 def resolve(reference: str, root: str) -> Location:
@@ -78,12 +89,7 @@ def resolve(reference: str, root: str) -> Location:
         folder = os.path.realpath(base.path)
         try:
             path = os.path.realpath(os.path.join(folder, reference.removeprefix("file://")))
-            os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # whether it may be named comes first, whether it is there when it is read
-        except (OSError, UnicodeError) as error:
-            if not isinstance(error, UnicodeError) and error.errno not in NO_NAMES:
-                raise
+        except UnicodeError as error:
             raise _outside(reference, allowed) from error
         if os.path.commonpath([folder, path]) != folder:
             raise _outside(reference, allowed)
@@ -93,9 +99,12 @@ def resolve(reference: str, root: str) -> Location:
     if scheme and not reference.startswith(prefix):
         raise _outside(reference, allowed)
     name = posixpath.normpath(reference.removeprefix(prefix))
-    if reference.startswith("/") or name.startswith(("/", "..")) or name == ".":
+    if name.startswith("/") or name == "." or ".." in name.split("/"):
         raise _outside(reference, allowed)
-    return Location(base.fs, f"{folder}/{name}")
+    path = f"{folder}/{name}"
+    if len(path.encode(errors="replace")) > MAX_KEY_BYTES:
+        raise _outside(reference, f"{allowed} of at most {MAX_KEY_BYTES} bytes")
+    return Location(base.fs, path)
 
 
 def _scheme(reference: str) -> str:
@@ -104,25 +113,30 @@ def _scheme(reference: str) -> str:
 
 def _below_web_root(reference: str, root: str) -> str:
     """Join a relative reference to a web root; what the root asks with (`?token=...`) is asked along."""
-    folder, _, query = root.partition("?")
-    name = posixpath.normpath(reference)
-    if not reference or _scheme(reference) or name == "." or ".." in unquote(name).split("/") or name.startswith("/"):
+    folder, _, root_query = root.partition("?")
+    path, _, own_query = reference.partition("?")
+    name = posixpath.normpath(path)
+    if not path or _scheme(path) or name == "." or name.startswith("/") or ".." in unquote(name).split("/"):
         raise _outside(reference, f"a path under {mask_urls(root)}")
+    query = "&".join(part for part in (own_query, root_query) if part)
     return f"{folder.rstrip('/')}/{name}" + (f"?{query}" if query else "")
 
 
 def _read_file(reference: str, path: str) -> bytes:
-    """Read a regular local file: a pipe or device could hold the reader for ever."""
+    """Read a regular local file: a pipe or device could hold the reader for ever, a sparse file fill the memory."""
     facts = os.stat(path)
     if stat.S_ISDIR(facts.st_mode):
         raise IsADirectoryError(path)
     if not stat.S_ISREG(facts.st_mode):
         raise RequestError("not_a_file", field="image", got=f"{_shown(reference)}, a pipe or device", allowed="a regular file")
-    if facts.st_size > MAX_IMAGE_BYTES:
-        got = f"{facts.st_size} bytes in {_shown(reference)}"
+    # Others write there too: what is opened may be another kind of thing by now, or have grown.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        data = stream.read(MAX_IMAGE_BYTES + 1) if facts.st_size <= MAX_IMAGE_BYTES else b""
+    size = max(facts.st_size, len(data))
+    if size > MAX_IMAGE_BYTES:
+        got = f"{size} bytes in {_shown(reference)}"
         raise RequestError("image_too_large", field="image", got=got, allowed=f"at most {MAX_IMAGE_BYTES} bytes")
-    with open(path, "rb") as stream:
-        return stream.read()
+    return data
 
 
 def _shown(reference: str) -> str:
@@ -148,7 +162,6 @@ def _parse_url(url: str) -> _WebPlace:
 
     Raises: RequestError for what is no http(s) URL.
     """
-    allowed = "a whole http or https URL"
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -157,36 +170,45 @@ def _parse_url(url: str) -> _WebPlace:
             f"?{quote(parts.query, safe=QUOTED_BEFORE)}" if parts.query else ""
         )
     except ValueError as error:  # a port out of range, an open bracket, a label of no or too many letters, half a character
-        raise _outside(url, allowed) from error
+        raise _outside(url, WHOLE_URL) from error
     if parts.scheme not in WEB or not host:
-        raise _outside(url, allowed)
+        raise _outside(url, WHOLE_URL)
     return _WebPlace(secure=parts.scheme == "https", host=host, port=port, target=target)
 
 
-def _fetch_http(url: str, rules: ReferenceRules) -> bytes:
-    deadline = time.monotonic() + TOTAL_TIMEOUT_S
+def _fetch_http(url: str, rules: ReferenceRules, deadline: float) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
         place = _parse_url(url)
         address = public_address(place.host, place.port, rules.http_hosts)
         connection = (_PinnedHTTPS if place.secure else _PinnedHTTP)(place.host, place.port, address)
         try:
+            connection.timeout = _seconds_left(deadline)
             connection.request("GET", place.target, headers={"User-Agent": "vimaedit"})
-            answer = connection.getresponse()
-            if answer.status in REDIRECTS:
-                url = urljoin(url, answer.headers.get("Location", ""))
-                continue
-            return _read_answer(url, answer, deadline)
+            with _TimedAnswer(connection.sock, deadline) as answer:
+                answer.begin()
+                if answer.status not in REDIRECTS:
+                    return _read_answer(url, answer)
+                url = _redirected(url, answer.headers.get("Location", ""))
         except http.client.InvalidURL as error:
-            raise _outside(url, "a whole http or https URL") from error
+            raise _outside(url, WHOLE_URL) from error
         except http.client.HTTPException as error:
             raise ConnectionError(f"{mask_urls(url)}: {type(error).__name__}: {error}") from error
+        except TimeoutError as error:
+            raise TimeoutError(f"{mask_urls(url)}: {error}") from error
         finally:
             connection.close()
     raise RequestError("too_many_redirects", field="image", got=_shown(url), allowed=f"at most {MAX_REDIRECTS} redirects")
 
 
-def _read_answer(url: str, answer: http.client.HTTPResponse, deadline: float) -> bytes:
-    """Read an answer's body, whole and before the deadline.
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise _outside(location, WHOLE_URL) from error
+
+
+def _read_answer(url: str, answer: http.client.HTTPResponse) -> bytes:
+    """Read an answer's body, whole.
 
     Raises: RequestError, or ConnectionError and TimeoutError, which are worth another try.
     """
@@ -205,9 +227,7 @@ def _read_answer(url: str, answer: http.client.HTTPResponse, deadline: float) ->
         left -= len(piece)
         if left < 0:
             got = f"over {MAX_IMAGE_BYTES} bytes from {_shown(url)}"
-            raise RequestError("image_too_large", field="image", got=got, allowed="less")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{mask_urls(url)}: not complete after {TOTAL_TIMEOUT_S:g} s")
+            raise RequestError("image_too_large", field="image", got=got, allowed=f"at most {MAX_IMAGE_BYTES} bytes")
     if answer.length:
         raise ConnectionError(f"{mask_urls(url)}: the answer ended {answer.length} bytes early")
     return b"".join(pieces)
@@ -221,7 +241,7 @@ def public_address(host: str, port: int, listed_hosts: Sequence[str]) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        if error.errno == socket.EAI_NONAME:
+        if error.errno in NO_HOST:
             raise RequestError("unknown_host", field="image", got=f"host {host!r}", allowed="a host that exists") from error
         raise ConnectionError(f"host {host!r}: {error}") from error
     addresses = [str(entry[4][0]) for entry in found]
@@ -241,24 +261,61 @@ def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Whether an address, and one that is carried inside it, belongs to the public network."""
     if isinstance(ip, ipaddress.IPv6Address):
         carried = ip.ipv4_mapped or ip.sixtofour
-        if ip in NAT64 or ip in IPV4_COMPATIBLE:
+        if any(ip in network for network in CARRIERS):
             carried = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if ip.is_site_local or ip.teredo is not None:
+        if ip.is_site_local or ip.teredo is not None or ip in LOCAL_NAT64:
             return False
         if carried is not None:
             return _is_public(carried)
     return ip.is_global and not ip.is_multicast
 
 
+def _seconds_left(deadline: float) -> float:
+    """How long the next operation on a socket may take.
+
+    Raises: TimeoutError after the deadline.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(f"not complete after {TOTAL_TIMEOUT_S:g} s")
+    return min(TIMEOUT_S, left)
+
+
+class _TimedReads(io.RawIOBase):
+    """Reads of a socket that end at the deadline, however small the pieces are that arrive."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+        self.raw, self.sock, self.deadline = raw, sock, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self.sock.settimeout(_seconds_left(self.deadline))
+        return self.raw.readinto(buffer)
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _TimedAnswer(http.client.HTTPResponse):
+    """An answer whose status, headers and body have to be there by the deadline."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        super().__init__(sock, method="GET")
+        self.fp = io.BufferedReader(_TimedReads(self.fp.detach(), sock, deadline))
+
+
 class _PinnedHTTP(http.client.HTTPConnection):
     """Connects to an address that was checked, whatever the name resolves to now."""
 
     def __init__(self, host: str, port: int, address: str) -> None:
-        super().__init__(host, port, timeout=TIMEOUT_S)
+        super().__init__(host, port)
         self.address = address
 
     def connect(self) -> None:
-        self.sock = socket.create_connection((self.address, self.port), TIMEOUT_S)
+        self.sock = socket.create_connection((self.address, self.port), self.timeout)
 
 
 class _PinnedHTTPS(_PinnedHTTP):

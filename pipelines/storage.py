@@ -56,12 +56,15 @@ class Location:
 def locate(url: str) -> Location:
     """Find the file system of a local path or of any fsspec URL. Listings are never cached: others write there too.
 
-    Raises: ConfigError for a scheme that fsspec does not know or whose package is missing.
+    Raises: ConfigError for a scheme that fsspec does not know, whose package is missing or that needs more than a URL.
     """
     try:
         fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"got {mask_urls(url)!r}: {error}; allowed: a local path, or a URL of a scheme known here") from error
+    except Exception as error:  # each file system's constructor refuses in its own way
+        if is_transient(error):
+            raise
+        text = mask_urls(f"got {url!r}: {error}")
+        raise ConfigError(f"{text}; allowed: a local path, or a URL of a scheme known here") from error
     return Location(fs, str(path))
 
 
@@ -170,7 +173,7 @@ def put_atomic(place: Location, data: bytes) -> None:
 def check_writable(output: Location) -> None:
     """Make sure that objects can be written below `output`, and leave nothing behind.
 
-    Raises: ConfigError naming the place and what stands in the way.
+    Raises: ConfigError naming the place and what stands in the way; a remote service's faults as they are, after retries.
     """
     try:
         if output.is_local:
@@ -180,6 +183,8 @@ def check_writable(output: Location) -> None:
             retry(lambda: probe.fs.pipe_file(probe.path, b""))
             retry(lambda: probe.fs.rm_file(probe.path))
     except Exception as error:
+        if not output.is_local and is_transient(error) and not isinstance(error, PermissionError):
+            raise
         text = mask_urls(f"got {output.url!r}, where nothing can be written: {type(error).__name__}: {error}")
         raise ConfigError(f"output: {text}; allowed: a folder that can be made or written to") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import EditJobConfig
+from pipelines.secrets import mask_urls
 from pipelines.storage import list_files, locate, retry
 from vimaedit.config import Lora
 from vimaedit.errors import ConfigError
@@ -46,7 +47,9 @@ def local_copy(option: str, url: str) -> str:
     else:
         name, files, root = "", list_files(place), place
     if not files:
-        raise ConfigError(f"{option}: got {url!r}, where there is no file; allowed: the URL of a model file or folder")
+        raise ConfigError(
+            f"{option}: got {mask_urls(url)!r}, where there is no file; allowed: the URL of a model file or folder"
+        )
     state = [(path, size, _version(place.fs.info((root / path).path))) for path, size in files]
     key = hashlib.blake2b(repr((url, state)).encode(), digest_size=12).hexdigest()
     cache = CACHE.expanduser()

@@ -72,6 +72,8 @@ class Site(BaseHTTPRequestHandler):
             self.answer(302, location=f"/to/{left - 1}" if left > 1 else "/a.png")
         elif self.path == "/out":
             self.answer(302, location=f"http://127.0.0.2:{self.server.server_address[1]}/a.png")
+        elif self.path == "/bracket":
+            self.answer(302, location="http://[::1")
         elif self.path == "/file":
             self.answer(302, location="file:///etc/hostname")
         elif self.path == "/busy" and type(self).busy == 0:
@@ -84,6 +86,7 @@ class Site(BaseHTTPRequestHandler):
             "/a%20b.png",
             "/caf%C3%A9.png?x=%20y",
             "/sub/a.png?token=SECRET",
+            "/sub/a.png?from=../x//y&token=SECRET",
         ):
             self.answer(200, body=b"picture")
         elif self.path == "/short":
@@ -91,9 +94,16 @@ class Site(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "99")
             self.end_headers()
             self.wfile.write(b"pic")
-        elif self.path == "/drip":
+        elif self.path == "/chunk":
             self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
+            self.wfile.write(b"9\r\npic")
+        elif self.path in ("/drip", "/drip-headers"):
+            self.send_response(200)
+            if self.path == "/drip":
+                self.end_headers()
+            self.flush_headers()
             with contextlib.suppress(OSError):
                 for _ in range(200):
                     self.wfile.write(b"p")
@@ -142,6 +152,7 @@ def test_http_needs_to_be_allowed_and_private_hosts_to_be_listed(site: str, fold
     [
         ("/out", "host '127.0.0.2' at 127.0.0.2; allowed: public addresses"),  # checked at the redirect
         ("/file", "got 'file:///etc/hostname'; allowed: a whole http or https URL"),
+        ("/bracket", r"got 'http://\[::1'; allowed: a whole http or https URL"),
         ("/to/9", "allowed: at most 5 redirects"),
         ("/nothing", "got 404 from .*; allowed: an image that is there"),
         ("/wrong", "got 400 from .*; allowed: an answer 200"),
@@ -190,6 +201,38 @@ def test_what_is_no_file_name_is_a_rejection(folder: Path, reference: str) -> No
         fetch(reference, rules(str(folder)))
 
 
+def test_what_is_no_object_name_is_a_rejection() -> None:
+    for reference, allowed in (("x" * 1100, "of at most 1024 bytes"), ("\ud800/../..", "a path under")):
+        with pytest.raises(RequestError, match=f"allowed: .*{allowed}"):
+            fetch(reference, rules("memory://refs/images"))
+    with pytest.raises(RequestError, match="allowed: a file under"):
+        fetch("..a.png", rules("memory://refs/images"))
+
+
+def test_a_place_outside_that_may_not_be_looked_at_is_a_rejection(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(references.os, "stat", refused)
+        with pytest.raises(RequestError, match="allowed: a path under"):
+            fetch("../secret.png", rules(str(folder)))
+        with pytest.raises(PermissionError):
+            fetch("sub/a.png", rules(str(folder)))
+
+
+def test_what_changes_while_it_is_opened_holds_nobody_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(folder / "pipe.png")
+    regular = os.stat(folder / "sub" / "a.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(references.os, "stat", lambda path: regular)
+        assert fetch("pipe.png", rules(str(folder))) == b""
+    monkeypatch.setattr(references, "MAX_IMAGE_BYTES", 8)
+    (folder / "grown.png").write_bytes(b"123456789")
+    with pytest.raises(RequestError, match="got 9 bytes in 'grown.png'; allowed: at most 8 bytes"):
+        fetch("grown.png", rules(str(folder)))
+
+
 def test_pipes_and_too_large_files_are_not_read(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     with (folder / "huge.png").open("wb") as stream:
@@ -205,20 +248,24 @@ def test_an_answer_that_ends_early_or_drips_is_the_infrastructures(
 ) -> None:
     listed = rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",))
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
-    with pytest.raises(ConnectionError, match="ended 96 bytes early"):
+    with pytest.raises(ConnectionError, match="/short: .*ended 96 bytes early"):
         fetch(f"{site}/short", listed)
+    with pytest.raises(ConnectionError, match="/chunk: IncompleteRead"):
+        fetch(f"{site}/chunk", listed)
     monkeypatch.setattr(references, "TOTAL_TIMEOUT_S", 0.1)
-    started = time.monotonic()
-    with pytest.raises(TimeoutError, match="not complete after 0.1 s"):
-        fetch(f"{site}/drip", listed)
-    assert time.monotonic() - started < 10
+    for path in ("/drip", "/drip-headers"):
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match=f"{path}: (not complete after 0.1 s|timed out)"):
+            fetch(site + path, listed)
+        assert time.monotonic() - started < 3
 
 
 def test_a_web_root_keeps_what_it_asks_with_and_its_secrets(site: str, folder: Path) -> None:
     root = f"{site}/sub/?token=SECRET"
     listed = rules(root, allow_http=True, http_hosts=("127.0.0.1",))
     assert fetch("a.png", listed) == b"picture"
-    for reference in ("../a.png", "%2e%2e/a.png", "/a.png", ".", "s3://b/a.png"):
+    assert fetch("./a.png?from=../x//y", listed) == b"picture"
+    for reference in ("../a.png?key=SECRET", "%2e%2e/a.png", "/a.png", ".", "s3://b/a.png"):
         with pytest.raises(RequestError, match="allowed: a path under") as caught:
             fetch(reference, listed)
         assert "SECRET" not in str(caught.value)
@@ -243,6 +290,8 @@ def test_secrets_of_references_are_not_shown(site: str, folder: Path, monkeypatc
         "2002:7f00:1::1",
         "fec0::1",
         "::127.0.0.1",
+        "::ffff:0:127.0.0.1",
+        "64:ff9b:1::808:808",
         "2001:0:4136:e378:8000:63bf:3fff:fdd2",
     ],
 )
@@ -260,4 +309,5 @@ def test_addresses_that_are_not_public_are_refused(host: str) -> None:
 
 
 def test_a_public_address_is_taken_as_it_is() -> None:
-    assert public_address("8.8.8.8", 80, ()) == "8.8.8.8"
+    for address in ("8.8.8.8", "64:ff9b::808:808", "2606:4700::1111"):
+        assert public_address(address, 80, ()) == address

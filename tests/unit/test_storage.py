@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -110,8 +112,8 @@ def test_a_refusal_is_not_waited_for_as_long_as_an_outage(monkeypatch: pytest.Mo
     assert len(waits) == storage.PATIENT_ATTEMPTS - 1 and 120 < sum(waits) < 420 and max(waits) <= storage.MAX_DELAY_S
 
 
-@pytest.mark.parametrize("url", ["foo://bucket/x", "nothing+odd://x"])
-def test_unknown_schemes_are_a_configuration_error(url: str) -> None:
+@pytest.mark.parametrize("url", ["foo://bucket/x", "nothing+odd://x", "s3://[", "github://x", "dir://x"])
+def test_places_that_cannot_be_made_out_are_a_configuration_error(url: str) -> None:
     with pytest.raises(
         ConfigError, match=f"got '{re.escape(url)}': .*; allowed: a local path, or a URL of a scheme known here"
     ):
@@ -137,11 +139,44 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
         ("s3://user:pass@bucket/key", "s3://***@bucket/key"),
         ("https://h/a?x=1&X-Amz-Signature=ab%2Fcd&y=2", "https://h/a?x=1&X-Amz-Signature=***&y=2"),
         ("'https://h/a?token=abc' and s3://b/token=1", "'https://h/a?token=***' and s3://b/token=1"),
-        ("/local/user:pass@file?token=abc", "/local/user:pass@file?token=abc"),
+        ("s3://user:p@ss@bucket/key", "s3://***@bucket/key"),
+        ("https://h/a?next=b@c", "https://h/a?next=b@c"),
+        ("https://h/a#pwd=abc", "https://h/a#pwd=***"),
+        ("Max retries exceeded with url: /a?sig=abc", "Max retries exceeded with url: /a?sig=***"),
+        ("/local/user:pass@file", "/local/user:pass@file"),
     ],
 )
 def test_credentials_in_urls_are_masked(text: str, masked: str) -> None:
     assert mask_urls(text) == masked
+
+
+def test_masking_takes_no_longer_than_the_text() -> None:
+    started = time.monotonic()
+    mask_urls("?" + "key" * 200_000)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "no such bucket"), NotImplementedError("read only")])
+def test_a_remote_place_that_refuses_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = locate("memory://somewhere/out")
+    monkeypatch.setattr(place.fs, "pipe_file", refusing(error))
+    with pytest.raises(ConfigError, match="output: got 'memory:///somewhere/out', where nothing can be written: .*; allowed:"):
+        check_writable(place)
+
+
+def test_an_outage_is_no_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    place = locate("memory://somewhere/out")
+    monkeypatch.setattr(place.fs, "pipe_file", refusing(ConnectionResetError("reset")))
+    with pytest.raises(ConnectionResetError, match="reset"):
+        check_writable(place)
+
+
+def refusing(error: Exception) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
 
 
 def test_a_missing_object_is_asked_for_once() -> None:
