@@ -6,15 +6,14 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pipelines.config import EditJobConfig
-from pipelines.context import Row, RunContext
+from pipelines.context import Row
 from pipelines.editing import EditActor, StoppedEarly
 from pipelines.plan import Unit
 from pipelines.progress import ProgressCounter
-from pipelines.schema import ColumnMap
+from tests.contexts import make_context
 from vimaedit.loading import model_facts, resolve_model
 from vimaedit.types import EditRequest, EditResult, Status
 
@@ -25,20 +24,8 @@ ACTORS = 64
 @pytest.fixture(scope="module")
 def actor() -> EditActor:
     facts = model_facts(resolve_model(EditJobConfig(input="in", output="out"), image_guidance=True))
-    context = RunContext(
-        job=EditJobConfig(input="in", output="out", steps=1, device="cpu", dtype="float32"),
-        facts=facts,
-        columns=ColumnMap(edit={}, passed={}),
-        schema=pa.schema([]),
-        input_root="in",
-        batch_size=3,
-        threads=1,
-        config_digest="c",
-        model_digest="m",
-        plan_digest="p",
-        version="v",
-        generation=1,
-    )
+    job = EditJobConfig(input="in", output="out", steps=1, device="cpu", dtype="float32")
+    context = make_context(job, facts, batch_size=3)
     return EditActor(context)
 
 

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pipelines.config import EditJobConfig
 from pipelines.context import Row, RunContext
 from pipelines.encoding import encode_row
 from pipelines.finish import write_run
-from pipelines.schema import ColumnMap, output_schema
 from pipelines.storage import locate
 from pipelines.text import cut, cut_quotes, without_secrets
+from tests.contexts import make_context
 from vimaedit.loading import ModelFacts
 from vimaedit.types import Status
 
@@ -24,21 +23,8 @@ SECRET = "s3://ann:hush@bucket/model"
 
 
 def context_of(**options: Any) -> RunContext:
-    columns = ColumnMap(edit={}, passed={})
-    return RunContext(
-        job=EditJobConfig(input="in", output="out", **options),
-        facts=ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None),
-        columns=columns,
-        schema=output_schema(pa.schema([]), columns),
-        input_root="in",
-        batch_size=2,
-        threads=1,
-        config_digest="c",
-        model_digest="m",
-        plan_digest="p",
-        version="v",
-        generation=1,
-    )
+    facts = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+    return make_context(EditJobConfig(input="in", output="out", **options), facts)
 
 
 def finished(shape: tuple[int, int] = (7, 5)) -> Row:

@@ -23,6 +23,7 @@ from pipelines.schema import output_schema
 from pipelines.sink import part_bytes, part_name
 from pipelines.source import read_unit
 from pipelines.storage import locate, put_atomic
+from tests.contexts import make_context
 from vimaedit.config import Canvas
 from vimaedit.loading import ModelFacts
 from vimaedit.types import Status
@@ -37,19 +38,12 @@ def picture(number: int, size: tuple[int, int] = (23, 19)) -> bytes:
 
 
 def context_of(inputs: InputSet, **options: Any) -> RunContext:
-    return RunContext(
-        job=EditJobConfig(input=inputs.root, output="out", **options),
-        facts=FACTS,
+    return make_context(
+        EditJobConfig(input=inputs.root, output="out", **options),
+        FACTS,
         columns=inputs.columns,
         schema=output_schema(inputs.schema, inputs.columns),
         input_root=inputs.root,
-        batch_size=2,
-        threads=1,
-        config_digest="c",
-        model_digest="m",
-        plan_digest="p",
-        version="v",
-        generation=1,
     )
 
 
