@@ -46,6 +46,7 @@ class Networks:
     clip_mean: tuple[float, float, float]
     clip_std: tuple[float, float, float]
     alphas_cumprod: np.ndarray
+    predicts_velocity: bool  # sqrt(a) noise - sqrt(1 - a) x0, instead of the noise
     grounding_sides: tuple[float | None, float | None]  # the model's own (self, cross)
 
 
@@ -58,6 +59,7 @@ class Backbone:
     def __init__(self, networks: Networks, config: EditConfig) -> None:
         self.networks = networks
         self.alphas_cumprod = networks.alphas_cumprod
+        self._alphas = torch.from_numpy(networks.alphas_cumprod).float().to(networks.unet.device)
         self.tokenizer = networks.tokenizer
         self.has_image_prompt = networks.unet.config.encoder_hid_dim_type == "ip_image_proj"
         own_self, own_cross = networks.grounding_sides
@@ -147,8 +149,8 @@ class Backbone:
         self, latents_RChw: Tensor, timestep: Tensor, conditioning: Conditioning, control: AttentionControl | None
     ) -> Tensor:
         """Predict the noise in each row, (R, C, h, w); `timestep` is a scalar on the device. Without a control this is the stock
-        UNet."""
-        eps: Tensor = self.networks.unet(
+        UNet. A velocity v is turned into the noise it implies, sqrt(a) v + sqrt(1 - a) z, in float32 (arXiv 2202.00512)."""
+        predicted: Tensor = self.networks.unet(
             latents_RChw.to(self.dtype),
             timestep,
             encoder_hidden_states=conditioning.text,
@@ -156,7 +158,10 @@ class Backbone:
             added_cond_kwargs=None if conditioning.image is None else {"image_embeds": [conditioning.image]},
             return_dict=False,
         )[0]
-        return eps
+        if not self.networks.predicts_velocity:
+            return predicted
+        alpha = self._alphas[timestep]
+        return alpha.sqrt() * predicted.float() + (1 - alpha).sqrt() * latents_RChw.float()
 
     def map_sizes(self, latent_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the grids of the word map and of the self-attention map, each (height, width)."""

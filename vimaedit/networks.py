@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPModel, CLIPTokenizer
 
+PREDICTIONS = ("epsilon", "v_prediction")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the original CLIP, where a folder states no other
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -39,10 +40,9 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
     device = choose_device(model.device)
     pipe = _load_pipeline(files, choose_dtype(model.dtype, device))
     scheduler = pipe.scheduler.config
-    if scheduler.get("prediction_type", "epsilon") != "epsilon":
-        raise ConfigError(
-            f"model: got one that predicts {scheduler['prediction_type']}; allowed: models that predict noise (epsilon)"
-        )
+    predicts = scheduler.get("prediction_type", "epsilon")
+    if predicts not in PREDICTIONS:
+        raise ConfigError(f"model: got one that predicts {predicts}; allowed: models that predict {' or '.join(PREDICTIONS)}")
     _fit_tokenizer("model", pipe.tokenizer, pipe.text_encoder.config)
     _merge_loras(pipe, files)
     clip = clip_tokenizer = None
@@ -66,6 +66,7 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         clip_mean=mean,
         clip_std=std,
         alphas_cumprod=_alphas_cumprod(pipe),
+        predicts_velocity=predicts == "v_prediction",
         grounding_sides=(sides.get("self"), sides.get("cross")),
     )
 

@@ -13,7 +13,7 @@ from peft.utils import get_peft_model_state_dict
 
 from tests.component.conftest import request
 from tests.component.ldm_checkpoint import write_checkpoint
-from vimaedit.backbone import Networks
+from vimaedit.backbone import Backbone, Networks
 from vimaedit.config import EditConfig, GroundingSides, Lora, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.loading import load_editor, model_digest, model_facts, resolve_model
@@ -144,12 +144,43 @@ def test_other_families_are_named(bundle: Path, tmp_path: Path) -> None:
         resolve_model(ModelConfig(model=str(copy)))
 
 
-def test_velocity_models_are_refused(bundle: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundle / "sd", tmp_path / "v"))
+def with_prediction(bundle: Path, folder: Path, prediction: str) -> str:
+    copy = Path(shutil.copytree(bundle / "sd", folder / prediction))
     path = copy / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
-    with pytest.raises(ConfigError, match="model: got one that predicts v_prediction; allowed: models that predict noise"):
-        load(model=str(copy))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": prediction}))
+    return str(copy)
+
+
+def test_a_velocity_becomes_the_noise_that_the_stock_scheduler_sees(bundle: Path, tmp_path: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    config = EditConfig(image_guidance=False, grounding_sides=GroundingSides(self=0.5, cross=0.5))
+    velocity_of, noise_of = (
+        Backbone(load_networks(resolve_model(model, image_guidance=False), model), config)
+        for model in (
+            ModelConfig(model=with_prediction(bundle, tmp_path, name), device="cpu") for name in ("epsilon", "v_prediction")
+        )
+    )
+    scheduler = DDIMScheduler.from_pretrained(str(tmp_path / "v_prediction" / "scheduler"))
+    scheduler.set_timesteps(50)
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(2, 4, 16, 16, generator=generator)
+    conditioning = velocity_of.condition(torch.randn(2, 77, 64, generator=generator), None)
+    for timestep in (981, 501, 1):
+        time = torch.tensor(timestep)
+        velocity = velocity_of.predict(noisy, time, conditioning, None)  # the same weights: what the network gives
+        clean = scheduler.step(velocity, timestep, noisy).pred_original_sample
+        alpha = scheduler.alphas_cumprod[timestep]
+        wanted = (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        noise = noise_of.predict(noisy, time, conditioning, None)
+        assert noise.dtype == torch.float32
+        assert torch.allclose(noise, wanted, atol=2e-4)
+        assert not torch.allclose(noise, velocity, atol=0.1)
+
+
+def test_models_that_predict_something_else_are_refused(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model: got one that predicts sample; allowed: models that predict epsilon or v_pred"):
+        load(model=with_prediction(bundle, tmp_path, "sample"))
 
 
 def test_an_adapter_for_another_clip_is_refused(bundle: Path, oracle: Path) -> None:

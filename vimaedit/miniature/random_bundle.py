@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vimaedit.errors import ConfigError
+from vimaedit.miniature.bundle_files import write_adapter, write_model_index, write_preprocessor, write_transformer
 from vimaedit.miniature.vocabulary import LENGTH, vocabulary, write_json, write_tokenizer
 
 if TYPE_CHECKING:
     import torch
     from diffusers import UNet2DConditionModel
-    from transformers import CLIPModel, PreTrainedModel
+    from transformers import CLIPModel
 
 LAYOUT_VERSION = 3  # raise it whenever a file changes: finished bundles lie in people's caches under this number
 CANVAS_SIZE = 128  # px; 16 x 16 x 4 latents
 CONTEXT_SIZE = 64  # width of the UNet's text context
 EMBEDDING_SIZE = 48  # width of the space that CLIP's two towers share
 CLIP_SIDE = 64  # px
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGE_TOKENS = 4
 SCALING_FACTOR = 0.18215
 WARNING = "random weights: the pictures mean nothing"
@@ -97,18 +99,18 @@ def write_random_bundle(folder: Path, *, seed: int = 0) -> None:
     sd = folder / "sd"
     unet.save_pretrained(sd / "unet")
     vae.save_pretrained(sd / "vae")
-    _save(text_encoder, sd / "text_encoder")
+    write_transformer(text_encoder, sd / "text_encoder")
     DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     ).save_pretrained(sd / "scheduler")
     write_tokenizer(sd / "tokenizer")
-    _write_preprocessor(sd / "feature_extractor")
-    write_json(sd / "model_index.json", _model_index())
+    write_preprocessor(sd / "feature_extractor", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
+    write_model_index(sd)
 
-    _save(clip, folder / "clip")
+    write_transformer(clip, folder / "clip")
     write_tokenizer(folder / "clip")
-    _write_preprocessor(folder / "clip")
-    _write_adapter(folder / "ip_adapter" / "models", unet, clip, seed)
+    write_preprocessor(folder / "clip", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
+    write_adapter(folder / "ip_adapter" / "models", _adapter_weights(unet, seed), clip)
     write_json(
         folder / "bundle.json",
         {"name": "random", "canvas_size": CANVAS_SIZE, "grounding_sides": {"self": 0.5, "cross": 0.5}, "warning": WARNING},
@@ -172,48 +174,7 @@ def _clip_model() -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=_text_settings(), vision_config=vision, projection_dim=EMBEDDING_SIZE))
 
 
-def _model_index() -> dict[str, object]:
-    return {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-
-
-def _write_preprocessor(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "CLIPImageProcessor",
-            "do_convert_rgb": True,
-            "do_resize": True,
-            "size": {"shortest_edge": CLIP_SIDE},
-            "resample": 3,
-            "do_center_crop": True,
-            "crop_size": {"height": CLIP_SIDE, "width": CLIP_SIDE},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-        },
-    )
-
-
-def _write_adapter(folder: Path, unet: UNet2DConditionModel, clip: CLIPModel, seed: int) -> None:
-    """Write the IP-Adapter's file, and CLIP's vision tower once more as the image encoder that stock loading expects beside it."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import CLIPVisionModelWithProjection
-
+def _adapter_weights(unet: UNet2DConditionModel, seed: int) -> dict[str, torch.Tensor]:
     shapes = {
         "image_proj.proj.weight": (IMAGE_TOKENS * CONTEXT_SIZE, EMBEDDING_SIZE),
         "image_proj.proj.bias": (IMAGE_TOKENS * CONTEXT_SIZE,),
@@ -225,23 +186,7 @@ def _write_adapter(folder: Path, unet: UNet2DConditionModel, clip: CLIPModel, se
         if attention.is_cross_attention:  # numbered among all attentions, so cross-attentions have the odd numbers
             for projection in ("to_k_ip", "to_v_ip"):
                 shapes[f"ip_adapter.{index}.{projection}.weight"] = (attention.inner_dim, CONTEXT_SIZE)
-    weights = {name: _draw(f"{seed}:ip_adapter:{name}", shape, {}) for name, shape in shapes.items()}
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "ip-adapter_sd15.safetensors", metadata={"format": "pt"})
-
-    with torch.random.fork_rng(devices=[]):
-        image_encoder = CLIPVisionModelWithProjection(clip.config.vision_config)
-    own = clip.state_dict()
-    image_encoder.load_state_dict({name: own[name] for name in image_encoder.state_dict()})
-    _save(image_encoder, folder / "image_encoder")
-
-
-def _save(network: PreTrainedModel, folder: Path) -> None:
-    """Write a transformers network as `from_pretrained` reads it; its own way of saving draws a progress bar."""
-    from safetensors.torch import save_file
-
-    network.config.save_pretrained(folder)
-    save_file(network.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    return {name: _draw(f"{seed}:ip_adapter:{name}", shape, {}) for name, shape in shapes.items()}
 
 
 def _redraw(network: torch.nn.Module, key: str, gains: Mapping[str, float]) -> None:

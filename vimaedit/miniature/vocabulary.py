@@ -95,8 +95,8 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: index for index, token in enumerate(tokens)}, merges
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write the tokenizer's files, as `CLIPTokenizer.from_pretrained` reads them."""
+def write_tokenizer(folder: Path, *, length: int = LENGTH) -> None:
+    """Write the tokenizer's files, as `CLIPTokenizer.from_pretrained` reads them; `length` in tokens, start and end included."""
     ids, merges = vocabulary()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "vocab.json", ids)
@@ -106,7 +106,7 @@ def write_tokenizer(folder: Path) -> None:
     write_json(folder / "special_tokens_map.json", special)
     write_json(
         folder / "tokenizer_config.json",
-        {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True, "errors": "replace", **special},
+        {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True, "errors": "replace", **special},
     )
 
 

@@ -1,0 +1,26 @@
+"""Train the built-in model family on the scene world: one command, resumable, from two CPU cores to one GPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs._signals import exit_on_signals
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    exit_on_signals()
+    from jobs._main import EXIT_DONE, run_job
+    from pipelines.train_miniature import TrainConfig, train_family
+
+    def train(config: TrainConfig) -> int:
+        bundle = train_family(config, on_started=exit_on_signals)
+        print(f"bundle: {bundle}")
+        return EXIT_DONE
+
+    return run_job(TrainConfig, train, words, name="train_miniature", summary=__doc__ or "", required=("output",))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

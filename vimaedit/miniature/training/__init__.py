@@ -1,0 +1,1 @@
+"""Training of the built-in model `miniature`: its parts, one stage each, and the bundle they make."""

@@ -1,0 +1,66 @@
+"""From the stages' checkpoints to the files that are shipped: the bundle, the distilled UNet, the scoring CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import CLIPModel
+
+from vimaedit.miniature.bundle_files import write_adapter, write_model_index, write_preprocessor, write_transformer
+from vimaedit.miniature.family import (
+    CANVAS_SIZE,
+    CLIP_MEAN,
+    CLIP_SIDE,
+    CLIP_STD,
+    GROUNDING_SIDES,
+    MAX_TOKENS,
+    new_autoencoder,
+    new_clip,
+    new_scheduler,
+    new_unet,
+)
+from vimaedit.miniature.training.adapter import adapter_weights
+from vimaedit.miniature.training.components import set_encoder
+from vimaedit.miniature.training.stages import find_components, load_adapted, load_averaged, load_denoiser
+from vimaedit.miniature.vocabulary import write_json, write_tokenizer
+
+
+def write_family(checkpoints: Path, folder: Path) -> None:
+    """Write all that was trained in half precision: `miniature/` (the bundle), `lcm_unet/` and `scoring_clip/`."""
+    _write_bundle(checkpoints, folder / "miniature")
+    student = new_unet()
+    load_averaged("consistency", checkpoints, student)
+    student.half().save_pretrained(folder / "lcm_unet")
+    _write_clip(load_averaged("scoring_clip", checkpoints, new_clip()), folder / "scoring_clip")
+
+
+def _write_bundle(checkpoints: Path, folder: Path) -> None:
+    denoiser = load_denoiser(checkpoints)
+    autoencoder = new_autoencoder()
+    set_encoder(autoencoder, find_components(checkpoints))
+    load_averaged("decoder", checkpoints, autoencoder.decoder)
+    clip = load_averaged("clip", checkpoints, new_clip()).half()
+
+    sd = folder / "sd"
+    unet = new_unet()  # the trained one has its numbers in the order of channels-last
+    unet.load_state_dict(denoiser.unet.state_dict())
+    unet.half().save_pretrained(sd / "unet")
+    autoencoder.half().save_pretrained(sd / "vae")
+    write_transformer(denoiser.text_encoder.half(), sd / "text_encoder")
+    new_scheduler().save_pretrained(sd / "scheduler")
+    write_tokenizer(sd / "tokenizer", length=MAX_TOKENS)
+    write_preprocessor(sd / "feature_extractor", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
+    write_model_index(sd)
+    _write_clip(clip, folder / "clip")
+    weights = {name: value.detach().half().contiguous() for name, value in adapter_weights(load_adapted(checkpoints)).items()}
+    write_adapter(folder / "ip_adapter" / "models", weights, clip)
+    write_json(
+        folder / "bundle.json",
+        {"name": "miniature", "canvas_size": CANVAS_SIZE, "grounding_sides": GROUNDING_SIDES},
+    )
+
+
+def _write_clip(clip: CLIPModel, folder: Path) -> None:
+    write_transformer(clip.half(), folder)
+    write_tokenizer(folder, length=MAX_TOKENS)
+    write_preprocessor(folder, side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)

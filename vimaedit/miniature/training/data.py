@@ -1,0 +1,79 @@
+"""Batches of scenes to train on: pictures and captions that follow from a number, on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vimaedit.miniature.captions import draw_wording, write_caption
+from vimaedit.miniature.draws import Draws
+from vimaedit.miniature.edits import CATEGORIES, Edit, make_edit
+from vimaedit.miniature.family import CANVAS_SIZE, MAX_TOKENS
+from vimaedit.miniature.render import render_scene
+from vimaedit.miniature.sampling import sample_scene
+from vimaedit.miniature.scenes import SPLIT_SEEDS, Scene
+from vimaedit.miniature.vocabulary import write_tokenizer
+from vimaedit.types import UInt8Array
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+_WORDING_STREAM = 3  # of `Draws`; scenes, textures and edits have the others
+# Scenes of one stage; those of the next begin behind them. Benchmarks made of the training split begin at its start.
+_STAGE_SCENES = 2**40
+STAGES = ("components", "decoder", "clip", "scoring_clip", "denoiser", "ip_adapter", "consistency")
+
+
+def training_scene(stage: str, index: int) -> tuple[Scene, str]:
+    """Return scene and caption number `index` of a stage; no two stages see the same."""
+    return _captioned(_training_seed(stage, index))
+
+
+def training_edit(stage: str, index: int) -> Edit:
+    """Return edit number `index` of a stage, of all categories in turn."""
+    return make_edit(_training_seed(stage, index), CATEGORIES[1 + index % (len(CATEGORIES) - 1)])
+
+
+def validation_scene(index: int) -> tuple[Scene, str]:
+    """Return scene and caption number `index` of the validation split; benchmarks have its beginning."""
+    return _captioned(SPLIT_SEEDS["validation"].start + 2**59 + index)
+
+
+def _training_seed(stage: str, index: int) -> int:
+    return SPLIT_SEEDS["train"].start + 2**59 + STAGES.index(stage) * _STAGE_SCENES + index
+
+
+def _captioned(seed: int) -> tuple[Scene, str]:
+    scene = sample_scene(seed)
+    return scene, write_caption(scene, draw_wording(Draws(seed, _WORDING_STREAM), len(scene.objects)))
+
+
+def render_batch(scenes: Sequence[Scene]) -> UInt8Array:
+    """Draw scenes at the size of the canvas, (B, 128, 128, 3)."""
+    return np.stack([render_scene(scene, CANVAS_SIZE) for scene in scenes])
+
+
+def to_pixels(images: UInt8Array) -> Tensor:
+    """Return pictures as the autoencoder takes them: (B, H, W, 3) uint8 -> (B, 3, H, W) in -1..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def load_tokenizer() -> CLIPTokenizer:
+    """Return the miniature's tokenizer."""
+    from transformers import CLIPTokenizer
+
+    with TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder), length=MAX_TOKENS)
+        return CLIPTokenizer.from_pretrained(folder)
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Return token ids (B, T), padded to full length as the pipelines do."""
+    ids: Tensor = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids

@@ -1,0 +1,137 @@
+"""The one training loop: a budget in minutes, an average of the weights, checkpoints from which it goes on."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+LOG_EVERY_S = 60.0
+SAVE_EVERY_S = 120.0
+WARM_UP_STEPS = 200
+STEADY_PART = (
+    0.7  # of the budget with the full learning rate; then it falls, so that a longer budget can go on from a shorter one
+)
+FINAL_RATE = 0.02  # of the learning rate
+
+logger = logging.getLogger(__name__)
+
+
+class Stage(Protocol):
+    """What is trained: the networks, the loss of a step, and figures by which to judge."""
+
+    name: str
+    trained: nn.Module
+
+    def loss(self, step: int) -> Tensor:
+        """Return the loss on the batch of a step; the batch follows from the step's number."""
+        ...
+
+    def evaluate(self, trained: nn.Module) -> dict[str, float]:
+        """Return figures for the curve, of the averaged weights."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a stage trains and how fast it learns. `average`: the share of the mean that each step leaves, at most."""
+
+    minutes: float
+    learning_rate: float
+    average: float = 0.999
+
+
+def train(stage: Stage, budget: Budget, folder: Path, *, seed: int) -> nn.Module:
+    """Train a stage for its budget and return the averaged weights; what an earlier call left in `folder` is gone on from.
+
+    The learning rate is steady for most of the budget and then falls evenly. Batches, and what is drawn within a step, follow from the seed and
+    the step's number; the time a machine takes decides how many steps there are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stage.name}.pt"
+    network = stage.trained
+    optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    averaged = copy.deepcopy(network).eval().requires_grad_(False)
+    step, spent_s = 0, 0.0
+    if path.is_file():
+        saved = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
+        network.load_state_dict(saved["network"])
+        averaged.load_state_dict(saved["averaged"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step, spent_s = saved["step"], saved["spent_s"]
+    losses: list[float] = []
+    started = logged = saved_at = time.monotonic()
+    while spent_s < 60 * budget.minutes:
+        rate = _rate(step, spent_s / (60 * budget.minutes)) * budget.learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed * 2**32 + step)
+            loss = stage.loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        _average(averaged, network, min(budget.average, 1 - 1 / (1 + step / 10)))
+        losses.append(loss.item())
+        now = time.monotonic()
+        spent_s, started = spent_s + now - started, now
+        if now - logged > LOG_EVERY_S:
+            steps_per_s = len(losses) / (now - logged)
+            figures = {"minutes": spent_s / 60, "step": step, "steps_per_s": steps_per_s, "loss": sum(losses) / len(losses)}
+            _note(folder / f"{stage.name}.jsonl", figures | _evaluate(stage, averaged))
+            losses, logged, started = [], time.monotonic(), time.monotonic()
+        if now - saved_at > SAVE_EVERY_S:
+            _save(path, network, averaged, optimizer, step, spent_s)
+            saved_at = started = time.monotonic()
+    if losses:
+        _note(folder / f"{stage.name}.jsonl", {"minutes": spent_s / 60, "step": step} | _evaluate(stage, averaged))
+        _save(path, network, averaged, optimizer, step, spent_s)
+    return averaged
+
+
+def _rate(step: int, fraction: float) -> float:
+    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    return warm * min(1.0, max(FINAL_RATE, (1 - fraction) / (1 - STEADY_PART)))
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, network: nn.Module, kept: float) -> None:
+    for own, new in zip(averaged.parameters(), network.parameters(), strict=True):
+        own.lerp_(new, 1 - kept)
+
+
+@torch.inference_mode()
+def _evaluate(stage: Stage, averaged: nn.Module) -> dict[str, float]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return stage.evaluate(averaged)
+
+
+def _note(path: Path, figures: dict[str, Any]) -> None:
+    line = json.dumps({key: round(value, 4) for key, value in figures.items()})
+    logger.info("%s %s", path.stem, line)
+    with path.open("a") as curve:
+        curve.write(line + "\n")
+
+
+def _save(path: Path, network: nn.Module, averaged: nn.Module, optimizer: Any, step: int, spent_s: float) -> None:
+    building = path.with_suffix(".tmp")
+    content = {
+        "network": network.state_dict(),
+        "averaged": averaged.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "spent_s": spent_s,
+    }
+    torch.save(content, building)
+    os.replace(building, path)
