@@ -1,4 +1,4 @@
-"""Command line and YAML file -> one frozen dataclass: defaults <- YAML <- key=value.
+"""Command line and YAML file -> one frozen dataclass: defaults <- the model's recipe <- YAML <- key=value.
 
 Text options are taken literally wherever they come from: prompts contain `#`, `:`, `[`, `no`, `$`. Every other type is read
 by YAML's rules. The dataclass checks ranges and choices itself when it is built.
@@ -74,7 +74,7 @@ def parse_command_line(words: Sequence[str]) -> CommandLine:
 
 
 def load_config(config_type: type[Config], line: CommandLine, required: Sequence[str]) -> Config:
-    """Build the job's dataclass from its defaults, the YAML file and the command line, in this order.
+    """Build the job's dataclass from its defaults, the model's recipe, the YAML file and the command line, in this order.
 
     Raises: ConfigError for an unknown key (with a suggestion), a wrong type, a missing key, or what the dataclass refuses.
     """
@@ -85,7 +85,7 @@ def load_config(config_type: type[Config], line: CommandLine, required: Sequence
     if missing := [key for key in required if (key,) not in given]:
         raise ConfigError(f"{', '.join(missing)}: got nothing; required: {' '.join(f'{key}=...' for key in required)}")
     config = OmegaConf.structured(config_type)
-    for path, value in assignments:
+    for path, value in [*_recipe_assignments(config_type, assignments), *assignments]:
         tree = value
         for part in reversed(path):
             tree = {part: tree}
@@ -96,6 +96,23 @@ def load_config(config_type: type[Config], line: CommandLine, required: Sequence
             got = cut(repr(value), SHOWN_CHARACTERS)
             raise ConfigError(f"{'.'.join(path)}: got {got}; allowed: {allowed}") from error
     return typing.cast(Config, OmegaConf.to_object(config))
+
+
+def _recipe_assignments(
+    config_type: type[Any], assignments: Sequence[tuple[tuple[str, ...], Any]]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield what the chosen model states of itself, for jobs that take a model."""
+    if "model" not in _hints(config_type):
+        return
+    from pipelines.weights import stated_recipe  # takes time to import, and not every job has a model
+
+    default = next(field.default for field in dataclasses.fields(config_type) if field.name == "model")
+    model = {path: value for path, value in assignments}.get(("model",), default)
+    for key, value in stated_recipe(model).items():
+        for inner, each in value.items() if isinstance(value, dict) else [("", value)]:
+            path = (key, inner) if inner else (key,)
+            _option_type(config_type, path)
+            yield path, each
 
 
 def config_yaml(config: Any) -> str:

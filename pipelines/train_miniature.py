@@ -1,4 +1,4 @@
-"""Training of the built-in model on one machine: its stages as Ray tasks, two side by side on a CPU, one by one on a GPU."""
+"""Training of the built-in model on one machine: its stages as Ray tasks, on two lanes of a CPU or one by one on a GPU."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from vimaedit.errors import ConfigError
 # In the order in which they are begun; what each stands on comes before it.
 STAGES: dict[str, tuple[str, ...]] = {
     "components": (),
-    "denoiser": ("components",),
     "decoder": ("components",),
     "clip": (),
     "scoring_clip": (),
+    "denoiser": ("components",),
     "ip_adapter": ("denoiser", "clip"),
     "consistency": ("denoiser",),
 }
+REPLICATED = "denoiser"  # the one that needs most of the time, by as many as there are lanes
 CHECKPOINTS = "checkpoints"
 NEWS_EVERY_S = 5.0
 
@@ -70,14 +71,20 @@ def train_family(config: TrainConfig, on_started: Callable[[], None] | None = No
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     on_gpu = resources.get("GPU", 0) >= 1
     lane = ray.remote(max_retries=0, num_cpus=lanes if on_gpu else 1, num_gpus=1 if on_gpu else 0)
-    side_by_side = 1 if on_gpu else lanes
+    num_lanes = 1 if on_gpu else lanes
     threads = cores if on_gpu else cores // lanes
     task = lane(_run_stage)
-    running: dict[str, Any] = {}
+    running: dict[str, list[Any]] = {}
     for name, below in STAGES.items():
-        done = [running[each] for each in below]
-        running[name] = task.remote(name, checkpoints, config, config.minutes * side_by_side / 2, threads, on_gpu, *done)
-    written = lane(_write).remote(checkpoints, folder, threads, *running.values())
+        done = [each for other in below for each in running[other]]
+        count = num_lanes if name == REPLICATED else 1
+        # Two lanes have twice the time of one.
+        minutes = config.minutes * num_lanes / 2 * (2 / count if name == REPLICATED else 1)
+        running[name] = [
+            task.remote(name, checkpoints, config, minutes, threads, on_gpu, index, count, *done) for index in range(count)
+        ]
+    stages = [each for replicas in running.values() for each in replicas]
+    written = lane(_write).remote(checkpoints, folder, threads, *stages)
     for line in _news(checkpoints, written):
         logger.info("%s", line)
     bundle: Path = ray.get(written)
@@ -85,10 +92,19 @@ def train_family(config: TrainConfig, on_started: Callable[[], None] | None = No
 
 
 def _run_stage(
-    name: str, checkpoints: Path, config: TrainConfig, minutes: float, threads: int, on_gpu: bool, *below: None
+    name: str,
+    checkpoints: Path,
+    config: TrainConfig,
+    minutes: float,
+    threads: int,
+    on_gpu: bool,
+    index: int,
+    count: int,
+    *below: None,
 ) -> None:
     import torch
 
+    from vimaedit.miniature.training.loop import Replica
     from vimaedit.miniature.training.stages import SHARES, find_components, run_stage
 
     torch.set_num_threads(threads)
@@ -96,7 +112,8 @@ def _run_stage(
         find_components(checkpoints)
         return
     device = torch.device("cuda" if on_gpu else "cpu")
-    run_stage(name, checkpoints, minutes=minutes * SHARES[name], seed=config.seed, device=device)
+    replica = Replica(index=index, count=count)
+    run_stage(name, checkpoints, minutes=minutes * SHARES[name], seed=config.seed, device=device, replica=replica)
 
 
 def _write(checkpoints: Path, folder: Path, threads: int, *stages: None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import uuid
@@ -16,6 +17,7 @@ from pipelines.secrets import mask_urls
 from pipelines.storage import list_files, locate, retry
 from vimaedit.config import Lora
 from vimaedit.errors import ConfigError
+from vimaedit.loading import BUNDLE_FILE, bundle_recipe
 
 CACHE = Path("~/.cache/vimaedit/weights")
 MODEL_OPTIONS = ("model", "ip_adapter", "clip", "model_config")
@@ -69,6 +71,24 @@ def local_copy(option: str, url: str) -> str:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return str(target / name) if name else str(target)
+
+
+def stated_recipe(model: str) -> dict[str, Any]:
+    """Return the options that a model's bundle states as its own, wherever it lies; nothing but the bundle's JSON is fetched.
+
+    Raises: ConfigError where that cannot be read.
+    """
+    if "://" not in model:
+        return bundle_recipe(model)
+    place = locate(model) / BUNDLE_FILE
+    try:
+        text = retry(lambda: place.fs.cat_file(place.path))
+        recipe: dict[str, Any] = json.loads(text).get("recipe", {})
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: got {mask_urls(model)!r}, whose {BUNDLE_FILE} cannot be read ({error})") from error
+    return recipe
 
 
 def _version(facts: dict[str, object]) -> str:

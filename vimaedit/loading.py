@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.config import Canvas, EditConfig, GroundingSides, ModelConfig, Thresholds, Windows
 from vimaedit.errors import ConfigError
 from vimaedit.types import Editor
 
+BUNDLE_FILE = "bundle.json"
 BUILT_IN = ("random",)
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_IP_ADAPTER = "h94/IP-Adapter"
@@ -132,6 +133,26 @@ def load_editor(config: EditConfig, model: ModelConfig, files: ModelFiles | None
     return ViMAEditor(Backbone(networks, config), config, model_facts(files))
 
 
+def bundle_recipe(name: str) -> dict[str, Any]:
+    """Return the options of `EditConfig` that a bundle states as its own, nested as in a file; empty for other models."""
+    root = None if name == "random" else _bundle_root(name)  # that one need not be built to know that it states none
+    recipe: dict[str, Any] = _bundle_facts(root).get("recipe", {})
+    return recipe
+
+
+def recipe_config(name: str) -> EditConfig:
+    """Return the defaults of edits with this model: the general ones, and what its bundle states instead.
+
+    Raises: ConfigError where that is none of `EditConfig`.
+    """
+    nested = {"windows": Windows, "thresholds": Thresholds, "grounding_sides": GroundingSides, "canvas": Canvas}
+    values = {key: nested[key](**value) if key in nested else value for key, value in bundle_recipe(name).items()}
+    try:
+        return EditConfig(**values)
+    except TypeError as error:
+        raise ConfigError(f"model: got {name!r}, whose recipe does not fit ({error}); allowed: options of an edit") from error
+
+
 def _bundle_root(name: str) -> Path | None:
     if name in BUILT_IN:
         from vimaedit.miniature.random_bundle import random_bundle
@@ -142,7 +163,7 @@ def _bundle_root(name: str) -> Path | None:
 
 
 def _bundle_facts(root: Path | None) -> dict[str, Any]:
-    path = root / "bundle.json" if root is not None else None
+    path = root / BUNDLE_FILE if root is not None else None
     return _read_json(path) if path is not None and path.is_file() else {}
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError, RequestError, VimaeditError
+from vimaedit.loading import recipe_config
 from vimaedit.types import BlendPhrase, BoolArray, EditRequest, Status, UInt8Array
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class ViMAEditPipeline:
 
     def __init__(self, model: ModelConfig, config: EditConfig | None = None) -> None:
         self.model = model
-        self.config = config or EditConfig()
+        self.config = config or recipe_config(model.model)
         self._loaded: tuple[Any, ModelFiles, ModelFacts] | None = None
 
     @classmethod
@@ -60,7 +61,7 @@ class ViMAEditPipeline:
         """Load a built-in model, a bundle or diffusers folder, a checkpoint file or a hub id.
 
         `options` are those of `ModelConfig` (ip_adapter, clip, revision, variant, lora, dtype, device), `config` the defaults
-        of every call.
+        of every call; left out, they are the model's own.
 
         Raises: ConfigError.
         """

@@ -22,7 +22,7 @@ from vimaedit.miniature.training.data import (
     validation_scene,
 )
 from vimaedit.miniature.training.denoiser import add_noise, level_weights, spread_timesteps
-from vimaedit.miniature.training.loop import Budget, train
+from vimaedit.miniature.training.loop import Budget, Replica, train
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_levels_of_much_noise_weigh_one():
     alphas = new_scheduler().alphas_cumprod
     weights = level_weights(alphas[[10, 999]])
     assert weights[1] == 1 and 0 < weights[0] < 1
-    assert abs(weights[0] * alphas[10] / (1 - alphas[10]) - 5) < 1e-3
+    assert abs(weights[0] / (1 - alphas[10]) - 6) < 1e-3  # SNR + 1 is 1 / (1 - a)
     assert alphas[-1] < 0.02**2  # the last level holds next to nothing of the picture
 
 
@@ -194,3 +194,23 @@ def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch):
     train(again, Budget(minutes=0.005, learning_rate=0.05), tmp_path / "other", seed=1)
     assert again.drawn[:3] == first.drawn[:3]
     assert len(set(first.drawn[:50])) == 50
+
+
+def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 1)
+    first, second = SlopeStage(), SlopeStage()
+    two = Replica(index=1, count=2)
+    train(second, Budget(minutes=0.002, learning_rate=0.05), tmp_path, seed=1, replica=two)
+    assert second.seen[:3] == [1, 3, 5]
+    assert second.trained.slope.item() > 0.01
+    left = torch.load(tmp_path / "slope-1.weights", weights_only=True)["slope"]
+    monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 10**9)  # the first one then meets once, below
+    train(first, Budget(minutes=0.0001, learning_rate=1e-9), tmp_path, seed=1, replica=Replica(index=0, count=2))
+    assert first.seen[0] == 0 and abs(first.trained.slope.item()) < 1e-3
+    seen: dict = {}
+    loop._meet(first.trained, tmp_path, "slope", Replica(index=0, count=2), seen)
+    assert abs(first.trained.slope.item() - left.item() / 2) < 1e-3
+    before = first.trained.slope.item()
+    loop._meet(first.trained, tmp_path, "slope", Replica(index=0, count=2), seen)
+    assert first.trained.slope.item() == before  # what was met once does not pull again
+    assert sorted(path.name for path in tmp_path.glob("slope*.pt")) == ["slope-1.pt", "slope.pt"]

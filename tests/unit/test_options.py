@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import yaml
 from jobs._help import help_text
 from jobs._options import config_yaml, load_config, option_keys, parse_command_line
 from pipelines.config import EditJobConfig
-from vimaedit.config import EditConfig, Lora, ModelConfig
+from vimaedit.config import EditConfig, Lora, ModelConfig, Windows
 from vimaedit.errors import ConfigError
+from vimaedit.loading import recipe_config
+from vimaedit.pipeline import ViMAEditPipeline
 
 REQUIRED = ("input", "output")
 BASE = ["input=records", "output=edited"]
@@ -234,3 +237,50 @@ def test_help_names_every_key_with_type_default_and_comment() -> None:
     assert "integer or null = null" in lines["limit"] and lines["limit"].endswith("the first N requests only")
     fields = {field.name for config in (EditConfig, ModelConfig) for field in dataclasses.fields(config)}
     assert fields <= {key.split(".")[0] for key in lines}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A folder that states a recipe as a bundle does; no weights are looked at before a run starts."""
+    folder = tmp_path / "bundle"
+    (folder / "sd").mkdir(parents=True)
+    (folder / "sd" / "model_index.json").write_text("{}")
+    write_recipe(folder, {"target_guidance": 4.0, "windows": {"self": 0.3}})
+    return folder
+
+
+def write_recipe(folder: Path, recipe: dict[str, object]) -> None:
+    (folder / "bundle.json").write_text(json.dumps({"name": "x", "recipe": recipe}))
+
+
+def test_a_models_recipe_stands_between_the_defaults_and_what_is_given(bundle: Path, tmp_path: Path) -> None:
+    job = load(f"model={bundle}")
+    assert job.target_guidance == 4.0 and job.windows == Windows(self=0.3) and job.steps == EditConfig().steps
+    assert load(f"model={bundle}", "windows.self=0.5", "target_guidance=9").windows.self == 0.5
+    file = tmp_path / "options.yaml"
+    file.write_text(f"model: {bundle}\ntarget_guidance: 2\n")
+    job = load("--config", str(file))
+    assert job.target_guidance == 2 and job.windows.self == 0.3
+    assert load("model=random").target_guidance == EditConfig().target_guidance
+
+
+def test_a_recipe_in_a_store_counts_too(bundle: Path) -> None:
+    assert load(f"model=file://{bundle}").target_guidance == 4.0
+    assert load("model=memory://nowhere/model").target_guidance == EditConfig().target_guidance
+
+
+def test_a_recipe_of_unknown_options_is_refused(bundle: Path) -> None:
+    write_recipe(bundle, {"magic": 1})
+    with pytest.raises(ConfigError, match="magic: got an unknown key"):
+        load(f"model={bundle}")
+    with pytest.raises(ConfigError, match="model: got .* whose recipe does not fit .*; allowed: options of an edit"):
+        recipe_config(str(bundle))
+    (bundle / "bundle.json").write_text("{")
+    with pytest.raises(ConfigError, match="whose bundle.json cannot be read"):
+        load(f"model=file://{bundle}")
+
+
+def test_python_starts_from_the_recipe_too(bundle: Path) -> None:
+    assert recipe_config(str(bundle)) == EditConfig(target_guidance=4.0, windows=Windows(self=0.3))
+    assert ViMAEditPipeline(ModelConfig(model=str(bundle))).config.windows.self == 0.3
+    assert ViMAEditPipeline(ModelConfig(model=str(bundle)), EditConfig()).config == EditConfig()

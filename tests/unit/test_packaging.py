@@ -46,8 +46,9 @@ def test_images_run_the_pinned_ray(repository: Path, pins: dict[str, str], kind:
     assert [line for line in lines if line.startswith("FROM")] == [f"FROM rayproject/ray:{pins['ray']}-py311-{kind}"]
 
 
-def test_console_scripts_name_a_main_of_a_job(project: dict[str, Any]) -> None:
-    assert set(project["scripts"]) == {"vimaedit-edit", "vimaedit-edit-image", "vimaedit-scenes"}
+def test_console_scripts_name_a_main_of_a_job(repository: Path, project: dict[str, Any]) -> None:
+    jobs = {path.stem for path in (repository / "jobs").glob("[a-z]*.py")}
+    assert set(project["scripts"]) == {f"vimaedit-{name.replace('_', '-')}" for name in jobs}
     for script, entry in project["scripts"].items():
         module, function = entry.split(":")
         assert module == script.replace("vimaedit-", "jobs.").replace("-", "_")

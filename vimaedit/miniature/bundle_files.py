@@ -64,6 +64,7 @@ def write_adapter(folder: Path, weights: Mapping[str, Tensor], clip: CLIPModel) 
         image_encoder = CLIPVisionModelWithProjection(clip.config.vision_config)
     own = clip.state_dict()
     image_encoder.to(clip.dtype).load_state_dict({name: own[name] for name in image_encoder.state_dict()})
+    image_encoder.config.dtype = clip.config.dtype
     write_transformer(image_encoder, folder / "image_encoder")
 
 

@@ -22,7 +22,15 @@ from vimaedit.miniature.training.data import (
     training_scene,
     validation_scene,
 )
-from vimaedit.miniature.training.denoiser import Denoiser, add_noise, level_weights, spread_timesteps, velocity
+from vimaedit.miniature.training.denoiser import (
+    Denoiser,
+    add_noise,
+    attention_kernels,
+    level_weights,
+    spread_timesteps,
+    use_plain_attention,
+    velocity,
+)
 
 BATCH_SIZE = 20
 DROPPED_PROMPTS = 0.4  # the picture alone has to be able to steer
@@ -79,6 +87,7 @@ class AdapterStage:
         self.tokenizer = load_tokenizer()
         self.alphas = new_scheduler().alphas_cumprod
         self.text_encoder = denoiser.text_encoder.to(device).eval().requires_grad_(False)
+        use_plain_attention(denoiser.unet, device)
         self.trained: nn.Module = adapt(denoiser.unet).to(device)
         self._evaluated = self._prepare([validation_scene(n) for n in range(_EVALUATED)], [False] * _EVALUATED)
 
@@ -122,9 +131,9 @@ class AdapterStage:
 
     def _errors(self, unet: nn.Module, latents: Tensor, context: Tensor, images: Tensor, timesteps: Tensor) -> Tensor:
         noise, alphas = torch.randn_like(latents), self.alphas[timesteps]
-        noisy = add_noise(latents, noise, alphas).to(self.device, memory_format=torch.channels_last)
+        noisy = add_noise(latents, noise, alphas).to(self.device)
         shown = {"image_embeds": [images[:, None]]}
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16), attention_kernels(self.device):
             predicted = unet(noisy, timesteps.to(self.device), context, added_cond_kwargs=shown, return_dict=False)[0]
         errors: Tensor = (predicted.float() - velocity(latents, noise, alphas).to(self.device)).square().mean(dim=(1, 2, 3))
         return errors

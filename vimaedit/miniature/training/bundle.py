@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
-from transformers import CLIPModel
+import torch
+from transformers import CLIPModel, PreTrainedModel
 
 from vimaedit.miniature.bundle_files import write_adapter, write_model_index, write_preprocessor, write_transformer
 from vimaedit.miniature.family import (
@@ -24,6 +26,8 @@ from vimaedit.miniature.training.components import set_encoder
 from vimaedit.miniature.training.stages import find_components, load_adapted, load_averaged, load_denoiser
 from vimaedit.miniature.vocabulary import write_json, write_tokenizer
 
+Network = TypeVar("Network", bound=PreTrainedModel)
+
 
 def write_family(checkpoints: Path, folder: Path) -> None:
     """Write all that was trained in half precision: `miniature/` (the bundle), `lcm_unet/` and `scoring_clip/`."""
@@ -31,7 +35,7 @@ def write_family(checkpoints: Path, folder: Path) -> None:
     student = new_unet()
     load_averaged("consistency", checkpoints, student)
     student.half().save_pretrained(folder / "lcm_unet")
-    _write_clip(load_averaged("scoring_clip", checkpoints, new_clip()), folder / "scoring_clip")
+    _write_clip(_halved(load_averaged("scoring_clip", checkpoints, new_clip())), folder / "scoring_clip")
 
 
 def _write_bundle(checkpoints: Path, folder: Path) -> None:
@@ -39,14 +43,12 @@ def _write_bundle(checkpoints: Path, folder: Path) -> None:
     autoencoder = new_autoencoder()
     set_encoder(autoencoder, find_components(checkpoints))
     load_averaged("decoder", checkpoints, autoencoder.decoder)
-    clip = load_averaged("clip", checkpoints, new_clip()).half()
+    clip = _halved(load_averaged("clip", checkpoints, new_clip()))
 
     sd = folder / "sd"
-    unet = new_unet()  # the trained one has its numbers in the order of channels-last
-    unet.load_state_dict(denoiser.unet.state_dict())
-    unet.half().save_pretrained(sd / "unet")
+    denoiser.unet.half().save_pretrained(sd / "unet")
     autoencoder.half().save_pretrained(sd / "vae")
-    write_transformer(denoiser.text_encoder.half(), sd / "text_encoder")
+    write_transformer(_halved(denoiser.text_encoder), sd / "text_encoder")
     new_scheduler().save_pretrained(sd / "scheduler")
     write_tokenizer(sd / "tokenizer", length=MAX_TOKENS)
     write_preprocessor(sd / "feature_extractor", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
@@ -61,6 +63,13 @@ def _write_bundle(checkpoints: Path, folder: Path) -> None:
 
 
 def _write_clip(clip: CLIPModel, folder: Path) -> None:
-    write_transformer(clip.half(), folder)
+    write_transformer(clip, folder)
     write_tokenizer(folder, length=MAX_TOKENS)
     write_preprocessor(folder, side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+def _halved(network: Network) -> Network:
+    """Keep the numbers of a transformers network in half precision, to be loaded in single where nothing else is asked for."""
+    network.half()
+    network.config.dtype = torch.float32
+    return network

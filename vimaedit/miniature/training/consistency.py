@@ -19,7 +19,7 @@ from vimaedit.miniature.training.data import (
     training_scene,
     validation_scene,
 )
-from vimaedit.miniature.training.denoiser import Denoiser, add_noise
+from vimaedit.miniature.training.denoiser import Denoiser, add_noise, use_plain_attention
 
 BATCH_SIZE = 20
 GUIDANCE = 4.0  # of the teacher: the student has it built in
@@ -40,6 +40,7 @@ class ConsistencyStage:
         self.tokenizer = load_tokenizer()
         self.alphas = new_scheduler().alphas_cumprod.to(device)
         denoiser.to(device).eval().requires_grad_(False)
+        use_plain_attention(denoiser.unet, device)
         self.teacher, self.text_encoder = denoiser.unet, denoiser.text_encoder
         self.trained: nn.Module = copy.deepcopy(denoiser.unet).requires_grad_(True)
         self._followed = copy.deepcopy(denoiser.unet)
@@ -105,7 +106,7 @@ class ConsistencyStage:
 
 def _predict(unet: nn.Module, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
     with torch.autocast(noisy.device.type, torch.bfloat16):
-        predicted: Tensor = unet(noisy.contiguous(memory_format=torch.channels_last), timesteps, context, return_dict=False)[0]
+        predicted: Tensor = unet(noisy, timesteps, context, return_dict=False)[0]
     return predicted.float()
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vimaedit.miniature.family import new_scheduler, new_text_encoder, new_unet
 from vimaedit.miniature.scenes import Scene
@@ -23,7 +27,7 @@ class Denoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unet = new_unet().to(memory_format=torch.channels_last)
+        self.unet = new_unet()
         self.text_encoder = new_text_encoder()
 
     def forward(self, noisy_BChw: Tensor, timesteps_B: Tensor, ids_BT: Tensor) -> Tensor:
@@ -39,7 +43,9 @@ class DenoiserStage:
     name = "denoiser"
 
     def __init__(self, components: Components, device: torch.device) -> None:
-        self.trained: nn.Module = Denoiser().to(device)
+        denoiser = Denoiser().to(device)
+        use_plain_attention(denoiser.unet, device)
+        self.trained: nn.Module = denoiser
         self.components, self.device = components, device
         self.tokenizer = load_tokenizer()
         self.alphas = new_scheduler().alphas_cumprod
@@ -80,11 +86,23 @@ class DenoiserStage:
     def _errors(self, denoiser: nn.Module, latents: Tensor, ids: Tensor, timesteps: Tensor) -> Tensor:
         noise, alphas = torch.randn_like(latents), self.alphas[timesteps]
         noisy, wanted = add_noise(latents, noise, alphas), velocity(latents, noise, alphas)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            noisy, timesteps = noisy.to(self.device, memory_format=torch.channels_last), timesteps.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16), attention_kernels(self.device):
+            noisy, timesteps = noisy.to(self.device), timesteps.to(self.device)
             predicted = denoiser(noisy, timesteps, ids.to(self.device))
         errors: Tensor = (predicted.float() - wanted.to(self.device)).square().mean(dim=(1, 2, 3))
         return errors
+
+
+def use_plain_attention(unet: UNet2DConditionModel, device: torch.device) -> None:
+    """Let a UNet that trains on the CPU attend by plain matrix products: its backward pass is 1.5 times as fast as the fused one."""
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
+
+
+def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """Choose how attention that stays fused is computed, for the same reason."""
+    kernels: AbstractContextManager[None] = nullcontext() if device.type != "cpu" else sdpa_kernel(SDPBackend.MATH)
+    return kernels
 
 
 def spread_timesteps(count: int) -> Tensor:

@@ -1,4 +1,8 @@
-"""The one training loop: a budget in minutes, an average of the weights, checkpoints from which it goes on."""
+"""The one training loop: a budget in minutes, an average of the weights, checkpoints from which it goes on.
+
+Several replicas may train one stage side by side, each on batches of its own. Now and then a replica leaves its weights in the
+folder and moves to the mean of its own and the others' latest; none waits for another, so a slow one costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ STEADY_PART = (
     0.7  # of the budget with the full learning rate; then it falls, so that a longer budget can go on from a shorter one
 )
 FINAL_RATE = 0.02  # of the learning rate
+
+MEET_EVERY_STEPS = 50
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +55,30 @@ class Budget:
     average: float = 0.999
 
 
-def train(stage: Stage, budget: Budget, folder: Path, *, seed: int) -> nn.Module:
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """Which of how many that train a stage together. The first one's averaged weights are the result."""
+
+    index: int = 0
+    count: int = 1
+
+    def name(self, stage: str) -> str:
+        """Name the replica's files."""
+        return stage if self.index == 0 else f"{stage}-{self.index}"
+
+
+ALONE = Replica()
+
+
+def train(stage: Stage, budget: Budget, folder: Path, *, seed: int, replica: Replica = ALONE) -> nn.Module:
     """Train a stage for its budget and return the averaged weights; what an earlier call left in `folder` is gone on from.
 
-    The learning rate is steady for most of the budget and then falls evenly. Batches, and what is drawn within a step, follow from the seed and
-    the step's number; the time a machine takes decides how many steps there are.
+    The learning rate is steady for most of the budget and then falls evenly. Batches, and what is drawn within a step, follow
+    from the seed and the step's number; the time a machine takes decides how many steps there are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stage.name}.pt"
+    name = replica.name(stage.name)
+    path = folder / f"{name}.pt"
     network = stage.trained
     optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
@@ -68,19 +90,23 @@ def train(stage: Stage, budget: Budget, folder: Path, *, seed: int) -> nn.Module
         optimizer.load_state_dict(saved["optimizer"])
         step, spent_s = saved["step"], saved["spent_s"]
     losses: list[float] = []
+    seen: dict[Path, float] = {}
     started = logged = saved_at = time.monotonic()
     while spent_s < 60 * budget.minutes:
         rate = _rate(step, spent_s / (60 * budget.minutes)) * budget.learning_rate
         for group in optimizer.param_groups:
             group["lr"] = rate
+        number = step * replica.count + replica.index
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed * 2**32 + step)
-            loss = stage.loss(step)
+            torch.manual_seed(seed * 2**32 + number)
+            loss = stage.loss(number)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         step += 1
+        if replica.count > 1 and step % MEET_EVERY_STEPS == 0:
+            _meet(network, folder, stage.name, replica, seen)
         _average(averaged, network, min(budget.average, 1 - 1 / (1 + step / 10)))
         losses.append(loss.item())
         now = time.monotonic()
@@ -88,15 +114,31 @@ def train(stage: Stage, budget: Budget, folder: Path, *, seed: int) -> nn.Module
         if now - logged > LOG_EVERY_S:
             steps_per_s = len(losses) / (now - logged)
             figures = {"minutes": spent_s / 60, "step": step, "steps_per_s": steps_per_s, "loss": sum(losses) / len(losses)}
-            _note(folder / f"{stage.name}.jsonl", figures | _evaluate(stage, averaged))
+            _note(folder / f"{name}.jsonl", figures | _evaluate(stage, averaged))
             losses, logged, started = [], time.monotonic(), time.monotonic()
         if now - saved_at > SAVE_EVERY_S:
             _save(path, network, averaged, optimizer, step, spent_s)
             saved_at = started = time.monotonic()
     if losses:
-        _note(folder / f"{stage.name}.jsonl", {"minutes": spent_s / 60, "step": step} | _evaluate(stage, averaged))
+        _note(folder / f"{name}.jsonl", {"minutes": spent_s / 60, "step": step} | _evaluate(stage, averaged))
         _save(path, network, averaged, optimizer, step, spent_s)
     return averaged
+
+
+def _meet(network: nn.Module, folder: Path, stage: str, replica: Replica, seen: dict[Path, float]) -> None:
+    """Leave the own weights for the others, and take the mean with those that they left since the last time."""
+    own = folder / f"{replica.name(stage)}.weights"
+    building = own.with_suffix(f".{os.getpid()}")
+    torch.save(network.state_dict(), building)
+    os.replace(building, own)
+    met = [network.state_dict()]
+    for index in range(replica.count):
+        path = folder / f"{Replica(index=index, count=replica.count).name(stage)}.weights"
+        if index != replica.index and path.is_file() and path.stat().st_mtime != seen.get(path):
+            seen[path] = path.stat().st_mtime
+            met.append(torch.load(path, weights_only=True, map_location=next(network.parameters()).device))
+    if len(met) > 1:
+        network.load_state_dict({key: torch.stack([each[key] for each in met]).mean(dim=0) for key in met[0]})
 
 
 def _rate(step: int, fraction: float) -> float:

@@ -18,16 +18,16 @@ from vimaedit.miniature.training.contrastive import ContrastiveStage
 from vimaedit.miniature.training.data import render_batch, to_pixels, training_scene
 from vimaedit.miniature.training.decoder import DecoderStage
 from vimaedit.miniature.training.denoiser import Denoiser, DenoiserStage
-from vimaedit.miniature.training.loop import Budget, Stage, train
+from vimaedit.miniature.training.loop import ALONE, Budget, Replica, Stage, train
 
-# Shares of the whole time where two stages run side by side: the left and the right ones sum to 1 each.
+# Shares of the time of both lanes, each of which is 1: the decoder beside the CLIPs, two denoisers, the adapter beside the student.
 SHARES = {
-    "denoiser": 0.80,
-    "ip_adapter": 0.20,
-    "decoder": 0.40,
-    "clip": 0.20,
-    "scoring_clip": 0.20,
-    "consistency": 0.20,
+    "decoder": 0.10,
+    "clip": 0.05,
+    "scoring_clip": 0.05,
+    "denoiser": 0.75,
+    "ip_adapter": 0.15,
+    "consistency": 0.15,
 }
 LEARNING_RATES = {
     "denoiser": 1e-3,
@@ -54,12 +54,12 @@ def find_components(folder: Path) -> Components:
     return Components(**torch.load(path, weights_only=True))
 
 
-def run_stage(name: str, folder: Path, *, minutes: float, seed: int, device: torch.device) -> None:
+def run_stage(name: str, folder: Path, *, minutes: float, seed: int, device: torch.device, replica: Replica = ALONE) -> None:
     """Train one stage to the end of its budget; the stages it stands on have finished in the same folder."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # all replicas of a stage begin with the same weights
     stage = _new_stage(name, folder, device)
     budget = Budget(minutes=minutes, learning_rate=LEARNING_RATES[name], average=AVERAGES.get(name, 0.999))
-    train(stage, budget, folder, seed=seed)
+    train(stage, budget, folder, seed=seed, replica=replica)
 
 
 def load_averaged(name: str, folder: Path, network: Network) -> Network:
