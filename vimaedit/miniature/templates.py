@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,8 @@ Float32Array = NDArray[np.float32]
 
 TILTS = (27, 32, 38)  # the angles that stand for all tilts
 COARSE_FROM = 34  # px; objects at least this large are compared at half of the resolution
-_PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+PIXEL_CAP = 3000.0  # squared error over all channels above which a pixel is no background, however wrong it is
+_CHUNK = 52  # backgrounds compared at a time
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,21 @@ def object_templates() -> tuple[Template, ...]:
     return tuple(templates)
 
 
-@functools.lru_cache(maxsize=96)
-def _object_weights(side: int, line: int, coarse: bool) -> UInt8Array:
-    """Return how much of each pixel every template's three colours take, (templates, 3, pixels), 0..255."""
-    stack = []
-    for each in object_templates():
-        layers = object_layers(each.shape, each.material, each.face, side, each.angle, line)
-        coverage, pattern, ink = (
-            np.asarray(layer, dtype=np.float32) / 255 for layer in (layers.coverage, layers.pattern, layers.line)
-        )
-        inner = coverage * (1 - ink)
-        weights: Float32Array = np.stack([inner * (1 - pattern), inner * pattern, coverage * ink]).astype(np.float32)
-        if coarse:
-            weights = halve(weights.transpose(1, 2, 0)).transpose(2, 0, 1)
-        stack.append(np.rint(weights * 255).astype(np.uint8).reshape(3, -1))
-    return np.stack(stack)
+@functools.lru_cache(maxsize=2**15)
+def _object_weights(index: int, side: int, line: int, coarse: bool, soft: bool) -> UInt8Array:
+    """Return how much of each pixel a template's three colours take, (3, pixels), 0..255."""
+    each = object_templates()[index]
+    layers = object_layers(each.shape, each.material, each.face, side, each.angle, line)
+    coverage, pattern, ink = (
+        np.asarray(layer, dtype=np.float32) / 255 for layer in (layers.coverage, layers.pattern, layers.line)
+    )
+    inner = coverage * (1 - ink)
+    weights: Float32Array = np.stack([inner * (1 - pattern), inner * pattern, coverage * ink], axis=-1).astype(np.float32)
+    if soft:
+        weights = soften(weights)
+    if coarse:
+        weights = halve(weights)
+    return np.rint(weights * 255).astype(np.uint8).reshape(-1, 3).T.copy()
 
 
 @functools.cache
@@ -85,12 +87,19 @@ def _object_colours(style: str) -> Float32Array:
 
 
 def object_errors(
-    patch: Float32Array, behind: Float32Array, weight: Float32Array, side: int, line: int, style: str
+    patch: Float32Array,
+    behind: Float32Array,
+    weight: Float32Array,
+    side: int,
+    line: int,
+    style: str,
+    soft: bool,
+    which: NDArray[np.intp],
 ) -> Float32Array:
-    """Return the squared error of every template in every colour, (templates, colours).
+    """Return the squared error of the templates numbered in `which` in every colour, (templates, colours).
 
     A picture is modelled as behind + sum_k w_k (c_k - behind) with the three colours c_k; expanding the square leaves sums over
-    pixels that do not depend on the colours.
+    pixels that do not depend on the colours. `soft`: the picture is blurred as `soften` does.
 
     Shapes: `patch`, `behind` (tile, tile, 3) picture and what lies behind the object; `weight` (tile, tile), 0 where the
     object is hidden.
@@ -100,15 +109,17 @@ def object_errors(
         patch, behind, weight = halve(patch), halve(behind), halve(weight[..., None])[..., 0]
     behind, m = behind.reshape(-1, 3), weight.reshape(-1, 1)
     gap = patch.reshape(-1, 3) - behind
-    masks = _object_weights(side, line, coarse).astype(np.float32) / 255
-    tones = _object_colours(style)
+    kinds = 3 if line else 2  # without outlines no pixel has the third colour
+    packed = np.stack([_object_weights(n, side, line, coarse, soft)[:kinds] for n in which.tolist()], axis=1)
+    masks = packed.astype(np.float32) / np.float32(255)
+    tones = _object_colours(style)[which, :, :kinds]
 
-    linear = masks @ np.concatenate([m * gap * behind, m * gap], axis=1)
+    linear = np.stack([mask @ np.concatenate([m * gap * behind, m * gap], axis=1) for mask in masks], axis=1)
     error: Float32Array = (m * gap**2).sum() + 2 * linear[..., :3].sum(axis=(1, 2))[:, None]
     error = error - 2 * np.einsum("tkc,tnkc->tn", linear[..., 3:], tones)
     sums = np.concatenate([m * behind**2, m * behind, m], axis=1)
-    for a, b in _PAIRS:
-        square = (masks[:, a] * masks[:, b]) @ sums
+    for a, b in itertools.combinations_with_replacement(range(kinds), 2):
+        square = (masks[a] * masks[b]) @ sums
         one, other = tones[:, :, a], tones[:, :, b]
         part = square[:, None, :3] - (one + other) * square[:, None, 3:6] + one * other * square[:, None, 6:]
         error = error + (1 if a == b else 2) * part.sum(axis=-1)
@@ -134,26 +145,31 @@ def background_templates() -> tuple[tuple[str, Background], ...]:
 
 
 @functools.lru_cache(maxsize=2)
-def _background_stack(size: int) -> tuple[Float32Array, Float32Array]:
-    """Return all backgrounds at half of the resolution, (templates, pixels * 3), and their squares summed over channels."""
-    stack = np.stack(
+def _background_stack(size: int) -> Float32Array:
+    """Return all backgrounds at half of the resolution, (templates, pixels, 3)."""
+    return np.stack(
         [
-            halve(np.asarray(draw_background(background, style, size), dtype=np.float32) * texture(style, size)).reshape(-1)
+            halve(np.asarray(draw_background(background, style, size), dtype=np.float32) * texture(style, size)).reshape(-1, 3)
             for style, background in background_templates()
         ]
     )
-    return stack, (stack**2).reshape(len(stack), -1, 3).sum(axis=-1)
 
 
 def background_errors(picture: Float32Array, weight: Float32Array) -> Float32Array:
-    """Return the mean squared error of every background of `background_templates`.
+    """Return the mean squared error per pixel and channel of every background of `background_templates`.
 
-    Shapes: `picture` (size, size, 3), `weight` (size, size), 0 where objects are; an even size.
+    What does not belong to the background counts for no more than `PIXEL_CAP`, so that things whose place is not known do not
+    decide.
+
+    Shapes: `picture` (size, size, 3), `weight` (size, size), 0 where objects are known to be; an even size.
     """
-    stack, squares = _background_stack(picture.shape[0])
-    seen, m = halve(picture), (halve(weight[..., None]) == 1).astype(np.float32)
-    error: Float32Array = squares @ m.reshape(-1) - 2 * (stack @ (m * seen).reshape(-1)) + (m * seen**2).sum()
-    return error / max(1.0, 3 * float(m.sum()))
+    stack = _background_stack(picture.shape[0])
+    seen, m = halve(picture).reshape(-1, 3), (halve(weight[..., None]) == 1).astype(np.float32).reshape(-1)
+    errors = []
+    for start in range(0, len(stack), _CHUNK):
+        gap = stack[start : start + _CHUNK] - seen
+        errors.append(np.minimum(np.einsum("tpc,tpc->tp", gap, gap), np.float32(PIXEL_CAP)) @ m)
+    return (np.concatenate(errors) / np.float32(max(1.0, 3 * float(m.sum())))).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)
@@ -167,3 +183,15 @@ def halve(values: Float32Array) -> Float32Array:
     """Average blocks of two by two pixels: (2h, 2w, channels) to (h, w, channels)."""
     total = values[::2, ::2] + values[::2, 1::2] + values[1::2, ::2] + values[1::2, 1::2]
     return (total / 4).astype(np.float32, copy=False)
+
+
+def soften(values: Float32Array) -> Float32Array:
+    """Blur (h, w, channels) with binomial weights 1 4 6 4 1 along both sides, a spread of one pixel; edges are repeated."""
+    for axis in (0, 1):
+        padding = [(2, 2) if n == axis else (0, 0) for n in range(3)]
+        padded = np.moveaxis(np.pad(values, padding, mode="edge"), axis, 0)
+        count = len(padded) - 4
+        total = 6 * padded[2 : 2 + count]
+        total = total + 4 * (padded[1 : 1 + count] + padded[3 : 3 + count]) + (padded[:count] + padded[4:])
+        values = np.moveaxis(total / 16, 0, axis)
+    return values.astype(np.float32, copy=False)
