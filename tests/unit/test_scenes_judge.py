@@ -98,3 +98,15 @@ def test_equal_scenes_and_other_shapes_are_refused() -> None:
         judge_edit(render_scene(SOURCE, 64), SOURCE, SOURCE, 0, 0)
     with pytest.raises(ValueError, match=r"image: got shape \(64, 66, 3\)"):
         judge_edit(np.zeros((64, 66, 3), dtype=np.uint8), SOURCE, replace(SOURCE, style="sketch"), None, None)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_picture_gets_a_verdict(seed: int) -> None:
+    """What an editor returns may be anything: noise, one colour, blobs that run over the rim."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (1 + seed, 1 + seed, 3), dtype=np.uint8)
+    blobs = np.array(Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC))
+    noise = random.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    edit = make_edit(benchmark_seed("validation", 9, seed), CATEGORIES[2 + seed % 2])  # add, delete
+    for picture in (blobs, noise):
+        assert not judge_edit(picture, edit.source, edit.target, edit.source_index, edit.target_index).success

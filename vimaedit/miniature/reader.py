@@ -270,9 +270,11 @@ def _behind(scene: Scene, size: int, soft: bool) -> Float32Array:
 
 
 def _window(values: Float32Array, x: int, y: int, half: int) -> Float32Array:
-    """Return the square of 2 * half pixels around a pixel, zero beyond the picture."""
-    padded = np.pad(values, ((half, half), (half, half), (0, 0)))
-    return padded[y : y + 2 * half, x : x + 2 * half]
+    """Return the square of 2 * half pixels around a pixel, which may lie outside; zero beyond the picture."""
+    height, width = values.shape[:2]
+    reach = half + max(0, -x, -y, x - width, y - height)
+    padded = np.pad(values, ((reach, reach), (reach, reach), (0, 0)))
+    return padded[y + reach - half : y + reach + half, x + reach - half : x + reach + half]
 
 
 def disc(place: Place, size: int) -> Float32Array:
