@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 from vimaedit.miniature.benchmark import benchmark_seed
 from vimaedit.miniature.edits import CATEGORIES, Edit, make_edit
 from vimaedit.miniature.judge import Verdict, judge_edit
+from vimaedit.miniature.reader import _window
 from vimaedit.miniature.render import render_scene
 from vimaedit.miniature.scenes import Background, Scene, SceneObject
 from vimaedit.types import UInt8Array
@@ -110,3 +111,12 @@ def test_any_picture_gets_a_verdict(seed: int) -> None:
     edit = make_edit(benchmark_seed("validation", 9, seed), CATEGORIES[2 + seed % 2])  # add, delete
     for picture in (blobs, noise):
         assert not judge_edit(picture, edit.source, edit.target, edit.source_index, edit.target_index).success
+
+
+@pytest.mark.parametrize("x, y", [(20, 11), (0, 0), (-9, 4), (40, 60), (-30, -30), (36, 31)])
+def test_a_window_may_lie_anywhere(x: int, y: int) -> None:
+    """An object sought in a poor picture may have its centre outside of it."""
+    values = np.random.default_rng(0).random((31, 37, 3), dtype=np.float32)
+    whole = np.zeros((200, 200, 3), np.float32)
+    whole[80:111, 80:117] = values
+    assert (_window(values, x, y, 7) == whole[80 + y - 7 : 80 + y + 7, 80 + x - 7 : 80 + x + 7]).all()
