@@ -115,6 +115,21 @@ def _recipe_assignments(
             yield path, each
 
 
+def with_option(config: Config, key: str, text: str) -> Config:
+    """Return a copy with one option, a nested one by dots, read from its text as on a command line.
+
+    Raises: ConfigError as `load_config`.
+    """
+    for path, value in _command_assignments(type(config), key, text):
+        config = _replace(config, path, value)
+    return config
+
+
+def _replace(config: Any, path: Sequence[str], value: Any) -> Any:
+    name, *rest = path
+    return dataclasses.replace(config, **{name: _replace(getattr(config, name), rest, value) if rest else value})
+
+
 def config_yaml(config: Any) -> str:
     """Return a resolved configuration as YAML that `--config` reads back, with credentials in URLs replaced by `***`."""
     return yaml.safe_dump(without_secrets(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=128)

@@ -145,7 +145,7 @@ def _edit(config: EditImageConfig) -> int:
             config.source_prompt,
             config.target_prompt,
             blend=blend,
-            mask=None if config.given_mask is None else _read_mask(Path(config.given_mask)),
+            mask=None if config.given_mask is None else read_given_mask(Path(config.given_mask)),
             callback_on_step_end=lambda pipe, step, timestep, state: progress(step + 1, config.steps),
         )
         progress.close()
@@ -163,7 +163,11 @@ def _edit(config: EditImageConfig) -> int:
     return 0
 
 
-def _read_mask(path: Path) -> UInt8Array:
+def read_given_mask(path: Path) -> UInt8Array:
+    """Read a mask file: non-zero where it marks the edit.
+
+    Raises: ConfigError where there is none.
+    """
     import numpy as np
 
     from vimaedit.images import decode_mask
