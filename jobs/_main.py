@@ -43,6 +43,10 @@ def run_job(
         config = load_config(config_type, line, required)
     except ConfigError as error:
         return _refuse(name, error)
+    except Exception:  # a model's recipe lies in a store that does not answer
+        _log_to_stderr()
+        logger.exception("jobs.%s stopped by an error", name)
+        return EXIT_ERROR
     if line.print_config:
         print(config_yaml(config), end="")
         return EXIT_DONE

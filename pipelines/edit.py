@@ -18,9 +18,10 @@ import vimaedit
 from pipelines.config import EditJobConfig
 from pipelines.context import RunContext
 from pipelines.digest import RESULTS_VERSION, config_digest
-from pipelines.editing import EditActor
+from pipelines.editing import EditActor, deaths_run
 from pipelines.finish import count_statuses, exit_code, read_parts, write_manifest, write_run, write_success
 from pipelines.inputs import InputSet, scan_inputs
+from pipelines.ledger import explaining_starts, start_ledger
 from pipelines.listing import refuse_output_in_input
 from pipelines.plan import Plan, Unit, count_requests, limit_units, make_plan, refuse_used_output, store_plan, unit_size
 from pipelines.probe import Probe, Sample, await_worker, measure, probe
@@ -32,6 +33,7 @@ from pipelines.sheet import write_sheet
 from pipelines.sink import UnitSink
 from pipelines.source import UnitSource
 from pipelines.storage import Location, check_writable, locate
+from pipelines.suspects import read_suspects
 
 logger = logging.getLogger(__name__)
 
@@ -315,16 +317,17 @@ def _execute(prepared: _Prepared, report: Report) -> None:
     else:
         pool = ActorPoolStrategy(size=min(placement.num_actors, len(units)), max_tasks_in_flight_per_actor=1)
     source = UnitSource(context, prepared.inputs.files, units)
-    (
-        ray.data.read_datasource(source, override_num_blocks=len(units))
-        .map_batches(
-            EditActor,
-            fn_constructor_args=(context, report),
-            batch_size=1,  # a block of one row is one unit
-            batch_format="pyarrow",
-            compute=pool,
-            num_cpus=placement.num_cpus,
-            num_gpus=placement.num_gpus or None,
-        )
-        .write_datasink(UnitSink(context))
+    suspects = read_suspects(locate(context.job.output), (unit.id for unit in units), deaths_run(context))
+    ledger = start_ledger(suspects)
+    # Ray Data starts an actor whose process died again, and its unit too, as often as it takes; the ledger knows when it is enough.
+    edited = ray.data.read_datasource(source, override_num_blocks=len(units)).map_batches(
+        EditActor,
+        fn_constructor_args=(context, report, ledger),
+        batch_size=1,  # a block of one row is one unit
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=placement.num_cpus,
+        num_gpus=placement.num_gpus or None,
     )
+    with explaining_starts(ledger):
+        edited.write_datasink(UnitSink(context))

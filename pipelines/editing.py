@@ -5,21 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import pyarrow as pa
+import ray
 
 from pipelines.context import Row, RunContext, from_block, to_block
+from pipelines.failures import Failure, describe, device_error, free_memory
+from pipelines.ledger import starting, this_worker
+from pipelines.metrics import observe_batch
 from pipelines.plan import Unit, batches
 from pipelines.progress import Report
 from pipelines.records import shown
 from pipelines.secrets import mask_urls
+from pipelines.storage import locate
+from pipelines.suspects import Deaths, RequestKey, Suspects, write_suspects
 from pipelines.weights import with_local_weights
 from vimaedit.errors import VimaeditError
 from vimaedit.types import Editor, EditRequest, EditResult, Status
 
 logger = logging.getLogger(__name__)
+
+DEATHS_ALONE = 2  # of its process while it ran alone make a request a killer
+LOST_DEVICE = 17  # exit code of a process that can no longer use its GPU
 
 Slots = list[Row | None]
 
@@ -37,21 +48,17 @@ class StoppedEarly(VimaeditError):
 
 
 class EditActor:
-    """Hosts one editor; called by Ray Data with the block of one unit."""
+    """Hosts one editor; called by Ray Data with the block of one unit. `ledger`: the handle of the run's `Ledger`."""
 
-    def __init__(self, context: RunContext, report: Report | None = None) -> None:
+    def __init__(self, context: RunContext, report: Report | None = None, ledger: Any = None) -> None:
         # Before torch loads OpenMP: idle threads sleep instead of spinning, which would slow the stages that share the cores
         # (measured with four busy processes on two cores: 0.6 s a batch against 15 s).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        import torch
-
-        from vimaedit.loading import load_editor
-
-        torch.set_num_threads(context.threads)
-        job = with_local_weights(context.job)
         self.context = context
         self.report = report
-        self.editor: Editor = load_editor(job, job)
+        self.ledger = ledger
+        with nullcontext() if ledger is None else starting(ledger):
+            self.editor = _load(context)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         (unit_rows,) = from_block(block)
@@ -68,10 +75,19 @@ class EditActor:
         for row in rows:
             if row.seed is None:
                 row.seed = record_seed(self.context.job.seed, row.id)
+        cut = list(unit_batches(unit, rows, self.context.batch_size, keep_shape=self.context.job.canvas.fit == "keep"))
+        suspects = self._enter(unit)
+        # First of all: if there is a killer among them, it shall not cost the others' work once more.
+        for batch in cut:
+            if suspects and any(row is not None and _key(row) in suspects for row in batch.slots):
+                self._edit_suspects(unit, batch.slots, suspects)
         num_finished = 0
-        for batch in unit_batches(unit, rows, self.context.batch_size, keep_shape=self.context.job.canvas.fit == "keep"):
-            if any(row is not None for row in batch.slots):
-                edit_batch(self.editor, batch.slots)
+        for batch in cut:
+            slots = [row if row is not None and row.status is None else None for row in batch.slots]
+            started = time.perf_counter()
+            self._edit(unit, slots)
+            num_edited = sum(row is not None for row in slots)
+            observe_batch([str(row.status) for row in batch.rows], time.perf_counter() - started, num_edited)
             if self.report is not None and batch.rows:
                 reason = self.report(unit.id, num_finished, [str(row.status) for row in batch.rows])
                 if reason is not None:
@@ -79,6 +95,72 @@ class EditActor:
             num_finished += len(batch.rows)
         for row in rows:
             row.clip_image = row.given_mask = None  # nothing later reads them
+
+    def _enter(self, unit: Unit) -> Suspects:
+        """Ask for the unit's suspects; new ones are written to the output before anything is tried again."""
+        if self.ledger is None:
+            return {}
+        suspects, has_new = ray.get(self.ledger.enter.remote(unit.id))
+        if has_new:
+            logger.warning("unit %s: a process died while it edited %d requests; they run alone now", unit.id, len(suspects))
+            write_suspects(locate(self.context.job.output), unit.id, suspects, deaths_run(self.context))
+        return dict(suspects)
+
+    def _edit_suspects(self, unit: Unit, slots: Slots, suspects: Suspects) -> None:
+        """Edit the suspects of a batch, each alone in its own slot, those first that have killed; killers are quarantined."""
+        places = [place for place, row in enumerate(slots) if row is not None and _key(row) in suspects]
+        for place in sorted(places, key=lambda place: -_deaths(slots, place, suspects).alone):
+            row, deaths = slots[place], _deaths(slots, place, suspects)
+            assert row is not None
+            row.attempts += deaths.all
+            if deaths.alone < DEATHS_ALONE:
+                self._edit(unit, [row if other == place else None for other in range(len(slots))])
+                continue
+            text = f"record {shown(row.id)}: the editing process died {deaths.alone} times while this request ran alone"
+            row.stop(Status.QUARANTINED, "edit", "process_died", f"{text} ({deaths.cause or 'as an earlier run noted'})")
+
+    def _edit(self, unit: Unit, slots: Slots) -> None:
+        """Edit a batch that the ledger knows of meanwhile."""
+        requests = [_key(row) for row in slots if row is not None]
+        if not requests:
+            return
+        if self.ledger is None:
+            edit_batch(self.editor, slots)
+            return
+        ray.get(self.ledger.begin.remote(unit.id, requests, this_worker()))
+        edit_batch(self.editor, slots, lost=lambda cause: self._leave(unit, cause))
+        ray.get(self.ledger.end.remote(unit.id))
+
+    def _leave(self, unit: Unit, cause: str) -> NoReturn:
+        """End this process: only a new one can use the device again. Ray starts it."""
+        logger.error("unit %s: the device is lost to this process, which ends: %s", unit.id, cause)
+        ray.get(self.ledger.leave.remote(unit.id, mask_urls(cause)))
+        os._exit(LOST_DEVICE)
+
+
+def deaths_run(context: RunContext) -> str:
+    """Name the work that deaths are counted for: other settings, and a request that is tried anew, begin at none."""
+    return f"{context.config_digest}-{context.generation}"
+
+
+def _load(context: RunContext) -> Editor:
+    import torch
+
+    from vimaedit.loading import load_editor
+
+    torch.set_num_threads(context.threads)
+    job = with_local_weights(context.job)
+    return load_editor(job, job)
+
+
+def _key(row: Row) -> RequestKey:
+    return RequestKey(row.input_row, row.edit_index)
+
+
+def _deaths(slots: Slots, place: int, suspects: Suspects) -> Deaths:
+    row = slots[place]
+    assert row is not None
+    return suspects[_key(row)]
 
 
 def unit_batches(unit: Unit, rows: Sequence[Row], batch_size: int, *, keep_shape: bool) -> Iterator[Batch]:
@@ -116,24 +198,60 @@ def _cut(places: Slots, finished: Sequence[list[Row]], batch_size: int) -> Itera
         yield Batch(slots=slots, rows=[row for position in members for row in finished[position]])
 
 
-def edit_batch(editor: Editor, slots: Slots) -> None:
-    """Edit one batch in place. An exception costs no neighbour: each request then runs alone, in its own slot."""
+def edit_batch(editor: Editor, slots: Slots, lost: Callable[[str], NoReturn] | None = None) -> None:
+    """Edit one batch in place. An exception costs no neighbour: each request then runs alone, in its own slot.
+
+    Without memory for it a batch is halved, down to single requests; what has run in a smaller batch says so. `lost` is called
+    with the cause where the device is of no more use to this process.
+    """
+    _edit_slots(editor, slots, lost, is_reduced=False, is_retry=False)
+
+
+def _edit_slots(
+    editor: Editor, slots: Slots, lost: Callable[[str], NoReturn] | None, *, is_reduced: bool, is_retry: bool
+) -> None:
+    rows = [row for row in slots if row is not None]
+    started = time.perf_counter()
+    failure = _try(editor, slots)
+    if failure is None:
+        for row in rows if is_reduced else ():
+            row.warnings.append(
+                f"reduced_batch: edited in a batch of {len(slots)} for want of memory; pixels differ by rounding"
+            )
+        return
+    cause = device_error()
+    if cause is not None and lost is not None:
+        lost(f"{failure.type}: {failure.text}; then {cause}")
+    ids, text = ", ".join(shown(row.id) for row in rows), mask_urls(failure.text)
+    if failure.out_of_memory and len(slots) > 1:
+        logger.warning("batch of %s: %s: %s; in halves now", ids, failure.type, text)
+        free_memory()
+        half = 1 << ((len(slots) - 1).bit_length() - 1)
+        for start in range(0, len(slots), half):
+            part = slots[start : start + half]
+            if any(row is not None for row in part):
+                part += [None] * (half - len(part))
+                _edit_slots(editor, part, lost, is_reduced=True, is_retry=is_retry)
+    elif failure.out_of_memory or is_retry:
+        advice = "; no memory for this edit alone: try a smaller canvas.size, dtype=float16 or a larger device"
+        for row in rows:
+            row.seconds = time.perf_counter() - started
+            message = f"record {shown(row.id)}: {failure.type}: {failure.text}{advice if failure.out_of_memory else ''}"
+            row.stop(Status.FAILED, "edit", failure.type, message)
+    else:
+        logger.warning("batch of %s: %s: %s; each runs alone now", ids, failure.type, text)
+        for place, each in enumerate(slots):
+            if each is not None:
+                alone: Slots = [each if place == other else None for other in range(len(slots))]
+                _edit_slots(editor, alone, lost, is_reduced=is_reduced, is_retry=True)
+
+
+def _try(editor: Editor, slots: Slots) -> Failure | None:
     try:
         _run(editor, slots)
-        return
     except Exception as error:
-        ids = ", ".join(shown(row.id) for row in slots if row is not None)
-        logger.warning("batch of %s: %s: %s; each runs alone now", ids, type(error).__name__, mask_urls(str(error)))
-    for position, row in enumerate(slots):
-        if row is None:
-            continue
-        alone: Slots = [row if place == position else None for place in range(len(slots))]
-        started = time.perf_counter()
-        try:
-            _run(editor, alone)
-        except Exception as error:
-            row.seconds = time.perf_counter() - started
-            row.stop(Status.FAILED, "edit", type(error).__name__, f"record {shown(row.id)}: {type(error).__name__}: {error}")
+        return describe(error)
+    return None
 
 
 def _run(editor: Editor, slots: Slots) -> None:

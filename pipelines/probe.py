@@ -90,13 +90,21 @@ def await_worker(placement: Placement, *, timeout_s: float = GPU_WAIT_S) -> None
 
 
 def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placement) -> Sample | None:
-    """Edit the unit's requests on a worker, write nothing, and time it; None where none of them can be edited."""
-    sample: Sample | None = get(_on_worker(_measure, placement).remote(context, file, unit))
+    """Edit the unit's requests on a worker, write nothing, and time it; None where none of them can be edited.
+
+    A request that kills its process is the run's to find; here it only makes the unit unfit for a measurement.
+    """
+    measured = _on_worker(_measure, placement, max_retries=1).remote(context, file, unit)
+    try:
+        sample: Sample | None = get(measured)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        logger.warning("unit %s cannot be measured: %s", unit.id, mask_urls(str(error)).splitlines()[0])
+        return None
     return sample
 
 
-def _on_worker(function: Any, placement: Placement) -> Any:
-    return ray.remote(function).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
+def _on_worker(function: Any, placement: Placement, **options: Any) -> Any:
+    return ray.remote(function).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
 
 
 def _begin() -> None:

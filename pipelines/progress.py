@@ -14,6 +14,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.metrics import observe_rows_left
+
 logger = logging.getLogger(__name__)
 
 STOP_WINDOW_ROWS = 200
@@ -64,6 +66,7 @@ class ProgressCounter:
         self.counts.update(new)
         self.unjudged[unit].extend(new)
         self._judge()
+        observe_rows_left(self.total - self.counts.total())
         return self.reason
 
     def _judge(self) -> None:

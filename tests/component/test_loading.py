@@ -179,7 +179,9 @@ def test_a_velocity_becomes_the_noise_that_the_stock_scheduler_sees(bundle: Path
 
 
 def test_models_that_predict_something_else_are_refused(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="model: got one that predicts sample; allowed: models that predict epsilon or v_pred"):
+    with pytest.raises(
+        ConfigError, match="model: got one that predicts sample; allowed: models that predict epsilon or v_pred"
+    ):
         load(model=with_prediction(bundle, tmp_path, "sample"))
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
+import torch
 
 from pipelines.context import Row
 from pipelines.editing import edit_batch, unit_batches
@@ -106,3 +108,65 @@ def test_an_editor_that_gives_nothing_for_a_request_fails_the_row() -> None:
         Status.FAILED,
         "record 'a': RuntimeError: the editor gave no result for a request",
     )
+
+
+class Small:
+    """An editor with memory for so many slots; remembers what it was given."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        self.most, self.error = most, error
+        self.calls: list[list[str | None]] = []
+
+    def __call__(self, requests: Sequence[EditRequest | None]) -> list[EditResult | None]:
+        self.calls.append([None if request is None else request.id for request in requests])
+        if len(requests) > self.most:
+            raise self.error
+        return [None if each is None else EditResult(id=each.id, status=Status.OK, image=255 - each.image) for each in requests]
+
+
+NO_CPU_MEMORY = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried 7 bytes"
+)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), NO_CPU_MEMORY])
+def test_without_memory_a_batch_is_halved_and_its_rows_say_so(error: Exception) -> None:
+    editor, rows = Small(2, error), [row("a"), row("b"), None, None, row("e"), None]
+    edit_batch(editor, list(rows))
+    assert editor.calls == [
+        ["a", "b", None, None, "e", None],
+        ["a", "b", None, None],
+        ["a", "b"],
+        ["e", None, None, None],
+        ["e", None],
+    ]
+    warning = "reduced_batch: edited in a batch of 2 for want of memory; pixels differ by rounding"
+    for entry in (rows[0], rows[1], rows[4]):
+        assert entry is not None and (entry.status, entry.attempts, entry.warnings) == (Status.OK, 3, [warning])
+
+
+def test_without_memory_for_one_edit_its_row_fails() -> None:
+    editor, rows = Small(0, MemoryError("cannot hold 7 GiB")), [row("a"), row("b")]
+    edit_batch(editor, list(rows))
+    assert editor.calls == [["a", "b"], ["a"], ["b"]]
+    for entry in rows:
+        assert (entry.status, entry.error_stage, entry.error_type, entry.attempts) == (Status.FAILED, "edit", "MemoryError", 2)
+        assert entry.error_message == (
+            f"record '{entry.id}': MemoryError: cannot hold 7 GiB; no memory for this edit alone: "
+            "try a smaller canvas.size, dtype=float16 or a larger device"
+        )
+
+
+def test_an_exception_in_a_smaller_batch_fails_its_own_row_only() -> None:
+    class Both(Small):
+        def __call__(self, requests: Sequence[EditRequest | None]) -> list[EditResult | None]:
+            results = super().__call__(requests)
+            if "b" in self.calls[-1]:
+                raise FloatingPointError("latents overflowed")
+            return results
+
+    editor, rows = Both(2, MemoryError()), [row("a"), row("b"), row("c"), row("d")]
+    edit_batch(editor, list(rows))
+    assert editor.calls[1:] == [["a", "b"], ["a", None], [None, "b"], ["c", "d"]]
+    assert [entry.status for entry in rows] == [Status.OK, Status.FAILED, Status.OK, Status.OK]
+    assert [len(entry.warnings) for entry in rows] == [1, 0, 1, 1]
