@@ -13,7 +13,7 @@ import pytest
 from vimaedit.miniature.draws import Draws
 from vimaedit.miniature.palette import BACKGROUND_RGB, LOOKS, OBJECT_RGB
 from vimaedit.miniature.render import background_pixels, object_coverage, object_pixels, render_scene
-from vimaedit.miniature.sampling import sample_scene
+from vimaedit.miniature.sampling import CLOSE_UP_SIZES, sample_close_up, sample_scene
 from vimaedit.miniature.scenes import (
     BACKGROUND_COLOURS,
     COLOURS,
@@ -52,6 +52,17 @@ def sample(split: str) -> list[Scene]:
 
 def share(flags: list[bool]) -> float:
     return sum(flags) / len(flags)
+
+
+def test_close_ups_hold_one_object_that_training_may_show() -> None:
+    start = SPLIT_SEEDS["train"].start
+    close_ups = [sample_close_up(start + n) for n in range(COUNT)]
+    assert close_ups == [sample_close_up(start + n) for n in range(COUNT)]
+    assert all(len(each.objects) == 1 and may_train_on(each) for each in close_ups)
+    sizes = sorted(each.objects[0].size for each in close_ups)
+    assert CLOSE_UP_SIZES[0] <= sizes[0] and sizes[-1] <= CLOSE_UP_SIZES[1]
+    assert sizes[COUNT // 2] > 500  # larger than an object of any benchmark
+    assert {each.objects[0].shape for each in close_ups} == set(SHAPES)
 
 
 def test_scenes_are_not_easy(sample: list[Scene]) -> None:

@@ -27,6 +27,7 @@ from vimaedit.miniature.scenes import (
 MIN_SIZE = 150  # thousandths of the side
 MAX_SIZES = {1: 450, 2: 420, 3: 340}  # by the number of objects
 MARGIN = 20
+CLOSE_UP_SIZES = (350, 800)
 PLACE_TRIES = 12
 SHARED_PERCENT = 70  # further objects that share colour or shape with an earlier one
 NOVEL_PERCENT = 25  # objects of a pair that training never shows, outside training
@@ -63,6 +64,23 @@ def draw_scene(draws: Draws, split: str) -> Scene:
         else:
             objects.append(draw_object(draws, pair, size, place))
     return Scene(objects=tuple(objects), background=background, style=style)
+
+
+def sample_close_up(seed: int) -> Scene:
+    """Return the close-up of a seed: one object, mostly larger than any in a scene. Benchmarks hold none.
+
+    What an object's name looks like is learned from these: in a scene it is lost behind the question where the objects are.
+
+    Raises: ValueError for a seed in no range.
+    """
+    split, draws = split_of_seed(seed), Draws(seed, 0)
+    style = STYLES[0] if draws.chance(40) else draws.choose(STYLES[1:])
+    background = draw_background_of(draws)
+    pair = draw_pair(draws, split, background, (), SHARED_PERCENT)
+    size = draws.between(*CLOSE_UP_SIZES)
+    place = draw_place(draws, size, pair[0], (), overlapping=False)
+    assert place is not None  # there is nothing in its way
+    return Scene(objects=(draw_object(draws, pair, size, place),), background=background, style=style)
 
 
 def draw_background_of(draws: Draws) -> Background:

@@ -16,7 +16,7 @@ from vimaedit.miniature.draws import Draws
 from vimaedit.miniature.edits import CATEGORIES, Edit, make_edit
 from vimaedit.miniature.family import CANVAS_SIZE, MAX_TOKENS
 from vimaedit.miniature.render import render_scene
-from vimaedit.miniature.sampling import sample_scene
+from vimaedit.miniature.sampling import sample_close_up, sample_scene
 from vimaedit.miniature.scenes import SPLIT_SEEDS, Scene
 from vimaedit.miniature.vocabulary import write_tokenizer
 from vimaedit.types import UInt8Array
@@ -32,7 +32,14 @@ STAGES = ("components", "decoder", "clip", "scoring_clip", "denoiser", "ip_adapt
 
 def training_scene(stage: str, index: int) -> tuple[Scene, str]:
     """Return scene and caption number `index` of a stage; no two stages see the same."""
-    return _captioned(_training_seed(stage, index))
+    seed = _training_seed(stage, index)
+    return _captioned(seed, sample_scene(seed))
+
+
+def training_close_up(stage: str, index: int) -> tuple[Scene, str]:
+    """Return the close-up, and its caption, that may take the place of a stage's scene number `index`."""
+    seed = _training_seed(stage, index)
+    return _captioned(seed, sample_close_up(seed))
 
 
 def training_edit(stage: str, index: int) -> Edit:
@@ -42,15 +49,15 @@ def training_edit(stage: str, index: int) -> Edit:
 
 def validation_scene(index: int) -> tuple[Scene, str]:
     """Return scene and caption number `index` of the validation split; benchmarks have its beginning."""
-    return _captioned(SPLIT_SEEDS["validation"].start + 2**59 + index)
+    seed = SPLIT_SEEDS["validation"].start + 2**59 + index
+    return _captioned(seed, sample_scene(seed))
 
 
 def _training_seed(stage: str, index: int) -> int:
     return SPLIT_SEEDS["train"].start + 2**59 + STAGES.index(stage) * _STAGE_SCENES + index
 
 
-def _captioned(seed: int) -> tuple[Scene, str]:
-    scene = sample_scene(seed)
+def _captioned(seed: int, scene: Scene) -> tuple[Scene, str]:
     return scene, write_caption(scene, draw_wording(Draws(seed, _WORDING_STREAM), len(scene.objects)))
 
 

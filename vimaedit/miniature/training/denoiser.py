@@ -14,10 +14,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vimaedit.miniature.family import new_scheduler, new_text_encoder, new_unet
 from vimaedit.miniature.scenes import Scene
 from vimaedit.miniature.training.components import Components
-from vimaedit.miniature.training.data import load_tokenizer, render_batch, to_pixels, tokenize, training_scene, validation_scene
+from vimaedit.miniature.training.data import (
+    load_tokenizer,
+    render_batch,
+    to_pixels,
+    tokenize,
+    training_close_up,
+    training_scene,
+    validation_scene,
+)
 
 BATCH_SIZE = 20  # small: many steps count for more here than smooth ones
 DROPPED_PROMPTS = 0.1  # for classifier-free guidance
+CLOSE_UPS = 12  # of a batch's pictures, in the first batches; none later
+CLOSE_UP_BATCHES = 75_000
 MAX_SNR = 5.0  # levels of less noise weigh less (arXiv 2303.09556)
 _EVALUATED = 128
 
@@ -54,7 +64,11 @@ class DenoiserStage:
 
     def loss(self, step: int) -> Tensor:
         """Return the squared error of the predicted velocity, weighted by level."""
-        pairs = [training_scene(self.name, step * BATCH_SIZE + n) for n in range(BATCH_SIZE)]
+        close_ups = CLOSE_UPS if step < CLOSE_UP_BATCHES else 0
+        pairs = [
+            (training_close_up if n < close_ups else training_scene)(self.name, step * BATCH_SIZE + n)
+            for n in range(BATCH_SIZE)
+        ]
         dropped = (torch.rand(BATCH_SIZE) < DROPPED_PROMPTS).tolist()
         captions = ["" if drop else caption for (_, caption), drop in zip(pairs, dropped, strict=True)]
         latents, ids = self._prepare([scene for scene, _ in pairs], captions)
