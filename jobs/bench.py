@@ -1,4 +1,4 @@
-"""Measure by one command: suite=miniature edits drawn scenes with the recipe and its ablations and prints one table.
+"""Measure by one command: suite=miniature edits drawn scenes with the recipe and its ablations; suite=engine and suite=gpu time the engine.
 
 suite=NAME --help lists the keys of a suite.
 """
@@ -16,6 +16,8 @@ from jobs._signals import exit_on_signals
 
 # What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
 if TYPE_CHECKING:
+    from pipelines.engine_bench import EngineBenchConfig
+    from pipelines.gpu_bench import GpuBenchConfig
     from pipelines.progress import ProgressState
     from pipelines.scene_bench import SceneBenchConfig
 
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 class BenchConfig:
     """What a command line without a known suite is held against."""
 
-    suite: str = ""  # miniature: edits of drawn scenes with exact answers
+    suite: str = (
+        ""  # miniature: edits of drawn scenes with exact answers; engine: CPU time and memory beside other ways; gpu: on a GPU
+    )
 
     def __post_init__(self) -> None:
         from vimaedit.config import check_choice
@@ -47,7 +51,19 @@ def _miniature() -> Suite:
     return Suite(SceneBenchConfig, _run_miniature, ("suite", "output"))
 
 
-SUITES: dict[str, Callable[[], Suite]] = {"miniature": _miniature}
+def _engine() -> Suite:
+    from pipelines.engine_bench import EngineBenchConfig
+
+    return Suite(EngineBenchConfig, _run_engine, ("suite",))
+
+
+def _gpu() -> Suite:
+    from pipelines.gpu_bench import GpuBenchConfig
+
+    return Suite(GpuBenchConfig, _run_gpu, ("suite",))
+
+
+SUITES: dict[str, Callable[[], Suite]] = {"miniature": _miniature, "engine": _engine, "gpu": _gpu}
 
 
 def _run_miniature(config: SceneBenchConfig) -> int:
@@ -91,6 +107,26 @@ def _run_miniature(config: SceneBenchConfig) -> int:
     for place in summary.places:
         print(place)
     return summary.exit_code
+
+
+def _run_engine(config: EngineBenchConfig) -> int:
+    from pipelines.engine_bench import run_engine_bench
+
+    _, tables = run_engine_bench(config, _say)
+    print("\n\n".join(table.text() for table in tables))
+    return 0
+
+
+def _run_gpu(config: GpuBenchConfig) -> int:
+    from pipelines.gpu_bench import run_gpu_bench
+
+    _, tables = run_gpu_bench(config, _say)
+    print("\n\n".join(table.text() for table in tables))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -40,15 +40,40 @@ class StepEdits:
     text_maps: list[Tensor] = field(default_factory=list)
 
 
+class MapStore:
+    """What a published attention controller keeps: every map of the present step, and the sums over all steps."""
+
+    def __init__(self) -> None:
+        self.of_step: list[Tensor] = []
+        self.sums: list[Tensor] = []
+
+    def end_step(self) -> None:
+        """Add the step's maps to the sums."""
+        if self.sums:
+            for total, weights in zip(self.sums, self.of_step, strict=True):
+                total += weights
+        else:
+            self.sums = self.of_step
+        self.of_step = []
+
+
 class MaterialisingProcessor:
     """The processor of one attention layer. `edits` is set before each UNet call; image tokens follow the text tokens.
 
     `image_keys`, `image_values`: the IP-Adapter's projections (inner width, context width), None in self-attention or without
-    an adapter.
+    an adapter. `store`: where every map is kept whole; None: no longer than they are needed.
     """
 
-    def __init__(self, layer: Layer, image_keys: Tensor | None, image_values: Tensor | None, num_image_tokens: int) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        image_keys: Tensor | None,
+        image_values: Tensor | None,
+        num_image_tokens: int,
+        store: MapStore | None = None,
+    ) -> None:
         self.layer = layer
+        self.store = store
         self.image_keys = image_keys
         self.image_values = image_values
         self.num_image_tokens = num_image_tokens
@@ -87,17 +112,19 @@ class MaterialisingProcessor:
     def _attend(self, attn, hidden_states, keys, values, edit: Edit | None, kept: list[Tensor] | None) -> Tensor:
         """Return softmax(Q K / sqrt(D)) V: (4, queries, inner width).
 
-        Queries do not see each other, so they are taken in parts: the finest maps stay in the processor's cache.
+        Queries do not see each other, so where no map is kept whole they are taken in parts, which stay in the processor's cache.
         """
         queries, keys, values = (
             x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (attn.to_q(hidden_states), keys, values)
         )
         outputs, maps = [], []
-        for part in queries.split(QUERIES_AT_ONCE, dim=2):
+        for part in queries.split(queries.shape[2] if self.store is not None else QUERIES_AT_ONCE, dim=2):
             weights = torch.softmax((part * attn.scale) @ keys.transpose(-1, -2), dim=-1)
             if edit is not None:
                 weights[TARGET_COND] = edit(weights[SOURCE_COND], weights[TARGET_COND])
             outputs.append(weights @ values)
+            if self.store is not None:
+                self.store.of_step.append(weights)
             if kept is not None:
                 maps.append(weights[[SOURCE_COND, TARGET_COND]].mean(dim=1))
         if kept is not None:
@@ -105,10 +132,13 @@ class MaterialisingProcessor:
         return torch.cat(outputs, dim=2).transpose(1, 2).flatten(2)
 
 
-def install(unet: nn.Module, adapter: Mapping[str, Tensor] | None, num_image_tokens: int) -> dict[str, MaterialisingProcessor]:
+def install(
+    unet: nn.Module, adapter: Mapping[str, Tensor] | None, num_image_tokens: int, store: MapStore | None = None
+) -> dict[str, MaterialisingProcessor]:
     """Put a materialising processor on every attention layer of a UNet and return them by name.
 
     `adapter` holds an IP-Adapter's tensors by their names in its file; its layers are numbered among all attention layers.
+    `store`: where all of them keep their maps.
     """
     num_levels = len(unet.config.block_out_channels)
     processors = {}
@@ -118,7 +148,7 @@ def install(unet: nn.Module, adapter: Mapping[str, Tensor] | None, num_image_tok
             keys = adapter[f"ip_adapter.{index}.to_k_ip.weight"]
             values = adapter[f"ip_adapter.{index}.to_v_ip.weight"]
         layer = find_layer(name, num_levels)
-        processors[name] = MaterialisingProcessor(layer, keys, values, num_image_tokens if adapter is not None else 0)
+        processors[name] = MaterialisingProcessor(layer, keys, values, num_image_tokens if adapter is not None else 0, store)
     unet.set_attn_processor(dict(processors))  # it empties the dict that it is given
     return processors
 

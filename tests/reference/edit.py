@@ -106,8 +106,8 @@ class _Masks:
     exists: bool
 
 
-def load_models(bundle: Path) -> Models:
-    """Load a bundle folder (`sd/`, `ip_adapter/`) in float32 on the CPU."""
+def load_models(bundle: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Models:
+    """Load a bundle folder (`sd/`, `ip_adapter/`)."""
     from diffusers import UNet2DConditionModel
     from safetensors.torch import load_file
 
@@ -116,17 +116,21 @@ def load_models(bundle: Path) -> Models:
     assert noise["beta_schedule"] == "scaled_linear"
     betas = np.linspace(noise["beta_start"] ** 0.5, noise["beta_end"] ** 0.5, noise["num_train_timesteps"]) ** 2
     adapter = load_file(bundle / "ip_adapter" / "models" / "ip-adapter_sd15.safetensors")
-    return Models(unet, adapter, np.cumprod(1 - betas))
+    adapter = {name: tensor.to(device, dtype) for name, tensor in adapter.items()}
+    return Models(unet.to(device, dtype), adapter, np.cumprod(1 - betas))
 
 
 @torch.no_grad()
-def run(models: Models, inputs: EditInputs) -> Recorded:
-    """Edit one picture's latents. The UNet is left with this reference's attention processors."""
+def run(models: Models, inputs: EditInputs, store: attention.MapStore | None = None) -> Recorded:
+    """Edit one picture's latents. The UNet is left with this reference's attention processors.
+
+    With a `store` all attention maps are kept there, as published controllers do; the results are the same.
+    """
     settings = inputs.settings
     sides = tuple(inputs.x_0.shape[-2:])
     grid = solvers.build_grid(settings.solver, models.alphas_cumprod, settings.num_steps)
     context, num_image_tokens = build_context(models.adapter, inputs)
-    processors = attention.install(models.unet, models.adapter if num_image_tokens else None, num_image_tokens)
+    processors = attention.install(models.unet, models.adapter if num_image_tokens else None, num_image_tokens, store)
 
     a_T = grid.alphas[0]
     x_T = a_T**0.5 * inputs.x_0 + (1 - a_T) ** 0.5 * inputs.init_noise
@@ -138,7 +142,10 @@ def run(models: Models, inputs: EditInputs) -> Recorded:
         edits = _edits_of_step(inputs, i, sides)
         for processor in processors.values():
             processor.edits = edits
-        noise_pred = models.unet(torch.cat([latents, latents]), t, encoder_hidden_states=context).sample
+        rows = torch.cat([latents, latents]).to(models.unet.dtype)
+        noise_pred = models.unet(rows, t, encoder_hidden_states=context.to(models.unet.dtype)).sample.float()
+        if store is not None:
+            store.end_step()
 
         if map_sum is not None and i + 1 >= int(settings.grounding_start * settings.num_steps):
             map_sum = map_sum + grounding.locate(

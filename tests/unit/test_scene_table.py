@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.scene_report import Table, difference_text, markdown, plain_text, report_tables
+from pipelines.scene_report import difference_text, markdown, plain_text, report_tables
 from pipelines.scene_rows import AttributeReading, RoundTripScore, SceneScore
 from pipelines.scene_table import Claim, Found, compare, judge_claim, make_numbers, summarise
+from pipelines.tables import Table
 from vimaedit.miniature.judge_compare import Comparison
 
 

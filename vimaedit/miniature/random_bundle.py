@@ -1,4 +1,4 @@
-"""The built-in model `random`: a Stable Diffusion of the 1.5 layout at toy size with an IP-Adapter and a CLIP, weights drawn.
+"""The built-in model `random`: a Stable Diffusion at toy size with an IP-Adapter and a CLIP, weights drawn; and others like it.
 
 Its pictures mean nothing. Weights are drawn so that the parts behave like trained ones in scale: attention neither flat nor
 saturated, noise predictions and latents of ordinary size.
@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 LAYOUT_VERSION = 3  # raise it whenever a file changes: finished bundles lie in people's caches under this number
-CANVAS_SIZE = 128  # px; 16 x 16 x 4 latents
 CONTEXT_SIZE = 64  # width of the UNet's text context
 EMBEDDING_SIZE = 48  # width of the space that CLIP's two towers share
 CLIP_SIDE = 64  # px
@@ -42,6 +42,42 @@ VAE_GAINS = {"decoder.conv_out": 0.8, "post_quant_conv": 1.0, "quant_conv": 10.0
 CLIP_GAINS = {"position_embedding": 0.3, "embedding": 1.0, "q_proj": 1.3, "k_proj": 1.3, "out_proj": 0.7, "fc2": 0.7}
 LOOKUP_TABLES = ("token_embedding", "position_embedding", "class_embedding")  # rows are picked, nothing is summed
 BIAS_SIZE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The shape of a model with drawn weights. `canvas_size` in px, 8 per latent; `heads` of the UNet's attention layers.
+
+    `channels` has one entry per side of the UNet; the last side, the coarsest, has no cross-attention.
+    """
+
+    name: str
+    canvas_size: int
+    channels: tuple[int, ...]
+    layers_per_block: int
+    heads: int
+    grounding_sides: tuple[float, float]  # of self- and cross-attention, over the latent's side
+    context_size: int = CONTEXT_SIZE  # width of the UNet's text context
+    vae_channels: tuple[int, ...] = (16, 32, 32, 32)
+
+
+MINIATURE = Layout(
+    name="random", canvas_size=128, channels=(48, 96, 96), layers_per_block=1, heads=4, grounding_sides=(0.5, 0.5)
+)
+# The attention layers, sides and picture of SD 1.5, narrow enough for a CPU: what a program does with the maps costs what it costs there.
+SMALL_SD15 = Layout(
+    name="small-sd15", canvas_size=512, channels=(32, 64, 128, 128), layers_per_block=2, heads=1, grounding_sides=(0.5, 0.25)
+)
+SD15 = Layout(
+    name="sd15",
+    canvas_size=512,
+    channels=(320, 640, 1280, 1280),
+    layers_per_block=2,
+    heads=8,
+    grounding_sides=(0.5, 0.25),
+    context_size=768,
+    vae_channels=(128, 256, 512, 512),
+)
 
 
 def random_bundle(cache_root: Path | None = None) -> Path:
@@ -77,8 +113,8 @@ def random_bundle(cache_root: Path | None = None) -> Path:
     return folder
 
 
-def write_random_bundle(folder: Path, *, seed: int = 0) -> None:
-    """Write the model as a bundle folder: `sd/`, `ip_adapter/`, `clip/` and `bundle.json`.
+def write_random_bundle(folder: Path, *, seed: int = 0, layout: Layout = MINIATURE) -> None:
+    """Write a model as a bundle folder: `sd/`, `ip_adapter/`, `clip/` and `bundle.json`.
 
     The same bytes for one seed on every machine, whatever ran before; the global random state is left as it was.
     """
@@ -87,9 +123,9 @@ def write_random_bundle(folder: Path, *, seed: int = 0) -> None:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are then overwritten
-        unet = UNet2DConditionModel(**_unet_settings())
-        vae = AutoencoderKL(**_vae_settings())
-        text_encoder = CLIPTextModel(CLIPTextConfig(**_text_settings()))
+        unet = UNet2DConditionModel(**_unet_settings(layout))
+        vae = AutoencoderKL(**_vae_settings(layout))
+        text_encoder = CLIPTextModel(CLIPTextConfig(**_text_settings(layout.context_size)))
         clip = _clip_model()
     _redraw(unet, f"{seed}:unet", UNET_GAINS)
     _redraw(vae, f"{seed}:vae", VAE_GAINS)
@@ -110,30 +146,36 @@ def write_random_bundle(folder: Path, *, seed: int = 0) -> None:
     write_transformer(clip, folder / "clip")
     write_tokenizer(folder / "clip")
     write_preprocessor(folder / "clip", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
-    write_adapter(folder / "ip_adapter" / "models", _adapter_weights(unet, seed), clip)
+    write_adapter(folder / "ip_adapter" / "models", _adapter_weights(unet, seed, layout.context_size), clip)
     write_json(
         folder / "bundle.json",
-        {"name": "random", "canvas_size": CANVAS_SIZE, "grounding_sides": {"self": 0.5, "cross": 0.5}, "warning": WARNING},
+        {
+            "name": layout.name,
+            "canvas_size": layout.canvas_size,
+            "grounding_sides": dict(zip(("self", "cross"), layout.grounding_sides, strict=True)),
+            "warning": WARNING,
+        },
     )
 
 
-def _unet_settings() -> dict[str, object]:
+def _unet_settings(layout: Layout) -> dict[str, object]:
+    sides = len(layout.channels) - 1
     return {
-        "sample_size": CANVAS_SIZE // 8,
-        "block_out_channels": (48, 96, 96),
-        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        "layers_per_block": 1,
-        "attention_head_dim": 4,  # the number of heads: this class has the two names swapped
-        "cross_attention_dim": CONTEXT_SIZE,
+        "sample_size": layout.canvas_size // 8,
+        "block_out_channels": layout.channels,
+        "down_block_types": ("CrossAttnDownBlock2D",) * sides + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * sides,
+        "layers_per_block": layout.layers_per_block,
+        "attention_head_dim": layout.heads,  # the number of heads: this class has the two names swapped
+        "cross_attention_dim": layout.context_size,
         "norm_num_groups": 16,
     }
 
 
-def _vae_settings() -> dict[str, object]:
+def _vae_settings(layout: Layout) -> dict[str, object]:
     return {
-        "sample_size": CANVAS_SIZE,
-        "block_out_channels": (16, 32, 32, 32),
+        "sample_size": layout.canvas_size,
+        "block_out_channels": layout.vae_channels,
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
         "layers_per_block": 1,
@@ -143,12 +185,12 @@ def _vae_settings() -> dict[str, object]:
     }
 
 
-def _text_settings() -> dict[str, object]:
+def _text_settings(width: int) -> dict[str, object]:
     vocabulary_size = len(vocabulary()[0])
     return {
         "vocab_size": vocabulary_size,
-        "hidden_size": CONTEXT_SIZE,
-        "intermediate_size": 2 * CONTEXT_SIZE,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
         "projection_dim": EMBEDDING_SIZE,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -171,21 +213,21 @@ def _clip_model() -> CLIPModel:
         "image_size": CLIP_SIDE,
         "patch_size": 16,
     }
-    return CLIPModel(CLIPConfig(text_config=_text_settings(), vision_config=vision, projection_dim=EMBEDDING_SIZE))
+    return CLIPModel(CLIPConfig(text_config=_text_settings(CONTEXT_SIZE), vision_config=vision, projection_dim=EMBEDDING_SIZE))
 
 
-def _adapter_weights(unet: UNet2DConditionModel, seed: int) -> dict[str, torch.Tensor]:
+def _adapter_weights(unet: UNet2DConditionModel, seed: int, width: int) -> dict[str, torch.Tensor]:
     shapes = {
-        "image_proj.proj.weight": (IMAGE_TOKENS * CONTEXT_SIZE, EMBEDDING_SIZE),
-        "image_proj.proj.bias": (IMAGE_TOKENS * CONTEXT_SIZE,),
-        "image_proj.norm.weight": (CONTEXT_SIZE,),
-        "image_proj.norm.bias": (CONTEXT_SIZE,),
+        "image_proj.proj.weight": (IMAGE_TOKENS * width, EMBEDDING_SIZE),
+        "image_proj.proj.bias": (IMAGE_TOKENS * width,),
+        "image_proj.norm.weight": (width,),
+        "image_proj.norm.bias": (width,),
     }
     for index, name in enumerate(unet.attn_processors):
         attention = unet.get_submodule(name.removesuffix(".processor"))
         if attention.is_cross_attention:  # numbered among all attentions, so cross-attentions have the odd numbers
             for projection in ("to_k_ip", "to_v_ip"):
-                shapes[f"ip_adapter.{index}.{projection}.weight"] = (attention.inner_dim, CONTEXT_SIZE)
+                shapes[f"ip_adapter.{index}.{projection}.weight"] = (attention.inner_dim, width)
     return {name: _draw(f"{seed}:ip_adapter:{name}", shape, {}) for name, shape in shapes.items()}
 
 

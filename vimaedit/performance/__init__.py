@@ -1,0 +1,1 @@
+"""What the engine costs, beside other ways to do the same."""

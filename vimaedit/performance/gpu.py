@@ -1,0 +1,234 @@
+"""What an accelerator makes of the networks and of whole edits: `python -m vimaedit.performance.gpu '{"model": ..., ...}'`.
+
+Prints one line of JSON for each figure as it is found, `{"section": ..., ...}`, so that what was measured before a failure is kept.
+Weights may be drawn ones: speed does not depend on values. It runs on a CPU too, with a small model, to see that it runs at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vimaedit.config import EditConfig
+from vimaedit.editor import BatchEditor
+from vimaedit.networks import choose_device
+from vimaedit.performance.sides import drawn_requests, load_editor, prepare_side
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuSettings:
+    """What to measure. `model`: bundle folder; `matrix`: side of the ceiling's product; `copy_mb`: of its copy."""
+
+    model: str
+    device: str
+    dtype: str
+    steps: int
+    rows: list[int]
+    backends: list[str]
+    compiled_rows: list[int]
+    batches: list[int]
+    vae_batches: list[int]
+    controls: list[str]
+    matrix: int
+    copy_mb: int
+    repeats: int
+
+
+class Clock:
+    """Times work on a device: everything queued before and after is waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def median_s(self, work: Callable[[], object], repeats: int) -> float:
+        """Return the median seconds of `repeats` runs after one that does not count."""
+        work()
+        seconds = []
+        for _ in range(repeats):
+            self.wait()
+            started = time.perf_counter()
+            work()
+            self.wait()
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds)
+
+    def forget_peak(self) -> None:
+        """Let the peak of the device's memory begin anew."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_gb(self) -> float | None:
+        """Return the most memory held since, GB; None on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None
+
+
+def measure(settings: GpuSettings) -> Iterator[dict[str, Any]]:
+    """Measure everything, a figure at a time."""
+    device = choose_device(settings.device)
+    clock, dtype = Clock(device), getattr(torch, settings.dtype)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    yield {"section": "environment", "device": name, "torch": torch.__version__, "dtype": settings.dtype}
+    ceilings = measure_ceilings(settings, clock, dtype)
+    yield {"section": "ceilings", **ceilings}
+    editor = load_editor(settings.model, EditConfig(steps=settings.steps, blend="given"), settings.device, settings.dtype)
+    unet, vae = editor.backbone.networks.unet, editor.backbone.networks.vae
+    flops = count_row_flops(unet, device, dtype)
+    yield {"section": "row", "gflop": flops / 1e9, "parameters_m": sum(p.numel() for p in unet.parameters()) / 1e6}
+    yield from measure_rows(settings, clock, unet, flops, ceilings["matmul_tflops"])
+    yield from measure_edits(settings, clock, editor, flops, ceilings["matmul_tflops"])
+    yield from measure_vae(settings, clock, vae, editor.canvas.size)
+
+
+def measure_ceilings(settings: GpuSettings, clock: Clock, dtype: torch.dtype) -> dict[str, float]:
+    """Return the rate of a large matrix product, TFLOP/s, and of a copy (read and write), TB/s."""
+    side = settings.matrix
+    a, b = (torch.rand(side, side, device=clock.device).to(dtype) for _ in range(2))
+    product = clock.median_s(lambda: a @ b, settings.repeats)
+    source = torch.rand(settings.copy_mb * 2**20 // 4, device=clock.device)
+    target = torch.empty_like(source)
+    copied = clock.median_s(lambda: target.copy_(source), settings.repeats)
+    return {"matmul_tflops": 2 * side**3 / product / 1e12, "copy_tb_s": 2 * 4 * source.numel() / copied / 1e12}
+
+
+def row_inputs(unet: UNet2DConditionModel, rows: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return random inputs of a UNet for `rows` rows."""
+    config = unet.config
+    side = config.sample_size
+    inputs: dict[str, Any] = {
+        "sample": torch.randn(rows, config.in_channels, side, side, device=device, dtype=dtype),
+        "timestep": torch.tensor(500, device=device),
+        "encoder_hidden_states": torch.randn(rows, 77, config.cross_attention_dim, device=device, dtype=dtype),
+        "return_dict": False,
+    }
+    if config.encoder_hid_dim_type == "ip_image_proj":
+        width = unet.encoder_hid_proj.image_projection_layers[0].image_embeds.in_features
+        inputs["added_cond_kwargs"] = {"image_embeds": [torch.randn(rows, 1, width, device=device, dtype=dtype)]}
+    return inputs
+
+
+@torch.inference_mode()
+def count_row_flops(unet: UNet2DConditionModel, device: torch.device, dtype: torch.dtype) -> int:
+    """Count the floating-point operations of one row: two for each multiplication and addition of convolutions, products, attention."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        unet(**row_inputs(unet, 1, device, dtype))
+    return int(counter.get_total_flops())
+
+
+@torch.inference_mode()
+def measure_rows(
+    settings: GpuSettings, clock: Clock, unet: UNet2DConditionModel, flops: int, ceiling: float
+) -> Iterator[dict[str, Any]]:
+    """Time forward passes by rows, memory layout and attention backend, eager and compiled."""
+    dtype = getattr(torch, settings.dtype)
+    for layout, memory_format in LAYOUTS.items():
+        unet.to(memory_format=memory_format)
+        compiled = torch.compile(unet, dynamic=False) if settings.compiled_rows else unet
+        for backend in settings.backends:
+            for mode, network, counts in (("eager", unet, settings.rows), ("compiled", compiled, settings.compiled_rows)):
+                if mode == "compiled" and backend != settings.backends[0]:
+                    continue  # one compilation for each layout: they take minutes
+                for rows in counts:
+                    inputs = row_inputs(unet, rows, clock.device, dtype)
+                    inputs["sample"] = inputs["sample"].to(memory_format=memory_format)
+                    clock.forget_peak()
+                    with _attention(backend) as supported:
+                        seconds = clock.median_s(partial(network, **inputs), settings.repeats) if supported else None
+                    figures = {} if seconds is None else _rates(seconds / rows, flops, ceiling)
+                    yield {
+                        "section": "rows",
+                        **{"mode": mode, "layout": layout, "backend": backend, "rows": rows, "peak_gb": clock.peak_gb()},
+                        **figures,
+                    }
+    unet.to(memory_format=torch.contiguous_format)
+
+
+def _rates(row_s: float, flops: int, ceiling: float) -> dict[str, float]:
+    return {"ms_per_row": 1000 * row_s, "tflops": flops / row_s / 1e12, "mfu": flops / row_s / 1e12 / ceiling}
+
+
+@contextmanager
+def _attention(backend: str) -> Iterator[bool]:
+    """Let attention be computed by one backend. Yields False where this machine has it for no shape at all."""
+    if backend != "math" and not torch.cuda.is_available():
+        yield False
+        return
+    with sdpa_kernel(BACKENDS[backend]):
+        yield True
+
+
+def measure_edits(
+    settings: GpuSettings, clock: Clock, editor: BatchEditor, flops: int, ceiling: float
+) -> Iterator[dict[str, Any]]:
+    """Time whole edits, from encoded to denoised latents: the engine by batch, then the other ways one by one."""
+    folder = Path(settings.model)
+    short = BatchEditor(editor.backbone, dataclasses.replace(editor.config, steps=2), editor.facts)
+    for side, count in [*(("fused", each) for each in settings.batches), *((each, 1) for each in settings.controls)]:
+        seconds = 0.0
+        for own in (short, editor):  # the short one warms up: its time does not count
+            edits = [own.prepare(each) for each in drawn_requests(count, own.canvas.size)]
+            run = prepare_side(side, own, edits, own.encode(edits), folder)
+            clock.forget_peak()
+            clock.wait()
+            started = time.perf_counter()
+            run()
+            clock.wait()
+            seconds = (time.perf_counter() - started) / count
+        rows = (4 if side != "fused" else 3) * settings.steps
+        yield {
+            "section": "edits",
+            **{"side": side, "at_once": count, "s_per_edit": seconds, "edits_per_s": 1 / seconds},
+            **{"mfu": rows * flops / seconds / 1e12 / ceiling, "peak_gb": clock.peak_gb()},
+        }
+
+
+@torch.inference_mode()
+def measure_vae(settings: GpuSettings, clock: Clock, vae: AutoencoderKL, canvas: int) -> Iterator[dict[str, Any]]:
+    """Time the autoencoder's two ways by batch."""
+    dtype = getattr(torch, settings.dtype)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    for batch in settings.vae_batches:
+        pictures = torch.rand(batch, 3, canvas, canvas, device=clock.device, dtype=dtype)
+        latents = torch.randn(batch, vae.config.latent_channels, canvas // factor, canvas // factor, device=clock.device)
+        latents = latents.to(dtype)
+        clock.forget_peak()
+        for way, work in (("encode", partial(vae.encode, pictures)), ("decode", partial(vae.decode, latents))):
+            seconds = clock.median_s(work, settings.repeats) / batch
+            yield {"section": "vae", "way": way, "at_once": batch, "ms_per_picture": 1000 * seconds, "peak_gb": clock.peak_gb()}
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    own = GpuSettings(**given)
+    for figure in measure(own):
+        print(json.dumps(figure), flush=True)

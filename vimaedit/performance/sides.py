@@ -1,0 +1,152 @@
+"""The engine's work done in three ways that can be timed against each other.
+
+- `fused`: the engine, a batch of edits at once.
+- `stock`: what one gets from a pipeline: edits one after the other, four UNet rows each, the library's own attention. It grounds and
+  couples nothing, so it does less; its pictures are no edits.
+- `maps`: the method written down plainly, edits one after the other, with every attention map of a step and their sums over the
+  steps in memory, as published attention controllers keep them. It is part of the tests, so this side runs from a checkout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vimaedit.backbone import Backbone, Conditioning
+from vimaedit.batch import EditBatch, StepState
+from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.editor import BatchEditor, PreparedEdit
+from vimaedit.errors import ConfigError
+from vimaedit.loading import model_facts, resolve_model
+from vimaedit.networks import load_networks
+from vimaedit.noise import START, SeededNoise
+from vimaedit.rows import TARGET, RowKind
+from vimaedit.solvers import add_noise, build_schedule, predict_x0
+from vimaedit.types import BlendPhrase, EditRequest
+
+SIDES = ("fused", "stock", "maps")
+WORDS = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "diamond", "house")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a side came to. Shapes: `latents` (B, C, h, w), the targets; `masks` (S, B, h, w) bool, None where a side has none."""
+
+    latents: np.ndarray
+    masks: np.ndarray | None
+
+
+def load_editor(model: str, config: EditConfig, device: str, dtype: str) -> BatchEditor:
+    """Load a model for the edits of `config`."""
+    settings = ModelConfig(model=model, dtype=dtype, device=device)
+    files = resolve_model(settings)
+    networks = load_networks(files, settings)
+    return BatchEditor(Backbone(networks, config), config, model_facts(files))
+
+
+def drawn_requests(count: int, canvas_size: int) -> list[EditRequest]:
+    """Return edits of smooth random pictures, each with words of its own."""
+    requests = []
+    for number in range(count):
+        draw = np.random.Generator(np.random.PCG64(number))
+        coarse = torch.from_numpy(draw.random((1, 3, 9, 9), dtype=np.float32))
+        smooth = torch.nn.functional.interpolate(coarse, size=(canvas_size, canvas_size), mode="bicubic").clamp(0, 1)
+        old, new = WORDS[number % len(WORDS)], WORDS[(number + 3) % len(WORDS)]
+        requests.append(
+            EditRequest(
+                id=str(number),
+                image=(smooth[0].permute(1, 2, 0) * 255).byte().numpy(),
+                source_prompt=f"a picture of a red {old} on a white background",
+                target_prompt=f"a picture of a red {new} on a white background",
+                blend=(BlendPhrase(source=old, target=new),),
+                seed=number,
+            )
+        )
+    return requests
+
+
+def prepare_side(
+    name: str, editor: BatchEditor, edits: Sequence[PreparedEdit], batch: EditBatch, model_folder: Path
+) -> Callable[[], Outcome]:
+    """Return what denoises prepared and encoded edits in one of the ways; all models are loaded by then.
+
+    Raises: ConfigError if `maps` is asked for outside of a checkout.
+    """
+    if name == "fused":
+        return lambda: run_fused(editor, edits, batch)
+    if name == "stock":
+        return lambda: run_stock(editor, edits, batch)
+    try:
+        reference = importlib.import_module("tests.reference.edit")
+        attention = importlib.import_module("tests.reference.attention")
+        inputs = importlib.import_module("tests.reference.inputs")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "sides: got maps, which is part of the tests; allowed: it, from a checkout, or fused, stock"
+        ) from error
+    device = batch.x0.device
+    models = reference.load_models(model_folder, device, editor.backbone.dtype)
+    alone = [inputs.reference_inputs(editor.config, editor, edit, editor.encode([edit])) for edit in edits]
+    alone = [_on_device(each, device) for each in alone]
+
+    def run_maps() -> Outcome:
+        with device:
+            recorded = [reference.run(models, each, attention.MapStore()) for each in alone]
+        latents = np.stack([each.final_latents[TARGET].cpu().numpy() for each in recorded])
+        return Outcome(latents, np.stack([each.edit_mask.cpu().numpy() for each in recorded], axis=1))
+
+    return run_maps
+
+
+def _on_device(inputs: Any, device: torch.device) -> Any:
+    fields = {name: value.to(device) for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(inputs, **fields)
+
+
+def run_fused(editor: BatchEditor, edits: Sequence[PreparedEdit], batch: EditBatch) -> Outcome:
+    """Run the engine."""
+    masks: list[Tensor] = []
+
+    def keep(state: StepState) -> None:
+        masks.append(state.masks.edit[:, 0])
+
+    final = editor.run(batch, edits, keep)
+    return Outcome(final.latents[TARGET].cpu().numpy(), torch.stack(masks).cpu().numpy())
+
+
+@torch.inference_mode()
+def run_stock(editor: BatchEditor, edits: Sequence[PreparedEdit], batch: EditBatch) -> Outcome:
+    """Denoise source and target of one edit after the other with classifier-free guidance, four rows at every step."""
+    backbone, config = editor.backbone, editor.config
+    schedule = build_schedule(config.solver, backbone.alphas_cumprod, config.steps)
+    device = batch.x0.device
+    timesteps = torch.tensor(schedule.timesteps, device=device)
+    scale = torch.tensor([1.0, config.target_guidance], device=device).view(2, 1, 1, 1)
+    finals = []
+    for slot, edit in enumerate(edits):
+        shape = (batch.x0.shape[1], batch.x0.shape[2], batch.x0.shape[3])
+        noise = SeededNoise([edit.request.seed], shape).draw(START).to(device)
+        x = add_noise(batch.x0[slot : slot + 1], noise, schedule.alphas[0]).expand(2, -1, -1, -1)
+        conditioning = _four_rows(batch, slot)
+        for i, (alpha, next_alpha) in enumerate(zip(schedule.alphas, schedule.next_alphas, strict=True)):
+            uncond, cond = backbone.predict(torch.cat([x, x]), timesteps[i], conditioning, None).float().chunk(2)
+            eps = uncond + scale * (cond - uncond)
+            x = add_noise(predict_x0(x, eps, alpha), eps, next_alpha)
+        finals.append(x[TARGET])
+    return Outcome(torch.stack(finals).cpu().numpy(), None)
+
+
+def _four_rows(batch: EditBatch, slot: int) -> Conditioning:
+    """Return what source and target are conditioned on, without and with text, both without first."""
+    kinds = (RowKind.TARGET_UNCOND, RowKind.TARGET_UNCOND, RowKind.SOURCE_COND, RowKind.TARGET_COND)
+    rows = torch.tensor([batch.layout.block(kind).start + slot for kind in kinds], device=batch.x0.device)
+    image = batch.conditioning.image
+    return Conditioning(text=batch.conditioning.text[rows], image=None if image is None else image[rows])
