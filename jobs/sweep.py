@@ -71,8 +71,11 @@ def _sweep(config: SweepConfig) -> int:
     # Every combination is checked before the first is edited.
     variants: list[EditConfig] = []
     for row, column in itertools.product(rows, columns):
-        variant: Any = with_option(config, first, column)
-        variants.append(with_option(variant, row_key, row) if row_key else variant)
+        variant: Any = config
+        # The method first: it brings options of its own along.
+        for key, value in sorted([(first, column), (row_key, row)], key=lambda option: option[0] != "method"):
+            variant = with_option(variant, key, value) if key else variant
+        variants.append(variant)
     path = Path(config.output)
     check_writable(locate(str(path.parent)))
     blend = parse_blend_words(config.blend_words)

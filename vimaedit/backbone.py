@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from vimaedit.attention.control import AttentionControl
+from vimaedit.attention.features import copied_features
 from vimaedit.attention.plan import MapBuffers
 from vimaedit.attention.processor import install
-from vimaedit.attention.sites import SiteChoice, choose_sites, list_sites
+from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer, list_sites
 from vimaedit.config import EditConfig
 from vimaedit.types import BoolArray, UInt8Array
 
@@ -66,6 +67,9 @@ class Backbone:
         self.self_side = config.grounding_sides.self or own_self or SELF_SIDE
         self.cross_side = config.grounding_sides.cross or own_cross or CROSS_SIDE
         self.sites = self._choose_sites(config)
+        self._feature_layer = feature_layer(networks.unet) if config.parts.copies_features else None
+        self._keeps_tokens = config.parts.has_auxiliary
+        self._num_recorded = 1 if config.parts.guidance == "concepts" else 2  # rows per request, or per concept
         install(networks.unet, self.sites)
 
     @property
@@ -77,6 +81,11 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.networks.unet.dtype
         return dtype
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a text, padding included."""
+        return int(self.networks.text_encoder.config.max_position_embeddings)
 
     @property
     def vae_factor(self) -> int:
@@ -148,16 +157,23 @@ class Backbone:
     def predict(
         self, latents_RChw: Tensor, timestep: Tensor, conditioning: Conditioning, control: AttentionControl | None
     ) -> Tensor:
+        """Predict without a gradient, see `predict_noise`."""
+        return self.predict_noise(latents_RChw, timestep, conditioning, control)
+
+    def predict_noise(
+        self, latents_RChw: Tensor, timestep: Tensor, conditioning: Conditioning, control: AttentionControl | None
+    ) -> Tensor:
         """Predict the noise in each row, (R, C, h, w); `timestep` is a scalar on the device. Without a control this is the stock
         UNet. A velocity v is turned into the noise it implies, sqrt(a) v + sqrt(1 - a) z, in float32 (arXiv 2202.00512)."""
-        predicted: Tensor = self.networks.unet(
-            latents_RChw.to(self.dtype),
-            timestep,
-            encoder_hidden_states=conditioning.text,
-            cross_attention_kwargs=None if control is None else {"control": control},
-            added_cond_kwargs=None if conditioning.image is None else {"image_embeds": [conditioning.image]},
-            return_dict=False,
-        )[0]
+        with copied_features(self._feature_layer, None if control is None else control.features_from):
+            predicted: Tensor = self.networks.unet(
+                latents_RChw.to(self.dtype),
+                timestep,
+                encoder_hidden_states=conditioning.text,
+                cross_attention_kwargs=None if control is None else {"control": control},
+                added_cond_kwargs=None if conditioning.image is None else {"image_embeds": [conditioning.image]},
+                return_dict=False,
+            )[0]
         if not self.networks.predicts_velocity:
             return predicted
         alpha = self._alphas[timestep]
@@ -170,15 +186,19 @@ class Backbone:
         return cross_hw, (int(h * self.self_side), int(w * self.self_side))
 
     def allocate_maps(self, num_requests: int, latent_hw: tuple[int, int]) -> MapBuffers:
-        """Allocate the buffers that one batch's attention weights are summed into."""
+        """Allocate the buffers that one batch's attention weights are summed into; for a method of concepts B of them count as a
+        request."""
         (cross_h, cross_w), (self_h, self_w) = self.map_sizes(latent_hw)
-        num_rows, num_tokens = 2 * num_requests, self_h * self_w
+        num_rows, num_tokens = self._num_recorded * num_requests, self_h * self_w
         reads_self = bool(self.sites.self_maps)
         return MapBuffers(
             self_sum=torch.zeros(num_rows, num_tokens, num_tokens, device=self.device) if reads_self else None,
             word_sum=torch.zeros(num_rows, cross_h * cross_w, device=self.device),
             self_layers=self._count_heads(self.sites.self_maps),
             word_layers=self._count_heads(self.sites.text_maps),
+            token_sum=torch.zeros(3 * num_requests, cross_h * cross_w, self.text_length, device=self.device)
+            if self._keeps_tokens
+            else None,
         )
 
     def _count_heads(self, names: frozenset[str]) -> int:
@@ -190,6 +210,8 @@ class Backbone:
             window_side=WINDOW_SIDE,
             self_side=self.self_side if config.reads_self_attention else None,
             cross_side=self.cross_side if config.reads_words else None,
+            routed=config.parts.routed_sites,
+            coarser_side=self.cross_side,
         )
 
     def _clip(self) -> CLIPModel:

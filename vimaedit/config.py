@@ -8,57 +8,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
 
+from vimaedit.checks import check_choice as check_choice
+from vimaedit.checks import check_range as check_range
+from vimaedit.checks import check_types as check_types
 from vimaedit.errors import ConfigError
+from vimaedit.method import Method
+from vimaedit.method_options import QUIRKS, Auxiliary, Concepts, Laplacian, NullText
+from vimaedit.methods import METHODS
 
 SOLVERS = ("ddim", "dpmsolver++")
 VARIANCES = ("adaptive", "uniform", "zero")
-GROUNDINGS = ("vimaedit", "cross-attention", "given")
+GROUNDINGS = ("vimaedit", "cross-attention", "laplacian", "local-blend", "auxiliary", "concepts", "given")
+STARTS = ("image", "noise")
 IMAGE_ORDERS = ("reference", "conventional")
-TEXT_CONTROLS = ("refine", "replace")
+TEXT_CONTROLS = ("refine", "replace", "auto")
 BLENDS = ("auto", "given", "none")
 MISSING_BLENDS = ("reject", "ignore")
 LONG_PROMPTS = ("truncate", "reject")
 FITS = ("crop", "keep")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-METHODS = ("vimaedit",)
-
-
-def check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
-    """Raise `ConfigError` unless `value` is one of `allowed`."""
-    if value not in tuple(allowed):
-        raise ConfigError(f"{name}: got {value!r}; allowed: {', '.join(allowed)}")
-
-
-def check_types(config: object) -> None:
-    """Raise `ConfigError` for a field of a settings dataclass whose value is not of its type (a whole number is a float too)."""
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if not _is_of(value, hint):
-            raise ConfigError(f"{name}: got {value!r}; allowed: {getattr(hint, '__name__', None) or hint}")
-
-
-def _is_of(value: object, hint: Any) -> bool:
-    if isinstance(hint, UnionType):
-        return any(_is_of(value, option) for option in get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    kind = get_origin(hint) or hint
-    if not isinstance(value, kind):
-        return False
-    return kind is not list or all(_is_of(item, get_args(hint)[0]) for item in value)
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise `ConfigError` unless low <= value <= high (NaN never is)."""
-    if not low <= value <= high:
-        raise ConfigError(f"{name}: got {value}; allowed: {low} to {high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +38,11 @@ class Windows:
     self: float = 0.6  # self-attention, at half the latent's side and coarser
     text: float = 0.4  # attention to words, at every layer
     image: float = 0.1  # attention to the picture embedding, at half the latent's side and coarser
+    feature: float = 0.0  # the features of one decoder layer (pnp)
 
     def __post_init__(self_) -> None:  # noqa: N805 - `self` is a field here
         check_types(self_)
-        for name in ("self", "text", "image"):
+        for name in ("self", "text", "image", "feature"):
             check_range(f"windows.{name}", getattr(self_, name), 0.0, 1.0)
 
 
@@ -140,20 +111,20 @@ class Lora:
 class EditConfig:
     """Everything about an edit that is not the model and not the record."""
 
-    method: str = "vimaedit"  # the editor
+    method: str = "vimaedit"  # the editor; each has published values of its own for the options below
     steps: int = 50  # denoising steps
     seed: int = 0  # of the run; a record without a seed of its own derives one from it and its id
     solver: str = "ddim"  # ddim, or dpmsolver++ (second order, for few steps)
     variance: str = "adaptive"  # where noise is injected: the critical region, everywhere once a mask exists, nowhere
     eta: float = 1.0  # how much of it: 0 = deterministic, 1 = the full posterior variance (DDIM only)
-    grounding: str = "vimaedit"  # where the edit happens: vimaedit, cross-attention (no refinement), given (a mask per record)
+    grounding: str = "vimaedit"  # how the place of the edit is found, see README; given: a mask per record
     grounding_sides: GroundingSides = field(default_factory=GroundingSides)
     grounding_rounds: int = 5  # K, refinement rounds with self-attention; `cross-attention` has none
     grounding_decay: float = 0.5  # g in M <- g M + (1 - g) A M
     grounding_start: float = 0.2  # fraction of the steps after which masks begin
     thresholds: Thresholds = field(default_factory=Thresholds)
     windows: Windows = field(default_factory=Windows)
-    text_control: str = "refine"  # how text attention follows the source: refine (any prompts), replace (equal word counts)
+    text_control: str = "refine"  # how text attention follows the source: refine, replace (equal word counts), or auto
     blend_weight: float = 1.0  # factor on the text attention of the target's blend words while the text window is open
     text_guidance: bool = True  # False: the target text is empty, the picture embedding alone steers
     image_guidance: bool = True  # False: no image prompt at all, the model needs no IP-Adapter
@@ -165,6 +136,18 @@ class EditConfig:
     missing_blend: str = "reject"  # a given phrase that its prompt lacks: reject the record, or ignore the phrase
     long_prompt: str = "truncate"  # a prompt beyond the text encoder's length: truncate with a warning, or reject
     canvas: Canvas = field(default_factory=Canvas)
+    skip: float = 0.0  # share of the steps left out at the noisy end; leditspp: how far the grid stays from that end
+    start: str = "image"  # the first latents: the noised picture, or noise alone (virtual inversion)
+    negative_prompt: str = ""  # what the target's unconditional rows read
+    new_word_weight: float = 1.0  # factor on the text attention of the words that only the target prompt has
+    direction_kept: float = 100.0  # percent of the target embedding's direction that is kept, its largest entries
+    mutual_start: int = 4  # masactrl: the step from which the target reads the source's keys and values
+    proximal_quantile: float = 0.75  # proximal-p2p: share of the guidance's entries that is dropped
+    laplacian: Laplacian = field(default_factory=Laplacian)
+    null_text: NullText = field(default_factory=NullText)
+    concepts: Concepts = field(default_factory=Concepts)
+    auxiliary: Auxiliary = field(default_factory=Auxiliary)
+    quirks: list[str] = field(default_factory=list)  # what published programs do though it is not right, see method_options.py
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -175,6 +158,9 @@ class EditConfig:
         check_choice("variance", self.variance, VARIANCES)
         check_range("eta", self.eta, 0.0, 1.0)
         check_choice("grounding", self.grounding, GROUNDINGS)
+        if self.grounding not in self.parts.groundings:
+            allowed = ", ".join(self.parts.groundings)
+            raise ConfigError(f"grounding: got {self.grounding} with method={self.method}; allowed: {allowed}")
         check_range("grounding_rounds", self.grounding_rounds, 0, 100)
         check_range("grounding_decay", self.grounding_decay, 0.0, 1.0)
         check_range("grounding_start", self.grounding_start, 0.0, 1.0)
@@ -187,6 +173,14 @@ class EditConfig:
         check_choice("blend", self.blend, BLENDS)
         check_choice("missing_blend", self.missing_blend, MISSING_BLENDS)
         check_choice("long_prompt", self.long_prompt, LONG_PROMPTS)
+        check_range("skip", self.skip, 0.0, 0.99)
+        check_choice("start", self.start, STARTS)
+        check_range("new_word_weight", self.new_word_weight, 0.0, 100.0)
+        check_range("direction_kept", self.direction_kept, 0.0, 100.0)
+        check_range("mutual_start", self.mutual_start, 0, 999)
+        check_range("proximal_quantile", self.proximal_quantile, 0.0, 1.0)
+        for quirk in self.quirks:
+            check_choice("quirks", quirk, QUIRKS)
         if not self.text_guidance and not self.image_guidance:
             raise ConfigError(
                 "text_guidance, image_guidance: got false for both; allowed: at least one true, else nothing steers"
@@ -195,13 +189,22 @@ class EditConfig:
             raise ConfigError(f"eta: got {self.eta} with solver={self.solver}; allowed: 1.0, or solver=ddim")
 
     @property
+    def parts(self) -> Method:
+        """What the method is made of."""
+        return METHODS[self.method]
+
+    @property
     def reads_words(self) -> bool:
         """Whether a run grounds by the attention to words; follows from its options alone, never from a batch."""
+        if self.parts.guidance == "concepts":
+            return self.concepts.mask in ("intersect", "attention")
         return self.grounding != "given" and self.blend != "none"
 
     @property
     def reads_self_attention(self) -> bool:
         """Whether grounding refines by self-attention."""
+        if self.grounding == "laplacian":
+            return self.reads_words
         return self.reads_words and self.grounding == "vimaedit" and self.grounding_rounds > 0
 
 

@@ -70,7 +70,7 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> BoolArray:
     image = _load(data, field="given_mask", min_side_px=1, max_pixels=max_pixels)
     if not _is_deep(image) and image.mode != "1":
         # By way of RGBA: a palette's transparency is dropped with its channel.
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image = _convert(image, "RGBA" if image.has_transparency_data else "RGB", "given_mask")
     values = np.atleast_3d(np.asarray(image))[..., :3]
     mask: BoolArray = (values != 0).any(axis=-1)
     return mask
@@ -156,9 +156,10 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         with _without_pillows_warnings():
             orientation = image.getexif().get(EXIF_ORIENTATION)
+            turn = None if orientation is None else UPRIGHT.get(orientation)
     except Exception:  # broken metadata of a sound picture
         return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    return image if turn is None else image.transpose(turn)
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -176,14 +177,19 @@ def _to_rgb(image: Image.Image) -> UInt8Array:
         level = ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
         return np.repeat(level[..., None], 3, axis=-1)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = _convert(image, "RGBA", "image")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(_convert(image, "RGB", "image"))
+
+
+def _convert(image: Image.Image, mode: str, field: str) -> Image.Image:
     try:
-        return np.array(image.convert("RGB"))
-    except ValueError as error:
-        raise RequestError(
-            "image_undecodable", field="image", got=f"colours of mode {image.mode}", allowed="grey, palette, RGB or CMYK"
-        ) from error
+        return image.convert(mode)
+    except MemoryError:
+        raise
+    except Exception as error:  # the mode is none that can be converted, or its palette or transparency is broken
+        got = f"colours of mode {image.mode}"
+        raise RequestError(f"{_kind(field)}_undecodable", field=field, got=got, allowed="grey, palette, RGB or CMYK") from error
 
 
 @dataclass(frozen=True)

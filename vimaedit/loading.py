@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vimaedit.config import Canvas, EditConfig, GroundingSides, ModelConfig, Thresholds, Windows
+from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
+from vimaedit.recipes import config_of, recipe_of
 from vimaedit.types import Editor
 
 BUNDLE_FILE = "bundle.json"
@@ -125,12 +126,12 @@ def model_digest(files: ModelFiles) -> str:
 def load_editor(config: EditConfig, model: ModelConfig, files: ModelFiles | None = None) -> Editor:
     """Load a model and build the editor of the configured method on it. Imports torch and diffusers."""
     from vimaedit.backbone import Backbone
-    from vimaedit.methods.vimaedit import ViMAEditor
+    from vimaedit.editor import BatchEditor
     from vimaedit.networks import load_networks
 
     files = files or resolve_model(model, image_guidance=config.image_guidance)
     networks = load_networks(files, model)
-    return ViMAEditor(Backbone(networks, config), config, model_facts(files))
+    return BatchEditor(Backbone(networks, config), config, model_facts(files))
 
 
 def bundle_recipe(name: str) -> dict[str, Any]:
@@ -140,15 +141,15 @@ def bundle_recipe(name: str) -> dict[str, Any]:
     return recipe
 
 
-def recipe_config(name: str) -> EditConfig:
-    """Return the defaults of edits with this model: the general ones, and what its bundle states instead.
+def recipe_config(name: str, method: str | None = None) -> EditConfig:
+    """Return the defaults of edits with this model and a method (None: the model's own, else ViMAEdit): the general ones, and what
+    its bundle and the method state instead.
 
     Raises: ConfigError where that is none of `EditConfig`.
     """
-    nested = {"windows": Windows, "thresholds": Thresholds, "grounding_sides": GroundingSides, "canvas": Canvas}
-    values = {key: nested[key](**value) if key in nested else value for key, value in bundle_recipe(name).items()}
+    recipe = recipe_of(bundle_recipe(name), method)
     try:
-        return EditConfig(**values)
+        return config_of(recipe)
     except TypeError as error:
         raise ConfigError(f"model: got {name!r}, whose recipe does not fit ({error}); allowed: options of an edit") from error
 

@@ -1,129 +1,124 @@
-"""The denoising loop, top to bottom as in the paper."""
+"""The denoising loop, top to bottom as in the paper; every method goes through it."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vimaedit.attention.plan import InjectionPlan, MapBuffers, TextEdit
+from vimaedit.attention.plan import InjectionPlan
 from vimaedit.backbone import Backbone, Conditioning
-from vimaedit.config import EditConfig, Windows
-from vimaedit.grounding import (
-    Masks,
-    blend_latents,
-    given_masks,
-    masks_from_sum,
-    no_masks,
-    refine_map,
-    variance_region,
+from vimaedit.batch import Callback, EditBatch, StepState
+from vimaedit.concepts import concept_guidance
+from vimaedit.config import EditConfig
+from vimaedit.grounder import Grounder
+from vimaedit.grounding import Masks, blend_auxiliary, blend_latents, variance_region
+from vimaedit.guidance import combine_guidance, proximal_guidance
+from vimaedit.noise import NoiseSource
+from vimaedit.rows import AUXILIARY, SOURCE, RowKind, RowLayout
+from vimaedit.solvers import (
+    Schedule,
+    ddim_step,
+    dpmsolver_step,
+    method_schedule,
+    posterior_variance,
+    predict_x0,
+    second_order_term,
+    spread_step,
 )
-from vimaedit.guidance import combine_guidance
-from vimaedit.noise import START, NoiseSource
-from vimaedit.rows import SOURCE, TARGET, RowLayout
-from vimaedit.solvers import Schedule, add_noise, build_schedule, ddim_step, dpmsolver_step, predict_x0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EditBatch:
-    """B edits as tensors: all that the loop needs to know of them.
-
-    Shapes: `x0` (B, C, h, w) float32; `conditioning` for R rows; `target_guidance`, `edit_threshold`, `critical_threshold` (B,)
-    float32; `given_mask` (B, h, w) bool with `grounding=given`, else None. `windows`, `image_strength`:
-    one per request.
-    """
-
-    layout: RowLayout
-    x0: Tensor
-    conditioning: Conditioning
-    text_edit: TextEdit
-    windows: tuple[Windows, ...]
-    image_strength: tuple[float, ...]
-    target_guidance: Tensor
-    edit_threshold: Tensor
-    critical_threshold: Tensor
-    given_mask: Tensor | None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StepState:
-    """The state after one step, for callbacks and as the loop's result.
-
-    Shapes: `latents` (2, B, C, h, w), `clean` its prediction x0 likewise, source first; `map_sum` (2 B, N), sources first, None
-    before grounding starts.
-    """
-
-    step: int
-    timestep: int
-    latents: Tensor
-    clean: Tensor
-    map_sum: Tensor | None
-    masks: Masks
-
-
-Callback = Callable[[StepState], None]
+from vimaedit.sources import begin_track, follow
 
 
 @torch.inference_mode()
 def denoise(
     backbone: Backbone, batch: EditBatch, config: EditConfig, noise: NoiseSource, callback: Callback | None = None
 ) -> StepState:
-    """Run the edit: source and target side by side from the same noise, coupled through the clean prediction."""
-    schedule = build_schedule(config.solver, backbone.alphas_cumprod, config.steps)
-    latent_hw = (batch.x0.shape[-2], batch.x0.shape[-1])
-    device = batch.x0.device
+    """Run the edit: source and target side by side, from the source's track, coupled as the method says."""
+    parts, device = config.parts, batch.x0.device
+    schedule = method_schedule(config, backbone.alphas_cumprod)
     plan = InjectionPlan(
         layout=batch.layout,
-        steps=config.steps,
+        config=config,
+        steps=len(schedule),
         windows=batch.windows,
         image_strength=batch.image_strength,
         text_edit=batch.text_edit,
+        concept_words=None if batch.concepts is None else batch.concepts.words,
         device=device,
         dtype=backbone.dtype,
     )
     # All at once and before the loop: a copy to the device inside it would make the host wait for every step.
     timesteps = torch.tensor(schedule.timesteps, device=device)
-    noise_SBChw = torch.stack([noise.draw(i) for i in range(config.steps)]).to(device)
-    start = add_noise(batch.x0, noise.draw(START).to(device), schedule.alphas[0])
-    x = torch.stack([start, start])
-    buffers = backbone.allocate_maps(batch.layout.num_requests, latent_hw) if config.reads_words else None
-    map_sum: Tensor | None = None
-    masks = no_masks(batch.layout.num_requests, latent_hw, device)
-    if batch.given_mask is not None:
-        masks = given_masks(batch.given_mask)
-    previous_x0: Tensor | None = None
+    noise_SBChw = draw_noise(config, schedule, noise, batch.x0)
+    grounder = Grounder(backbone, batch, config, schedule)
+    track = begin_track(backbone, batch.x0, batch.inversion_text, batch.free_text, config, schedule, noise)
+    x, previous_x0 = track.start, None
 
     for i, timestep in enumerate(schedule.timesteps):
-        grounds = buffers is not None and i + 1 >= int(config.grounding_start * config.steps)
-        control = plan.control(i, buffers if grounds else None)
-        eps_R = backbone.predict(batch.layout.expand(x), timesteps[i], batch.conditioning, control)
-        eps = combine_guidance(eps_R, batch.layout, config.source_guidance, batch.target_guidance)
-        if buffers is not None and grounds:
-            step_map = collect_map(buffers, backbone.map_sizes(latent_hw), config)
-            map_sum = step_map if map_sum is None else map_sum + step_map
-            map_hw = backbone.map_sizes(latent_hw)[1]
-            masks = masks_from_sum(map_sum, map_hw, latent_hw, batch.edit_threshold, batch.critical_threshold)
-        x0 = anchor(predict_x0(x, eps, schedule.alphas[i]), batch.x0)
-        region = variance_region(masks, config.variance)
-        x = take_step(x, x0, previous_x0, schedule, i, region, noise_SBChw[i], config)
-        x = blend_latents(x, masks)
+        rows = plan.layouts[i]
+        conditioning = conditioning_of_step(batch, rows, None if track.free_texts is None else track.free_texts[i])
+        eps_R = backbone.predict(rows.expand(x), timesteps[i], conditioning, plan.control(i, grounder.buffers_of(i)))
+        masks = grounder.update(i, eps_R, rows)
+        x0 = predict_x0(x, guide(eps_R, rows, batch, config, masks), schedule.alphas[i])
+        if parts.track == "shared":
+            x0 = anchor(x0, batch.x0)
+        x = take_step(x, x0, previous_x0, schedule, i, masks, noise_SBChw[i], config)
+        x = follow(x, track, i, couples=parts.couples)
+        if parts.has_auxiliary:
+            x = blend_auxiliary(x, masks, overwrites=i == len(schedule) - 2)
+        elif batch.concepts is None:
+            x = blend_latents(x, masks)
         previous_x0 = x0
-        state = StepState(step=i, timestep=timestep, latents=x, clean=x0, map_sum=map_sum, masks=masks)
+        state = StepState(step=i, timestep=timestep, latents=x, clean=x0, map_sum=grounder.state_map(), masks=masks)
         if callback is not None:
             callback(state)
     return state
 
 
+def draw_noise(config: EditConfig, schedule: Schedule, noise: NoiseSource, x0: Tensor) -> Tensor:
+    """Draw what the steps inject, (S, B, C, h, w); zeros for a method whose steps inject nothing."""
+    if config.parts.track != "shared":
+        return torch.zeros(len(schedule), 1, 1, 1, 1, device=x0.device)
+    return torch.stack([noise.draw(i) for i in range(len(schedule))]).to(x0.device)
+
+
+def conditioning_of_step(batch: EditBatch, rows: RowLayout, free_text: Tensor | None) -> Conditioning:
+    """Choose what a step's rows are conditioned on; `free_text` (B, T, E) stands in all unconditional rows where it is given."""
+    text, image = batch.conditioning.text, batch.conditioning.image
+    if rows != batch.layout:
+        chosen = torch.cat([batch.layout.indices(kind) for kind in rows.kinds]).to(text.device)
+        text, image = text[chosen], None if image is None else image[chosen]
+    if free_text is not None:
+        text = text.clone()
+        for kind in rows.kinds:
+            if not kind.conditional:
+                text[rows.block(kind)] = free_text.to(text.dtype)
+    return Conditioning(text=text, image=image)
+
+
+def guide(eps_R: Tensor, rows: RowLayout, batch: EditBatch, config: EditConfig, masks: Masks) -> Tensor:
+    """Combine the rows of each branch by the method's guidance, (2 or 3, B, C, h, w).
+
+    An auxiliary branch without rows of its own has the source's prediction.
+    """
+    kind = config.parts.guidance
+    if batch.concepts is not None and masks.concepts is not None:
+        return concept_guidance(eps_R, rows, batch.concepts, masks.concepts, config)
+    if kind == "proximal":
+        soft = "proximal-soft" in config.quirks
+        return proximal_guidance(eps_R, rows, batch.target_guidance, config.proximal_quantile, soft=soft)
+    eps = combine_guidance(eps_R, rows, config.source_guidance, batch.target_guidance)
+    if config.parts.has_auxiliary and RowKind.AUXILIARY_COND not in rows.kinds:
+        eps = torch.cat([eps, eps[SOURCE : SOURCE + 1]])
+    return eps
+
+
 def anchor(predicted: Tensor, x0_source: Tensor) -> Tensor:
-    """Couple the branches: x0 = x0_src + x0_hat - x0_hat[source], which for the source is exactly x0_src. Shape (2, B, C, h, w)."""
-    return torch.stack([x0_source, x0_source + (predicted[TARGET] - predicted[SOURCE])])
+    """Couple the branches: x0 = x0_src + x0_hat - x0_hat[source], which for the source is exactly x0_src.
 
-
-def collect_map(buffers: MapBuffers, sizes: tuple[tuple[int, int], tuple[int, int]], config: EditConfig) -> Tensor:
-    """Turn the recorded weights of one step into its grounding map, (2 B, N)."""
-    return refine_map(buffers.word_map(), buffers.self_map(), sizes, config.grounding_rounds, config.grounding_decay)
+    Shape (2 or 3, B, C, h, w), source first.
+    """
+    others = [x0_source + (branch - predicted[SOURCE]) for branch in predicted[SOURCE + 1 :]]
+    return torch.stack([x0_source, *others])
 
 
 def take_step(
@@ -132,11 +127,29 @@ def take_step(
     previous_x0: Tensor | None,
     schedule: Schedule,
     i: int,
-    region: Tensor,
+    masks: Masks,
     noise: Tensor,
     config: EditConfig,
 ) -> Tensor:
-    """Take one step of the configured solver in both branches, with the same noise."""
-    if config.solver == "ddim":
-        return ddim_step(x, x0, schedule, i, region, noise, config.eta)
-    return dpmsolver_step(x, x0, previous_x0, schedule, i, region, noise)
+    """Take one step of the method's solver in all branches, with the same noise."""
+    spread, eta = config.parts.spread, config.eta
+    if spread == "masked":
+        region = variance_region(masks, config.variance)
+        if "locatedit-variance" in config.quirks:
+            variance = torch.full_like(region, posterior_variance(schedule, i, eta))
+            return spread_step(x, x0, schedule, i, variance, noise * region.amax(dim=(1, 2, 3), keepdim=True))
+        if config.solver == "ddim":
+            return ddim_step(x, x0, schedule, i, region, noise, eta)
+        return dpmsolver_step(x, x0, previous_x0, schedule, i, region, noise)
+    size = {
+        "none": 0.0,
+        "posterior": posterior_variance(schedule, i, eta),
+        "consistency": eta * (1 - schedule.next_alphas[i]),
+    }[spread]
+    next_x = spread_step(x, x0, schedule, i, torch.full((1, 1, 1, 1), size, device=x.device), noise)
+    if config.parts.second_order:
+        next_x = next_x + second_order_term(x0, previous_x0, schedule, i)
+    if config.parts.has_auxiliary and "infedit-direction" in config.quirks:
+        source = next_x[AUXILIARY] + schedule.next_alphas[i] ** 0.5 * (x0[SOURCE] - x0[AUXILIARY])
+        next_x = torch.cat([source[None], next_x[SOURCE + 1 :]])
+    return next_x

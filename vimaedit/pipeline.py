@@ -14,14 +14,15 @@ from PIL import Image
 
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError, RequestError, VimaeditError
-from vimaedit.loading import recipe_config
+from vimaedit.loading import bundle_recipe, recipe_config
+from vimaedit.recipes import with_method
 from vimaedit.types import BlendPhrase, BoolArray, EditRequest, Status, UInt8Array
 
 if TYPE_CHECKING:
     import torch
 
+    from vimaedit.batch import StepState
     from vimaedit.loading import ModelFacts, ModelFiles
-    from vimaedit.loop import StepState
 
 Picture = Image.Image | UInt8Array | str | PathLike[str]
 StepCallback = Callable[["ViMAEditPipeline", int, int, dict[str, Any]], None]
@@ -140,7 +141,10 @@ class ViMAEditPipeline:
         allowed = {field.name for field in dataclasses.fields(EditConfig)}
         if unknown := set(options) - allowed:
             raise ConfigError(f"options: got {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(allowed))}")
-        return dataclasses.replace(self.config, **options)
+        config = self.config
+        if "method" in options and options["method"] != config.method:
+            config = with_method(config, options["method"], bundle_recipe(self.model.model))
+        return dataclasses.replace(config, **options)
 
     def _load(self, config: EditConfig) -> tuple[Any, ModelFiles, ModelFacts]:
         from vimaedit.loading import model_facts, resolve_model
@@ -153,10 +157,10 @@ class ViMAEditPipeline:
 
     def _editor(self, config: EditConfig) -> Any:
         from vimaedit.backbone import Backbone
-        from vimaedit.methods.vimaedit import ViMAEditor
+        from vimaedit.editor import BatchEditor
 
         networks, _, facts = self._load(config)
-        return ViMAEditor(Backbone(networks, config), config, facts)
+        return BatchEditor(Backbone(networks, config), config, facts)
 
 
 def _seed(generator: torch.Generator | int | None, default: int) -> int:

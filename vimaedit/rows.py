@@ -7,48 +7,47 @@ request r.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 
-SOURCE, TARGET = 0, 1  # index of a branch in (2, B, ...) tensors
+SOURCE, TARGET, AUXILIARY = 0, 1, 2  # index of a branch in (2 or 3, B, ...) tensors
 
 
-class RowKind(Enum):
-    """One block of rows: its branch, and whether it is conditioned on text."""
+@dataclass(frozen=True)
+class RowKind:
+    """One block of rows: its branch, whether it is conditioned on text, and which of several concepts it stands for."""
 
-    SOURCE_UNCOND = (SOURCE, False)
-    TARGET_UNCOND = (TARGET, False)
-    SOURCE_COND = (SOURCE, True)
-    TARGET_COND = (TARGET, True)
+    branch: int
+    conditional: bool
+    concept: int = 0
 
-    @property
-    def branch(self) -> int:
-        return self.value[0]
+    SOURCE_UNCOND: ClassVar[RowKind]
+    TARGET_UNCOND: ClassVar[RowKind]
+    AUXILIARY_UNCOND: ClassVar[RowKind]
+    SOURCE_COND: ClassVar[RowKind]
+    TARGET_COND: ClassVar[RowKind]
+    AUXILIARY_COND: ClassVar[RowKind]
 
-    @property
-    def conditional(self) -> bool:
-        return self.value[1]
+
+RowKind.SOURCE_UNCOND = RowKind(SOURCE, False)
+RowKind.TARGET_UNCOND = RowKind(TARGET, False)
+RowKind.AUXILIARY_UNCOND = RowKind(AUXILIARY, False)
+RowKind.SOURCE_COND = RowKind(SOURCE, True)
+RowKind.TARGET_COND = RowKind(TARGET, True)
+RowKind.AUXILIARY_COND = RowKind(AUXILIARY, True)
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The rows of a batch of `num_requests` edits.
-
-    The source's unconditional rows exist only when the source is guided: with guidance 1 they would be multiplied by zero
-    (three rows per edit instead of four).
-    """
+    """The rows of a batch of `num_requests` edits, one block per kind."""
 
     num_requests: int
-    source_guided: bool
-
-    @property
-    def kinds(self) -> tuple[RowKind, ...]:
-        unguided = (RowKind.TARGET_UNCOND, RowKind.SOURCE_COND, RowKind.TARGET_COND)
-        return (RowKind.SOURCE_UNCOND, *unguided) if self.source_guided else unguided
+    kinds: tuple[RowKind, ...]
 
     @property
     def num_rows(self) -> int:
@@ -65,12 +64,35 @@ class RowLayout:
         return torch.arange(block.start, block.stop)
 
     def expand(self, branches: Tensor) -> Tensor:
-        """Give every row its branch's value: (2, B, ...) -> (R, ...)."""
+        """Give every row its branch's value: (branches, B, ...) -> (R, ...)."""
         return torch.cat([branches[kind.branch] for kind in self.kinds])
 
     def arrange(self, per_kind: dict[RowKind, Tensor]) -> Tensor:
         """Stack one (B, ...) tensor per kind in row order -> (R, ...)."""
         return torch.cat([per_kind[kind] for kind in self.kinds])
+
+
+def edit_layout(num_requests: int, config: EditConfig, num_concepts: int = 1) -> RowLayout:
+    """Return the rows that edits of a configuration need at some step, without those that nothing reads.
+
+    A source with guidance 1 has no unconditional rows: they would be multiplied by zero (three rows per edit instead of four).
+    A source whose latents are looked up needs no prediction, only rows that are read by the target's.
+    """
+    parts = config.parts
+    is_read = parts.routing != "none" or parts.edits_text or parts.copies_features
+    is_read = is_read or (config.reads_words and parts.guidance != "concepts")
+    kinds: list[RowKind] = []
+    if parts.has_auxiliary or (parts.guides_source and config.source_guidance != 1):
+        kinds.append(RowKind.SOURCE_UNCOND)
+    kinds.append(RowKind.TARGET_UNCOND)
+    if parts.has_auxiliary and config.source_guidance != 1:
+        kinds.append(RowKind.AUXILIARY_UNCOND)
+    if is_read or (parts.guides_source and config.source_guidance != 0):
+        kinds.append(RowKind.SOURCE_COND)
+    kinds += [RowKind(TARGET, True, number) for number in range(num_concepts)]
+    if parts.has_auxiliary:
+        kinds.append(RowKind.AUXILIARY_COND)
+    return RowLayout(num_requests, tuple(kinds))
 
 
 def image_embedding_rows(layout: RowLayout, source_BE: Tensor, target_BE: Tensor, order: str) -> Tensor:
@@ -87,11 +109,6 @@ def image_embedding_rows(layout: RowLayout, source_BE: Tensor, target_BE: Tensor
         target_uncond_BE, source_cond_BE = zeros_BE, source_BE
     else:
         raise ConfigError(f"image_order: got {order!r}; allowed: reference, conventional")
-    return layout.arrange(
-        {
-            RowKind.SOURCE_UNCOND: zeros_BE,
-            RowKind.TARGET_UNCOND: target_uncond_BE,
-            RowKind.SOURCE_COND: source_cond_BE,
-            RowKind.TARGET_COND: target_BE,
-        }
-    )
+    free = {SOURCE: zeros_BE, TARGET: target_uncond_BE, AUXILIARY: zeros_BE}
+    conditional = {SOURCE: source_cond_BE, TARGET: target_BE, AUXILIARY: source_cond_BE}
+    return layout.arrange({kind: (conditional if kind.conditional else free)[kind.branch] for kind in layout.kinds})

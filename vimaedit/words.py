@@ -13,6 +13,7 @@ from vimaedit.alignment import Float32Array, Int64Array, align_tokens, fold_refi
 from vimaedit.changes import Change, PromptDifference, find_changes
 from vimaedit.config import EditConfig
 from vimaedit.errors import RequestError
+from vimaedit.linking import edited_tokens, link_tokens
 from vimaedit.phrases import Span, find_phrase
 from vimaedit.types import BlendPhrase, EditRequest
 
@@ -157,10 +158,15 @@ def plan_words(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -
         for span, factor in factors.items():
             equalizer[tokens_of_spans(texts[1].offsets, [span])] *= factor
         equalizer[word_tokens[1]] *= config.blend_weight
+        if config.new_word_weight != 1:
+            equalizer[_new_word_tokens(prompts, texts[1], length)] *= config.new_word_weight
     else:
         texts[1] = token_spans("", tokenizer)
 
-    if config.text_control == "replace" and config.text_guidance:
+    control = config.text_control
+    if control == "auto":
+        control = "replace" if len(prompts[0].split()) == len(prompts[1].split()) else "refine"
+    if control == "replace" and config.text_guidance:
         words = [_word_tokens(prompt, text, length) for prompt, text in zip(prompts, texts, strict=True)]
         fold, keep = fold_replace(replacement_matrix(words[0], words[1], length), equalizer)
     else:
@@ -300,6 +306,42 @@ def _check_truncation(prompt: str, text: TokenSpans, side: str, changed: Iterabl
                 allowed=f"every changed word within the first {length} tokens",
             )
     return [f"prompt_truncated: {side}_prompt has {size}, the model reads {length}"]
+
+
+def _new_word_tokens(prompts: tuple[str, str], target: TokenSpans, length: int) -> list[int]:
+    """Return the token indices of the target's words, between white space, that are no words of the source."""
+    known = set(prompts[0].split())
+    words = zip(prompts[1].split(), _word_tokens(prompts[1], target, length), strict=True)
+    return [token for word, tokens in words if word not in known for token in tokens]
+
+
+def link_words(plan: WordPlan, states: tuple[Float32Array, Float32Array], config: EditConfig, tokenizer: Tokenizer) -> WordPlan:
+    """Pair tokens that have no partner (InfEdit), and mark the tokens that the edit is about instead of those of the phrases.
+
+    The mask's row 0 marks `auxiliary.mutual_words`, row 1 the target phrases. `states`: the text encoder's, source and target, (T, E)
+    each.
+    """
+    source_ids, target_ids = (_unpadded(padded, tokenizer) for padded in (plan.source_ids, plan.target_ids))
+    mapper = align_tokens(source_ids, target_ids, len(plan.target_ids)).mapper
+    crosswise = "infedit-crosswise" in config.quirks
+    source_states, target_states = states[::-1] if crosswise else states
+    linked = link_tokens(mapper, len(target_ids), source_states, target_states)
+    equalizer = plan.fold.sum(axis=0) + plan.keep
+    fold, keep = fold_refine(linked, (linked >= 0).astype(np.float32), equalizer)
+    if config.text_control == "replace":
+        fold, keep = plan.fold, plan.keep
+    edited = " ".join(phrase.target for phrase in plan.blend_used if phrase.target)
+    word_mask = np.zeros_like(plan.word_mask)
+    for row, text in enumerate((config.auxiliary.mutual_words, edited)):
+        wanted = token_spans(text, tokenizer).ids[1:-1]
+        marked = edited_tokens(mapper, linked, source_ids, target_ids, wanted)
+        word_mask[row, [n for n in marked if 0 < n < len(target_ids) - 1]] = 1
+    return replace(plan, fold=fold, keep=keep, word_mask=word_mask)
+
+
+def _unpadded(padded: Int64Array, tokenizer: Tokenizer) -> list[int]:
+    ids: list[int] = padded.tolist()
+    return ids[: ids.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id is not None else ids
 
 
 def _word_tokens(prompt: str, text: TokenSpans, length: int) -> list[list[int]]:

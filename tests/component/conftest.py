@@ -11,8 +11,8 @@ import torch
 
 from vimaedit.backbone import Backbone, Networks
 from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.editor import BatchEditor
 from vimaedit.loading import ModelFacts, model_facts, resolve_model
-from vimaedit.methods.vimaedit import ViMAEditor
 from vimaedit.networks import load_networks
 from vimaedit.types import EditRequest
 
@@ -38,12 +38,12 @@ def loaded() -> tuple[Networks, ModelFacts]:
 
 
 @pytest.fixture
-def make_editor(loaded: tuple[Networks, ModelFacts]) -> Callable[..., ViMAEditor]:
+def make_editor(loaded: tuple[Networks, ModelFacts]) -> Callable[..., BatchEditor]:
     """Build an editor on the loaded model: `make_editor(steps=3, ...)`."""
 
-    def make(**options: Any) -> ViMAEditor:
+    def make(**options: Any) -> BatchEditor:
         config = EditConfig(**{"steps": 4, **options})
-        return ViMAEditor(Backbone(loaded[0], config), config, loaded[1])
+        return BatchEditor(Backbone(loaded[0], config), config, loaded[1])
 
     return make
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from tests.component.conftest import picture, request
-from tests.reference.edit import EditInputs, Models, Settings, load_models, run
-from vimaedit.config import Canvas, EditConfig, GroundingSides, Thresholds, Windows
-from vimaedit.loop import EditBatch, StepState
-from vimaedit.methods.vimaedit import PreparedEdit, ViMAEditor
+from tests.reference.edit import Models, load_models, run
+from tests.reference.inputs import reference_inputs
+from vimaedit.batch import StepState
+from vimaedit.config import Canvas, GroundingSides, Thresholds, Windows
+from vimaedit.editor import BatchEditor
 from vimaedit.miniature.random_bundle import random_bundle
-from vimaedit.noise import START, SeededNoise
-from vimaedit.rows import RowKind
 from vimaedit.types import RequestOverrides
 
 LATENTS, MAPS = 5e-4, 1e-5
@@ -56,62 +55,8 @@ def reference_models() -> Models:
     return load_models(random_bundle())
 
 
-def reference_inputs(config: EditConfig, editor: ViMAEditor, edit: PreparedEdit, batch: EditBatch) -> EditInputs:
-    """Give the reference the engine's encodings and alignment of a batch of one, and nothing else."""
-    noise = SeededNoise([edit.request.seed], tuple(batch.x0.shape[1:]))
-    text = {kind: batch.conditioning.text[batch.layout.block(kind)][0] for kind in batch.layout.kinds}
-    own = edit.request.overrides
-    settings = Settings(
-        num_steps=config.steps,
-        solver=config.solver,
-        variance=config.variance,
-        eta=config.eta,
-        edit_threshold=config.thresholds.edit,
-        critical_threshold=config.thresholds.critical,
-        self_window=config.windows.self if own.self_window is None else own.self_window,
-        text_window=config.windows.text,
-        image_window=config.windows.image,
-        grounding_rounds=config.grounding_rounds if config.grounding == "vimaedit" else 0,
-        grounding_decay=config.grounding_decay,
-        grounding_start=config.grounding_start,
-        self_side=editor.backbone.self_side,
-        text_side=editor.backbone.cross_side,
-        image_strength=config.image_strength,
-        image_order=config.image_order,
-        source_guidance=config.source_guidance,
-        target_guidance=config.target_guidance if own.target_guidance is None else own.target_guidance,
-    )
-    # The fold is the alignment times the equalizer: with `replace` it is the whole edit, with `refine` the kept part stands apart.
-    fold, keep = torch.from_numpy(edit.words.fold), torch.from_numpy(edit.words.keep)
-    refined: dict[str, Any] = {"mapper": fold}
-    if config.text_control == "refine":
-        assert config.blend_weight == 1.0
-        refined = {"mapper": torch.where(keep == 1, -1, fold.argmax(0)), "mapper_alphas": 1 - keep}
-    images: dict[str, Any] = {}
-    if config.image_guidance:
-        image = editor.backbone.embed_images(edit.clip_image[None])[0]
-        assert batch.conditioning.image is not None
-        images = {
-            "image_source": image,
-            "image_target": batch.conditioning.image[batch.layout.block(RowKind.TARGET_COND)][0, 0],
-        }
-    return EditInputs(
-        settings=settings,
-        x_0=batch.x0[0],
-        init_noise=noise.draw(START)[0],
-        step_noise=torch.stack([noise.draw(i)[0] for i in range(config.steps)]),
-        text_empty=text[RowKind.TARGET_UNCOND],
-        text_source=text[RowKind.SOURCE_COND],
-        text_target=text[RowKind.TARGET_COND],
-        token_masks=torch.from_numpy(edit.words.word_mask) if config.reads_words else None,
-        given_mask=None if batch.given_mask is None else batch.given_mask[0],
-        **refined,
-        **images,
-    )
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_engine_equals_the_reference(make_editor: Callable[..., ViMAEditor], reference_models: Models, variant: str) -> None:
+def test_engine_equals_the_reference(make_editor: Callable[..., BatchEditor], reference_models: Models, variant: str) -> None:
     editor = make_editor(**{"steps": 7, **VARIANTS[variant]})
     config = editor.config
     # A second edit with other settings shares the batch: what is compared is a slot among others.

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from tests.component.conftest import picture, request
+from vimaedit.batch import StepState
 from vimaedit.config import Thresholds, Windows
+from vimaedit.editor import BatchEditor
 from vimaedit.errors import RequestError
-from vimaedit.loop import StepState
-from vimaedit.methods.vimaedit import ViMAEditor
 from vimaedit.rows import SOURCE, TARGET
 from vimaedit.types import EditRequest, RequestOverrides, Status
 
-MakeEditor = Callable[..., ViMAEditor]
+MakeEditor = Callable[..., BatchEditor]
 
 
-def latents(editor: ViMAEditor, requests: list[EditRequest]) -> torch.Tensor:
+def latents(editor: BatchEditor, requests: list[EditRequest]) -> torch.Tensor:
     edits = [editor.prepare(r) for r in requests]
     return editor.run(editor.encode(edits), edits).latents
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.component.conftest import request
-from vimaedit.methods.vimaedit import ViMAEditor
+from vimaedit.editor import BatchEditor
 from vimaedit.types import RequestOverrides
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_two_graphs_serve_a_whole_run(make_editor: Callable[..., ViMAEditor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps before grounding and steps that record: two graphs, whatever windows open and close in between."""
     editor = make_editor(steps=7, grounding_start=0.5)
     graphs: list[torch.fx.GraphModule] = []

@@ -11,19 +11,19 @@ import torch
 from tests.component.conftest import request
 from vimaedit.backbone import Backbone
 from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.editor import BatchEditor
 from vimaedit.loading import model_facts, resolve_model
 from vimaedit.loop import StepState
-from vimaedit.methods.vimaedit import ViMAEditor
 from vimaedit.networks import load_networks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-def make_editor(device: str, dtype: str, **options: Any) -> ViMAEditor:
+def make_editor(device: str, dtype: str, **options: Any) -> BatchEditor:
     model = ModelConfig(model="random", device=device, dtype=dtype)
     files = resolve_model(model)
     config = EditConfig(**{"steps": 5, **options})
-    return ViMAEditor(Backbone(load_networks(files, model), config), config, model_facts(files))
+    return BatchEditor(Backbone(load_networks(files, model), config), config, model_facts(files))
 
 
 def test_float32_agrees_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

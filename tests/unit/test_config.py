@@ -6,6 +6,7 @@ import pytest
 
 from vimaedit.config import Canvas, EditConfig, GroundingSides, Lora, ModelConfig, Thresholds, Windows
 from vimaedit.errors import ConfigError
+from vimaedit.method_options import Auxiliary, Concepts, Laplacian, NullText
 
 BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"method": "p3p"}, r"method: got 'p3p'; allowed: vimaedit"),
@@ -13,7 +14,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"seed": -1}, r"seed: got -1; allowed: 0 to"),
     (EditConfig, {"solver": "euler"}, r"solver: got 'euler'; allowed: ddim, dpmsolver\+\+"),
     (EditConfig, {"variance": "some"}, r"variance: got 'some'; allowed: adaptive, uniform, zero"),
-    (EditConfig, {"grounding": "sam"}, r"grounding: got 'sam'; allowed: vimaedit, cross-attention, given"),
+    (EditConfig, {"grounding": "sam"}, r"grounding: got 'sam'; allowed: vimaedit, cross-attention, laplacian, local-blend"),
     (EditConfig, {"eta": 1.5}, r"eta: got 1.5; allowed: 0.0 to 1.0"),
     (
         EditConfig,
@@ -25,6 +26,32 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"missing_blend": "x"}, r"missing_blend: got 'x'; allowed: reject, ignore"),
     (EditConfig, {"long_prompt": "x"}, r"long_prompt: got 'x'; allowed: truncate, reject"),
     (EditConfig, {"text_guidance": False, "image_guidance": False}, r"text_guidance, image_guidance: got false for both"),
+    (
+        EditConfig,
+        {"grounding": "concepts"},
+        r"grounding: got concepts with method=vimaedit; allowed: vimaedit, .*local-blend, given",
+    ),
+    (EditConfig, {"method": "infedit"}, r"grounding: got vimaedit with method=infedit; allowed: auxiliary"),
+    (EditConfig, {"skip": 1.0}, r"skip: got 1.0; allowed: 0.0 to 0.99"),
+    (EditConfig, {"start": "zeros"}, r"start: got 'zeros'; allowed: image, noise"),
+    (EditConfig, {"text_control": "x"}, r"text_control: got 'x'; allowed: refine, replace, auto"),
+    (EditConfig, {"new_word_weight": 101}, r"new_word_weight: got 101; allowed: 0.0 to 100.0"),
+    (EditConfig, {"direction_kept": -1.0}, r"direction_kept: got -1.0; allowed: 0.0 to 100.0"),
+    (EditConfig, {"mutual_start": -1}, r"mutual_start: got -1; allowed: 0 to 999"),
+    (EditConfig, {"proximal_quantile": 2.0}, r"proximal_quantile: got 2.0; allowed: 0.0 to 1.0"),
+    (EditConfig, {"quirks": ["pnp"]}, r"quirks: got 'pnp'; allowed: absent-words, .*proximal-soft"),
+    (EditConfig, {"quirks": "pnp-shift"}, r"quirks: got 'pnp-shift'; allowed: list"),
+    (Windows, {"feature": 2.0}, r"windows.feature: got 2.0; allowed: 0.0 to 1.0"),
+    (Laplacian, {"alpha": -1.0}, r"laplacian.alpha: got -1.0; allowed: 0.0 to 1000.0"),
+    (Laplacian, {"tau": 101.0}, r"laplacian.tau: got 101.0; allowed: -100.0 to 100.0"),
+    (Laplacian, {"weight": -1.0}, r"laplacian.weight: got -1.0; allowed: 0.0 to 1000.0"),
+    (NullText, {"steps": 0}, r"null_text.steps: got 0; allowed: 1 to 1000"),
+    (NullText, {"stop": -1.0}, r"null_text.stop: got -1.0; allowed: 0.0 to 1000.0"),
+    (Concepts, {"mask": "both"}, r"concepts.mask: got 'both'; allowed: intersect, attention, guidance, none"),
+    (Concepts, {"warmup": -1}, r"concepts.warmup: got -1; allowed: 0 to 999"),
+    (Concepts, {"cooldown": 1000}, r"concepts.cooldown: got 1000; allowed: 0 to 999"),
+    (Auxiliary, {"text_from": "x"}, r"auxiliary.text_from: got 'x'; allowed: auxiliary, source"),
+    (Auxiliary, {"mutual_threshold": 2.0}, r"auxiliary.mutual_threshold: got 2.0; allowed: 0.0 to 1.0"),
     (Windows, {"self": 1.1}, r"windows.self: got 1.1; allowed: 0.0 to 1.0"),
     (Windows, {"text": -0.1}, r"windows.text: got -0.1; allowed: 0.0 to 1.0"),
     (Thresholds, {"critical": 2.0}, r"thresholds.critical: got 2.0; allowed: -1.0 to 1.0"),

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from jobs._help import help_text
-from jobs._options import config_yaml, load_config, option_keys, parse_command_line
+from jobs._options import config_yaml, load_config, option_keys, parse_command_line, with_option
 from pipelines.config import EditJobConfig
 from vimaedit.config import EditConfig, Lora, ModelConfig, Windows
 from vimaedit.errors import ConfigError
@@ -145,7 +145,7 @@ def test_file_then_command_line(tmp_path: Path) -> None:
         ("steps=[", "steps: got '[', which is not YAML (while parsing a flow node"),
         ("dry_run=perhaps", "dry_run: got 'perhaps'; allowed: true or false"),
         ("limit=few", "limit: got 'few'; allowed: integer or null"),
-        ("windows=3", "windows: got '3'; allowed: {self: number, text: number, image: number}"),
+        ("windows=3", "windows: got '3'; allowed: {self: number, text: number, image: number, feature: number}"),
         ("windows={slef: 1}", "windows.slef: got an unknown key; did you mean windows.self?"),
         ("metrics=clip", "metrics: got 'clip'; allowed: list of text"),
         ("columns=[a]", "columns: got a list; allowed: mapping of text to text"),
@@ -284,3 +284,32 @@ def test_python_starts_from_the_recipe_too(bundle: Path) -> None:
     assert recipe_config(str(bundle)) == EditConfig(target_guidance=4.0, windows=Windows(self=0.3))
     assert ViMAEditPipeline(ModelConfig(model=str(bundle))).config.windows.self == 0.3
     assert ViMAEditPipeline(ModelConfig(model=str(bundle)), EditConfig()).config == EditConfig()
+
+
+def test_a_method_brings_its_published_options_along(bundle: Path) -> None:
+    job = load(f"model={bundle}", "method=p2p")
+    # The model's own value for guidance is for its own editor; nothing that p2p states is left to it.
+    assert (job.method, job.target_guidance, job.grounding, job.blend_weight) == ("p2p", 7.5, "local-blend", 2.0)
+    assert (job.windows.self, job.thresholds.edit, job.image_guidance) == (0.6, 0.3, False)
+    assert load(f"model={bundle}", "method=p2p", "target_guidance=3", "windows.self=0.1").windows == Windows(
+        self=0.1, text=0.4, image=0.0
+    )
+    write_recipe(bundle, {"target_guidance": 4.0, "methods": {"p2p": {"target_guidance": 5.0}}})
+    assert load(f"model={bundle}", "method=p2p").target_guidance == 5.0
+    assert load(f"model={bundle}").target_guidance == 4.0
+    write_recipe(bundle, {"method": "p2p"})
+    assert load(f"model={bundle}").grounding == "local-blend"
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(ConfigError, match="method: got 'p3p'; allowed: vimaedit, p2p, "):
+        load("method=p3p")
+
+
+def test_another_method_takes_only_what_was_not_chosen() -> None:
+    config = load("model=random", "steps=10", "windows.text=0.7", "target_guidance=3")
+    other = with_option(config, "method", "edit-friendly-p2p")
+    assert (other.method, other.steps, other.skip, other.target_guidance) == ("edit-friendly-p2p", 10, 0.24, 3.0)
+    assert (other.windows.text, other.windows.self, other.blend) == (0.7, 0.6, "none")
+    back = with_option(other, "method", "vimaedit")
+    assert back == config

@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 from vimaedit.guidance import combine_guidance, estimate_target_embedding
 from vimaedit.noise import START, SeededNoise, record_seed
-from vimaedit.rows import RowKind, RowLayout, image_embedding_rows
+from vimaedit.rows import RowKind, RowLayout, edit_layout, image_embedding_rows
+
+
+def rows_of(num_requests: int, guided: bool) -> RowLayout:
+    return edit_layout(num_requests, EditConfig(source_guidance=2.0 if guided else 1.0))
 
 
 @pytest.mark.parametrize(("guided", "rows_per_edit"), [(False, 3), (True, 4)])
 def test_rows_per_edit(guided: bool, rows_per_edit: int) -> None:
-    layout = RowLayout(5, guided)
+    layout = rows_of(5, guided)
     assert layout.num_rows == 5 * rows_per_edit
     expanded = layout.expand(torch.stack([torch.full((5,), 0.0), torch.full((5,), 1.0)]))
     for kind in layout.kinds:
@@ -27,13 +32,13 @@ def test_rows_per_edit(guided: bool, rows_per_edit: int) -> None:
 )
 def test_which_row_sees_which_picture(order: str, expected: list[int]) -> None:
     source, target = torch.full((3, 7), 1.0), torch.full((3, 7), 2.0)
-    rows = image_embedding_rows(RowLayout(3, True), source, target, order)
+    rows = image_embedding_rows(rows_of(3, True), source, target, order)
     assert rows[:, 0].view(4, 3).tolist() == [[value] * 3 for value in expected]
 
 
 def test_unknown_image_order() -> None:
     with pytest.raises(ConfigError, match="image_order: got 'other'; allowed: reference, conventional"):
-        image_embedding_rows(RowLayout(1, False), torch.ones(1, 2), torch.ones(1, 2), "other")
+        image_embedding_rows(rows_of(1, False), torch.ones(1, 2), torch.ones(1, 2), "other")
 
 
 def test_target_embedding_moves_along_the_text_difference() -> None:
@@ -46,7 +51,7 @@ def test_target_embedding_moves_along_the_text_difference() -> None:
 
 
 def test_guidance_per_branch_and_request() -> None:
-    layout = RowLayout(3, True)
+    layout = rows_of(3, True)
     eps = torch.randn(12, 2, 5, 7)
     scales = torch.tensor([1.0, 2.0, 7.5])
     source, target = combine_guidance(eps, layout, 3.0, scales)
@@ -56,7 +61,7 @@ def test_guidance_per_branch_and_request() -> None:
 
 
 def test_unguided_source_is_its_conditional_row_bit_for_bit() -> None:
-    layout = RowLayout(2, False)
+    layout = rows_of(2, False)
     eps = torch.randn(6, 2, 5, 7)
     assert torch.equal(combine_guidance(eps, layout, 1.0, torch.ones(2))[0], eps[layout.block(RowKind.SOURCE_COND)])
 

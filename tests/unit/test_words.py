@@ -445,3 +445,18 @@ def test_other_strings_are_rejected(blend: str, count: str) -> None:
     assert str(error.value) == (
         f"blend_words: got {blend!r} ({count}); allowed: two words, source and target; phrases as a list of {{source, target}}"
     )
+
+
+def test_text_control_chosen_by_the_number_of_words(tokenizer: CLIPTokenizer) -> None:
+    for source, target, chosen in (("a cat", "a dog", "replace"), ("a cat", "a big dog", "refine")):
+        own = plan(tokenizer, source, target, text_control="auto")
+        expected = plan(tokenizer, source, target, text_control=chosen)
+        np.testing.assert_array_equal(own.fold, expected.fold)
+        np.testing.assert_array_equal(own.keep, expected.keep)
+
+
+def test_words_that_only_the_target_has_weigh_more(tokenizer: CLIPTokenizer) -> None:
+    words = plan(tokenizer, "a cat on grass", "a big tiger on grass", new_word_weight=15.0)
+    factors = words.fold.sum(axis=0) + words.keep
+    strong = [*tokens_of(tokenizer, "a big tiger on grass", "big"), *tokens_of(tokenizer, "a big tiger on grass", "tiger")]
+    assert np.flatnonzero(factors == 15).tolist() == strong and set(factors.tolist()) == {1.0, 15.0}

@@ -13,20 +13,31 @@ from vimaedit.attention.recorder import MapRecorder
 class AttentionControl:
     """Routing and folding of one UNet call.
 
-    Routing: a row that takes over another row's attention weights uses that row's queries and keys with its own values.
+    Routing: a row that takes over another row's attention weights uses that row's queries and keys with its own values; keys and
+    values may come from rows of their own.
     Folding: an edited text map is linear in the source's and the own map, P_edit = P_source W + P_own diag(w), hence
     P_edit V = attend(Q_s, K_s, W V) + attend(Q, K, w V).
 
     Shapes: `self_from`, `image_from` (R,) int64, the row whose weights each row uses (its own: no change); `image_scale` (R,);
     `text_rows`, `text_from` (P,) int64, the edited rows and their source rows; `text_fold` (P, T, T) = W; `text_keep` (R, T) = w,
-    1 in rows that are not edited. `recorder` None: no weights are read in this step.
+    1 in rows that are not edited. `recorder` None: no weights are read in this step. None in `self_from`, `image_from`,
+    `text_rows`: every row is its own. `self_keys_from` None: as `self_from`; `self_values_from` None: its own.
+    `features_from` (R,), the row whose features each row has at the feature layer.
     """
 
-    self_from: Tensor
-    image_from: Tensor
+    self_from: Tensor | None
+    image_from: Tensor | None
     image_scale: Tensor
-    text_rows: Tensor
-    text_from: Tensor
-    text_fold: Tensor
-    text_keep: Tensor
+    text_rows: Tensor | None
+    text_from: Tensor | None
+    text_fold: Tensor | None
+    text_keep: Tensor | None
     recorder: MapRecorder | None
+    self_keys_from: Tensor | None = None
+    self_values_from: Tensor | None = None
+    features_from: Tensor | None = None
+
+
+def plain_control(image_scale: Tensor) -> AttentionControl:
+    """Return a control that changes nothing but the scale of the image attention, (R,)."""
+    return AttentionControl(None, None, image_scale, None, None, None, None, None)

@@ -62,8 +62,11 @@ class ControlledProcessor(nn.Module):
     def _self_attention(self, attn: Attention, query_RLHD: Tensor, hidden_states: Tensor, control: AttentionControl) -> Tensor:
         key_RMHD = _split_heads(attn.to_k(hidden_states), attn.heads)
         value_RMHD = _split_heads(attn.to_v(hidden_states), attn.heads)
-        if self.routes_self:
-            query_RLHD, key_RMHD = query_RLHD[control.self_from], key_RMHD[control.self_from]
+        if self.routes_self and control.self_from is not None:
+            keys_from = control.self_from if control.self_keys_from is None else control.self_keys_from
+            query_RLHD, key_RMHD = query_RLHD[control.self_from], key_RMHD[keys_from]
+            if control.self_values_from is not None:
+                value_RMHD = value_RMHD[control.self_values_from]
         if self.records_self and control.recorder is not None:  # what is read are the weights after the controls acted
             control.recorder.add_self(query_RLHD, key_RMHD, attn.scale)
         return self._attend(query_RLHD, key_RMHD, value_RMHD)
@@ -76,21 +79,29 @@ class ControlledProcessor(nn.Module):
         value_RTHD = _split_heads(attn.to_v(text_RTE), attn.heads)
         if self.records_words and control.recorder is not None:
             control.recorder.add_words(query_RLHD, key_RTHD, attn.scale)
+        if control.text_rows is None:
+            attended = self._attend(query_RLHD, key_RTHD, value_RTHD)
+        else:
+            attended = self._edited_text(query_RLHD, key_RTHD, value_RTHD, control)
+        for image_RIE, to_k, to_v in zip(images, self._stock_list("to_k_ip"), self._stock_list("to_v_ip"), strict=True):
+            attended = attended + self._image_attention(attn, query_RLHD, image_RIE, to_k, to_v, control)
+        return attended
+
+    def _edited_text(self, query_RLHD: Tensor, key_RTHD: Tensor, value_RTHD: Tensor, control: AttentionControl) -> Tensor:
+        assert control.text_rows is not None and control.text_from is not None
+        assert control.text_keep is not None and control.text_fold is not None
         kept_RTHD = value_RTHD * control.text_keep[:, :, None, None]
         attended = self._attend(query_RLHD, key_RTHD, kept_RTHD)
         folded_PTHD = torch.einsum("pst,pthd->pshd", control.text_fold, value_RTHD[control.text_rows])
         source = self._attend(query_RLHD[control.text_from], key_RTHD[control.text_from], folded_PTHD)
-        attended = attended.index_add(0, control.text_rows, source)
-        for image_RIE, to_k, to_v in zip(images, self._stock_list("to_k_ip"), self._stock_list("to_v_ip"), strict=True):
-            attended = attended + self._image_attention(attn, query_RLHD, image_RIE, to_k, to_v, control)
-        return attended
+        return attended.index_add(0, control.text_rows, source)
 
     def _image_attention(
         self, attn: Attention, query_RLHD: Tensor, image_RIE: Tensor, to_k: Any, to_v: Any, control: AttentionControl
     ) -> Tensor:
         image_RIE = image_RIE.flatten(1, -2)  # (row, picture, token, E): the tokens of several pictures stand in a row
         key_RIHD, value_RIHD = _split_heads(to_k(image_RIE), attn.heads), _split_heads(to_v(image_RIE), attn.heads)
-        if self.routes_image:
+        if self.routes_image and control.image_from is not None:
             query_RLHD, key_RIHD = query_RLHD[control.image_from], key_RIHD[control.image_from]
         return control.image_scale[:, None, None, None] * self._attend(query_RLHD, key_RIHD, value_RIHD)
 

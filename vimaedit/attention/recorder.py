@@ -16,18 +16,22 @@ class MapRecorder:
     its columns: P_edit m = P_source (W m) + P_own (w m), m = the tokens of the blend phrases.
 
     Shapes: `rows` (Q,) int64, the recorded rows; `word_from` (Q,) int64, the rows they take text attention from; `word_own`, `word_source` (Q, T) float32; `self_sum` (Q, N, N), `word_sum` (Q, n) float32; None: not read.
+    With `token_sum` (Q, n, T) the rows' own text maps are summed instead, token by token, as they are before any edit.
     """
 
     rows: Tensor
-    word_from: Tensor
-    word_own: Tensor
-    word_source: Tensor
+    word_from: Tensor | None
+    word_own: Tensor | None
+    word_source: Tensor | None
     self_sum: Tensor | None
     word_sum: Tensor
+    token_sum: Tensor | None = None
 
     def clear(self) -> None:
         """Start a new step."""
         self.word_sum.zero_()
+        if self.token_sum is not None:
+            self.token_sum.zero_()
         if self.self_sum is not None:
             self.self_sum.zero_()
 
@@ -41,11 +45,22 @@ class MapRecorder:
 
     def add_words(self, query_RLHD: Tensor, key_RMHD: Tensor, scale: float) -> None:
         """Add one layer's text attention to the words, summed over tokens and heads."""
+        if self.token_sum is not None:
+            self.token_sum.add_(_text_weights(query_RLHD[self.rows], key_RMHD[self.rows], scale).sum(dim=1))
+            return
+        assert self.word_own is not None
         own_QL = _word_columns(query_RLHD[self.rows], key_RMHD[self.rows], self.word_own, scale)
+        if self.word_from is None or self.word_source is None:  # no row takes text attention from another
+            self.word_sum.add_(own_QL)
+            return
         source_QL = _word_columns(query_RLHD[self.word_from], key_RMHD[self.word_from], self.word_source, scale)
         self.word_sum.add_(own_QL + source_QL)
 
 
 def _word_columns(query_QLHD: Tensor, key_QMHD: Tensor, weight_QM: Tensor, scale: float) -> Tensor:
+    return torch.einsum("qhlm,qm->ql", _text_weights(query_QLHD, key_QMHD, scale), weight_QM)
+
+
+def _text_weights(query_QLHD: Tensor, key_QMHD: Tensor, scale: float) -> Tensor:
     logits_QHLM = (query_QLHD.float() * scale).transpose(1, 2) @ key_QMHD.float().permute(0, 2, 3, 1)
-    return torch.einsum("qhlm,qm->ql", logits_QHLM.softmax(dim=-1), weight_QM)
+    return logits_QHLM.softmax(dim=-1)

@@ -12,6 +12,7 @@ from vimaedit.errors import ConfigError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,51 @@ def list_sites(unet: UNet2DConditionModel) -> tuple[Site, ...]:
 
 
 def choose_sites(
-    sites: tuple[Site, ...], *, window_side: float, self_side: float | None, cross_side: float | None
+    sites: tuple[Site, ...],
+    *,
+    window_side: float,
+    self_side: float | None,
+    cross_side: float | None,
+    routed: str = "coarse",
+    coarser_side: float = 0.25,
 ) -> SiteChoice:
-    """Choose the layers of the ViMAEdit family.
+    """Choose the layers that an editor touches.
 
-    Windows act on every path at `window_side` and below. Grounding reads down and up (never mid) at exactly `self_side` and
-    `cross_side`; None: it does not read that kind.
+    Self-attention is routed where `routed` says: `coarse` and `coarser` on every path at `window_side` or `coarser_side` and
+    below, `fine-decoder` on the way up at `window_side` and above, `decoder` on the way up but for the first layer, or `all`.
+    Image attention is routed on every path at `window_side` and below. Grounding reads down and up (never mid) at exactly
+    `self_side` and `cross_side`; None: it does not read that kind.
 
     Raises: ConfigError where grounding finds no layer at a side.
     """
+    own = [s for s in sites if not s.cross]
+    first_up = next((s.name for s in own if s.path == "up"), None)
+    chosen = {
+        "coarse": [s for s in own if s.side <= window_side],
+        "coarser": [s for s in own if s.side <= coarser_side],
+        "fine-decoder": [s for s in own if s.path == "up" and s.side >= window_side],
+        "decoder": [s for s in own if s.path == "up" and s.name != first_up],
+        "all": own,
+    }[routed]
     return SiteChoice(
-        self_routing=frozenset(s.name for s in sites if not s.cross and s.side <= window_side),
+        self_routing=frozenset(s.name for s in chosen),
         image_routing=frozenset(s.name for s in sites if s.cross and s.side <= window_side),
         self_maps=_grounding_sites(sites, "self", self_side),
         text_maps=_grounding_sites(sites, "cross", cross_side),
     )
+
+
+def feature_layer(unet: UNet2DConditionModel) -> nn.Module:
+    """Return the layer whose features Plug-and-Play copies: the last convolution of the second residual block in the first block
+    on the way up that has attention to text; before the shortcut is added.
+
+    Raises: ConfigError where the UNet has no such block.
+    """
+    for block in unet.up_blocks:
+        if getattr(block, "has_cross_attention", False) and len(block.resnets) > 1:
+            layer: nn.Module = block.resnets[1].conv2
+            return layer
+    raise ConfigError("method: got pnp with a UNet that has no decoder block with two residual blocks and text attention")
 
 
 def _grounding_sites(sites: tuple[Site, ...], kind: str, side: float | None) -> frozenset[str]:

@@ -1,1 +1,30 @@
-"""One small file per editor: its recipe over the engine's parts."""
+"""The editors: one small file per published method, its choice of parts and its published options."""
+
+from vimaedit.method import Method
+from vimaedit.methods.edit_friendly import EDIT_FRIENDLY, EDIT_FRIENDLY_P2P
+from vimaedit.methods.infedit import INFEDIT
+from vimaedit.methods.leditspp import LEDITSPP
+from vimaedit.methods.locatedit import LOCATEDIT
+from vimaedit.methods.masactrl import DDIM_MASACTRL, MASACTRL
+from vimaedit.methods.p2p import DDIM_P2P, NPI_P2P, NULL_TEXT_P2P, P2P, PROXIMAL_P2P, VIRTUAL_P2P
+from vimaedit.methods.pnp import DDIM_PNP, PNP
+from vimaedit.methods.vimaedit import VIMAEDIT
+
+METHODS: dict[str, Method] = {
+    "vimaedit": VIMAEDIT,
+    "p2p": P2P,
+    "ddim-p2p": DDIM_P2P,
+    "npi-p2p": NPI_P2P,
+    "proximal-p2p": PROXIMAL_P2P,
+    "null-text-p2p": NULL_TEXT_P2P,
+    "virtual-p2p": VIRTUAL_P2P,
+    "masactrl": MASACTRL,
+    "ddim-masactrl": DDIM_MASACTRL,
+    "pnp": PNP,
+    "ddim-pnp": DDIM_PNP,
+    "edit-friendly": EDIT_FRIENDLY,
+    "edit-friendly-p2p": EDIT_FRIENDLY_P2P,
+    "infedit": INFEDIT,
+    "locatedit": LOCATEDIT,
+    "leditspp": LEDITSPP,
+}

@@ -1,0 +1,59 @@
+"""What an editor is made of: the parts of the engine that it puts together, and the options it is published with.
+
+A method is data: nothing here computes, and nothing imports torch, so that planning can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One choice for every part of the engine. The defaults are ViMAEdit's.
+
+    `track`, where the source's latents come from: `shared` (noised once, the clean prediction anchored to the picture),
+    `independent` (noised anew at every level), `sampled` (denoised from the inverted picture) or `recorded` (looked up among the
+    latents that the inversion or, with `reconstructs`, a reconstruction passed through).
+    `spread`, how much noise a step takes: `masked` (the posterior variance inside the critical region), `posterior`
+    (everywhere), `consistency` (all of the next level's) or `none`.
+    `routing`, what the target's self-attention takes from the source: `weights`, `queries` (and keys, in the unconditional rows
+    too), `values` (and keys), `auxiliary` (three branches) or `none`.
+    `inversion`, `source_text`, `free_text`: what the inversion, the source's rows and the target's unconditional rows read:
+    `empty`, `source` or `negative` (the option).
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # published options, nested as in a file
+    grid: str = (
+        "solver"  # solver: by that option, down to the clean picture; training: down to the first level; consistency; leading
+    )
+    track: str = "shared"
+    reconstructs: bool = False
+    couples: bool = False  # the target keeps its distance to the source: x' = x_source' + mean - mean_source
+    spread: str = "masked"
+    second_order: bool = False  # the means follow the last two clean predictions
+    routing: str = "weights"
+    routed_sites: str = "coarse"  # coarse: half the latent's side and less; coarser: a quarter; decoder; fine-decoder; all
+    edits_text: bool = True
+    copies_features: bool = False
+    inversion: str = "none"
+    source_text: str = "source"
+    free_text: str = "negative"
+    guidance: str = "free"  # free: classifier-free; proximal; concepts
+    optimises_text: bool = False  # null-text: the unconditional embedding is fitted to the inversion, step by step
+    has_auxiliary: bool = False  # a third branch, source prompt, between the two
+    links_words: bool = False  # tokens without a partner are paired by the likeness of their embeddings
+    returns_clean: bool = False  # the last clean prediction is the result
+    groundings: tuple[str, ...] = ("vimaedit", "cross-attention", "laplacian", "local-blend", "given")
+
+    @property
+    def guides_source(self) -> bool:
+        """Whether the source's own prediction takes part, so that its guidance matters."""
+        return self.track != "recorded"
+
+    @property
+    def has_critical_region(self) -> bool:
+        """Whether noise is confined to a region of the mask."""
+        return self.spread == "masked"

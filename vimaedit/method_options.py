@@ -1,0 +1,79 @@
+"""The settings that belong to single methods: frozen dataclasses with ranges, checked when built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vimaedit.checks import check_choice, check_range, check_types
+
+CONCEPT_MASKS = ("intersect", "attention", "guidance", "none")
+TEXT_SOURCES = ("auxiliary", "source")
+# What published programs do although it is not what they mean to do; each reproduces one of them.
+QUIRKS = (
+    "absent-words",  # p2p: where no word has a map nothing changes at all, instead of anything
+    "infedit-crosswise",  # the likeness of a pair of tokens is read from each prompt's embeddings at the other's place
+    "infedit-direction",  # the source moves on in the auxiliary branch's direction
+    "leditspp-texts",  # with a guided source the empty text and the source prompt exchange places
+    "leditspp-tokens",  # a concept's mask counts all positions between the first and the last, padding included
+    "locatedit-variance",  # the full variance leaves the direction everywhere; noise is added everywhere once a mask exists
+    "pnp-shift",  # with a reconstruction every source latent, and the target's start, is one level too clean
+    "proximal-soft",  # what is kept of the guidance loses the threshold, which counts the source's zeros too
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplacian:
+    """Grounding by a graph Laplacian: (L^2 + weight G) M = L^2 M0, L = sigmoid(alpha (M0 - tau)), G of the self-attention."""
+
+    alpha: float = 2.61  # how steeply trust in a cell follows its word attention
+    tau: float = 0.4858  # word attention at which trust is one half
+    weight: float = 0.7800247316325715  # of smoothness against fidelity
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("laplacian.alpha", self.alpha, 0.0, 1000.0)
+        check_range("laplacian.tau", self.tau, -100.0, 100.0)
+        check_range("laplacian.weight", self.weight, 0.0, 1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NullText:
+    """Null-text inversion: how long the unconditional embedding is fitted at each step."""
+
+    steps: int = 10  # updates at most; at least one is made
+    stop: float = 1e-5  # loss below which a step's fit ends, 2e-5 more at every later step
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("null_text.steps", self.steps, 1, 1000)
+        check_range("null_text.stop", self.stop, 0.0, 1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concepts:
+    """LEDITS++: where and when a concept guides. `thresholds.edit` is the quantile of both masks."""
+
+    mask: str = "intersect"  # attention (to the concept's words), guidance (where it is strong), both, or none
+    warmup: int = 0  # steps before it acts
+    cooldown: int | None = None  # the step from which it acts no more
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice("concepts.mask", self.mask, CONCEPT_MASKS)
+        check_range("concepts.warmup", self.warmup, 0, 999)
+        if self.cooldown is not None:
+            check_range("concepts.cooldown", self.cooldown, 0, 999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auxiliary:
+    """InfEdit's third branch."""
+
+    text_from: str = "auxiliary"  # whose text attention the target takes over: auxiliary, or source
+    mutual_words: str = ""  # words of the target prompt whose place keeps the source's latents
+    mutual_threshold: float = 0.6  # of their map
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice("auxiliary.text_from", self.text_from, TEXT_SOURCES)
+        check_range("auxiliary.mutual_threshold", self.mutual_threshold, 0.0, 1.0)
