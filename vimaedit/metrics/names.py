@@ -1,0 +1,65 @@
+"""Which metrics there are: their columns, how tables show them, and which of them need which weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric of an edit.
+
+    `scale`: tables show value x scale. `higher_is_better`: None where neither direction is good by itself. `group`: the name
+    by which it is chosen. `backbone`: the option that names the weights it needs.
+    """
+
+    title: str
+    group: str
+    unit: str = ""
+    scale: float = 1.0
+    decimals: int = 2
+    higher_is_better: bool | None = True
+    backbone: str | None = None
+
+
+METRICS: dict[str, Metric] = {
+    "structure_distance": Metric(
+        title="Structure distance", group="structure", unit="x1e3", scale=1e3, higher_is_better=False, backbone="dino"
+    ),
+    "background_psnr": Metric(title="Background PSNR", group="background", unit="dB"),
+    "background_lpips": Metric(
+        title="Background LPIPS", group="lpips", unit="x1e3", scale=1e3, higher_is_better=False, backbone="lpips"
+    ),
+    "background_mse": Metric(title="Background MSE", group="background", unit="x1e4", scale=1e4, higher_is_better=False),
+    "background_ssim": Metric(title="Background SSIM", group="background", unit="x1e2", scale=1e2),
+    "clip_whole": Metric(title="CLIP whole", group="clip", backbone="scoring_clip"),
+    "clip_edited": Metric(title="CLIP edited", group="clip", backbone="scoring_clip"),
+    "clip_source": Metric(title="CLIP source", group="clip", higher_is_better=None, backbone="scoring_clip"),
+    "mask_iou": Metric(title="Mask IoU", group="mask", decimals=3),
+    "mask_precision": Metric(title="Mask precision", group="mask", decimals=3),
+    "mask_recall": Metric(title="Mask recall", group="mask", decimals=3),
+    "mask_fraction": Metric(title="Reference mask", group="mask", decimals=3, higher_is_better=None),
+    "changed_fraction": Metric(title="Pixels changed", group="background", decimals=3, higher_is_better=None),
+    "target_psnr": Metric(title="Target PSNR", group="target", unit="dB"),
+    "target_mse": Metric(title="Target MSE", group="target", unit="x1e4", scale=1e4, higher_is_better=False),
+    "target_ssim": Metric(title="Target SSIM", group="target", unit="x1e2", scale=1e2),
+    "target_lpips": Metric(
+        title="Target LPIPS", group="lpips", unit="x1e3", scale=1e3, higher_is_better=False, backbone="lpips"
+    ),
+    "scene_success": Metric(title="Edit right, rest kept", group="scene", decimals=3),
+    "scene_edited_right": Metric(title="Edit right", group="scene", decimals=3),
+    "scene_others_unchanged": Metric(title="Rest kept", group="scene", decimals=3),
+}
+# The columns of PIE-Bench's tables, in their order.
+SEVEN = (
+    "structure_distance",
+    "background_psnr",
+    "background_lpips",
+    "background_mse",
+    "background_ssim",
+    "clip_whole",
+    "clip_edited",
+)
+METRIC_GROUPS = ("background", "lpips", "structure", "clip", "mask", "target", "scene")
+# Of the other groups nothing is loaded.
+BACKBONES = {"clip": "scoring_clip", "structure": "dino", "lpips": "lpips"}
