@@ -1,0 +1,29 @@
+"""Turn PIE-Bench or PIE-Bench++ as published into records to edit, each with its category and the mask for scoring."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs._main import EXIT_DONE, run_job
+from pipelines.ingest import FILE_NAME, IngestConfig, run_ingest
+from pipelines.secrets import mask_urls
+from pipelines.storage import locate
+
+EXIT_LOSSES = 3
+
+
+def _ingest(config: IngestConfig) -> int:
+    summary = run_ingest(config)
+    print(summary.text())
+    print(mask_urls((locate(config.output) / FILE_NAME).url))
+    return EXIT_LOSSES if len(summary.left_out) > config.max_rejected_fraction * summary.entries else EXIT_DONE
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job(IngestConfig, _ingest, words, name="ingest", summary=__doc__ or "", required=("input", "output"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
