@@ -1,0 +1,1 @@
+"""From captions or pictures to a filtered data set for training instruction editors."""

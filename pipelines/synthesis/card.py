@@ -1,0 +1,180 @@
+"""The data set's card: what is in it, how it came about, what was left out and why, with a sheet of samples."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.sheet import draw_sheet
+from pipelines.storage import Location, open_reader, put_atomic
+from pipelines.synthesis.config import SynthesizeConfig
+from pipelines.synthesis.dataset import Shard
+from pipelines.synthesis.filters import KEPT, NEEDS, Bound, best_score, outcomes
+from pipelines.synthesis.selection import SPLITS, Selected
+from pipelines.tables import Table
+from pipelines.text import without_secrets
+
+SAMPLES = 12
+SHEET_FILE = "samples.png"
+SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+MEANINGS = {
+    "pair": "no prompt pair or no source picture could be had",
+    "edit": "not edited: rejected, failed or quarantined",
+    "unchanged": "the result hardly differs from its source",
+    "no_mask": "words say what changes, but gave no mask",
+    "mask_size": "the mask is too small or too large",
+    "background_psnr": "the background differs too much (PSNR)",
+    "background_lpips": "the background differs too much (LPIPS)",
+    "clip_source": "the source picture does not show its prompt",
+    "clip_target": "the edited picture does not show its prompt",
+    "clip_image": "source and edited picture are too far apart, or too near",
+    "clip_direction": "the picture does not change as the prompts do",
+    "aesthetic": "the edited picture is not good enough to look at",
+    "unsafe": "a picture is not safe",
+    "best_of_pair": "another candidate of the pair is better",
+    "duplicate": "another record looks nearly the same",
+    KEPT: "in the data set",
+}
+
+
+def funnel_table(config: SynthesizeConfig, bounds: Sequence[Bound], selected: Selected) -> Table:
+    """Say how many candidates each filter took out, and how many were left behind it."""
+    left = sum(selected.counts.values())
+    rows = [("requested", "", "", str(left), "100 %")]
+    limits = {bound.name: bound for bound in bounds}
+    total = max(1, left)
+    for name in outcomes(config.filters, bounds):
+        if name == KEPT:
+            continue
+        count = selected.counts.get(name, 0)
+        left -= count
+        rows.append((name, _limit(config, name, limits.get(name)), str(count), str(left), f"{100 * left / total:.1f} %"))
+    return Table(title="Filters", columns=("filter", "threshold", "taken out", "left", "share"), rows=tuple(rows))
+
+
+def category_table(selected: Selected) -> Table:
+    """Say how many candidates of each kind of edit were asked for and kept."""
+    rows = []
+    for category, counts in sorted(selected.by_category.items()):
+        total = sum(counts.values())
+        share = f"{100 * counts[KEPT] / total:.1f} %"
+        rows.append((category or "(none)", str(total), str(counts[KEPT]), share))
+    return Table(title="Kinds of edits", columns=("kind", "candidates", "kept", "share"), rows=tuple(rows))
+
+
+def write_card(
+    output: Location,
+    config: SynthesizeConfig,
+    bounds: Sequence[Bound],
+    selected: Selected,
+    shards: Sequence[Shard],
+    warnings: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> str:
+    """Write README.md and its sheet of samples; return the card's text."""
+    samples = list(_first_records(output, shards, SAMPLES))
+    if samples:
+        sheet, _ = draw_sheet(samples)
+        buffer = io.BytesIO()
+        sheet.save(buffer, format="PNG")
+        put_atomic(output / SHEET_FILE, buffer.getvalue())
+    text = card_text(config, bounds, selected, shards, warnings, provenance, has_sheet=bool(samples))
+    put_atomic(output / "README.md", text.encode())
+    return text
+
+
+def card_text(
+    config: SynthesizeConfig,
+    bounds: Sequence[Bound],
+    selected: Selected,
+    shards: Sequence[Shard],
+    warnings: Sequence[str],
+    provenance: Mapping[str, Any],
+    *,
+    has_sheet: bool,
+) -> str:
+    """Write the card: a head that `datasets` and the hub read, then text."""
+    records = {split: selected.records(split) for split in SPLITS}
+    present = [split for split in SPLITS if any(shard.split == split for shard in shards)]
+    total = sum(records.values())
+    size = next((name for limit, name in SIZES if total < limit), "n>10M")
+    head = ["---", "task_categories:", "- image-to-image", "size_categories:", f"- {size}"]
+    if present:
+        head += ["configs:", "- config_name: default", "  data_files:"]
+        head += [line for split in present for line in (f"  - split: {split}", f"    path: data/{split}-*.parquet")]
+    head.append("---")
+    counts = ", ".join(f"{records[split]} {split}" for split in present) or "no records"
+    facts = Table(
+        title="Provenance",
+        columns=("", "value"),
+        rows=tuple((name, str(value)) for name, value in without_secrets(dict(provenance)).items()),
+    )
+    lines = [
+        *head,
+        "# Edits of pictures by instruction",
+        "",
+        f"{total} records ({counts}) of {sum(selected.counts.values())} candidates. Each has `original_image`, `edit_prompt`, `edited_image`, the "
+        "prompts of both pictures, the mask of the edit, the scores of all filters, and where it comes from. A source picture "
+        "(`source_image_id`) lies in one split only.",
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        'data = load_dataset("PATH_OF_THIS_FOLDER")',
+        "```",
+        "",
+        *((f"![source, mask, edited]({SHEET_FILE})", "") if has_sheet else ()),
+        funnel_table(config, bounds, selected).markdown(),
+        "",
+        *(f"- {name}: {MEANINGS[name]}" for name in outcomes(config.filters, bounds)),
+        "",
+        f"The best of a pair is the one with the highest {best_score(config.filters, vars(config))}. Every candidate's outcome stands in "
+        "`selection/`, with its scores and the reason.",
+        "",
+        *(f"- {warning}" for warning in warnings),
+        "",
+        category_table(selected).markdown(),
+        "",
+        facts.markdown(),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _limit(config: SynthesizeConfig, name: str, bound: Bound | None) -> str:
+    if bound is not None:
+        sides = [f">= {bound.low:g}" if bound.low is not None else "", f"<= {bound.high:g}" if bound.high is not None else ""]
+        source = f" ({NEEDS[bound.score]})" if bound.score in NEEDS else ""
+        return " and ".join(side for side in sides if side) + source
+    if name == "best_of_pair":
+        return f"{config.filters.per_pair} of {config.candidates}"
+    return f"<= {config.filters.max_distance} bits" if name == "duplicate" else ""
+
+
+def _first_records(output: Location, shards: Sequence[Shard], count: int) -> Iterator[dict[str, Any]]:
+    """Read the first records of the data set in the form in which the sheet draws them."""
+    columns = ["original_image", "edited_image", "mask", "edit_prompt", "original_prompt", "edited_prompt", "id", "candidate"]
+    for shard in shards:
+        with open_reader(output / "data" / shard.name) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=1, columns=columns):
+                (row,) = batch.to_pylist()
+                yield {
+                    "image": row["original_image"],
+                    "edit_mask": row["mask"],
+                    "critical_mask": None,
+                    "edited_image": row["edited_image"],
+                    "id": row["id"],
+                    "edit_index": row["candidate"],
+                    "status": json.dumps(row["edit_prompt"], ensure_ascii=False),
+                    "source_prompt": row["original_prompt"],
+                    "target_prompt": row["edited_prompt"],
+                    "error_message": None,
+                    "warnings": None,
+                }
+                count -= 1
+                if not count:
+                    return

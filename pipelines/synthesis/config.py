@@ -1,0 +1,193 @@
+"""The settings of a synthesis: which prompt pairs, which candidates, and what is kept of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.config import EditJobConfig
+from pipelines.storage import locate
+from vimaedit.checks import check_choice, check_range
+from vimaedit.errors import ConfigError
+from vimaedit.synthesis.lexicon import CATEGORIES
+
+PAIRS = ("auto", "given", "rules", "generator")
+RANGES = {  # field of `Spread` -> its lowest and highest value
+    "image_strength": (0.0, 10.0),
+    "target_guidance": (0.0, 100.0),
+    "edit_threshold": (-1.0, 1.0),
+    "critical_threshold": (-1.0, 1.0),
+    "self_window": (0.0, 1.0),
+    "text_window": (0.0, 1.0),
+    "image_window": (0.0, 1.0),
+}
+BEST_BY = ("auto", "clip_direction", "clip_target", "background_psnr")
+MAX_CANDIDATES = 1000
+PAIR_OPTIONS = (
+    *("seed", "pairs", "edits", "edits_per_caption", "candidates", "columns", "limit", "image_root", "model", "revision"),
+    *("variant", "dtype", "generator", "source", "spread"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """From where to where the candidates of a pair spread: two numbers each; an empty list: all have the run's value."""
+
+    image_strength: list[float] = field(default_factory=lambda: [0.2, 0.6])  # scale of the image cross-attention
+    target_guidance: list[float] = field(default_factory=list)  # classifier-free guidance of the edit
+    edit_threshold: list[float] = field(default_factory=lambda: [0.35, 0.65])  # above it the picture may change
+    critical_threshold: list[float] = field(default_factory=list)  # above it noise is injected
+    self_window: list[float] = field(default_factory=lambda: [0.3, 0.8])  # share of the steps with the source's self-attention
+    text_window: list[float] = field(default_factory=list)  # share of the steps with the source's attention to words
+    image_window: list[float] = field(default_factory=list)  # share of the steps with the source's attention to the picture
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            values = getattr(self, name)
+            if values and (len(values) != 2 or values[0] > values[1]):
+                raise ConfigError(f"spread.{name}: got {values}; allowed: [from, to], or []")
+            for value in values:
+                check_range(f"spread.{name}", value, low, high)
+
+    def ranges(self) -> dict[str, Sequence[float]]:
+        """Return what is spread, by name."""
+        return {name: getattr(self, name) for name in RANGES if getattr(self, name)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """A text generator for pairs=generator: a model of transformers, or a server at a URL."""
+
+    model: str | None = None  # folder or hub id of a causal language model; with a url: the server's name of its model
+    url: str | None = None  # of a server with OpenAI's interface, such as http://HOST:8000/v1
+    key_variable: str | None = None  # name of the environment variable, on the workers, that holds the server's key
+    batch_size: int = 8  # prompts that a local model answers at once
+    max_tokens: int = 256  # of an answer
+
+    def __post_init__(self) -> None:
+        check_range("generator.batch_size", self.batch_size, 1, 4096)
+        check_range("generator.max_tokens", self.max_tokens, 1, 100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImages:
+    """How source pictures are drawn from captions where the input has none: the model's stock text-to-image pipeline."""
+
+    steps: int = 50  # denoising steps
+    guidance: float = 7.5  # classifier-free guidance
+
+    def __post_init__(self) -> None:
+        check_range("source.steps", self.steps, 1, 999)
+        check_range("source.guidance", self.guidance, 0.0, 100.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """What a candidate has to reach; null: no such filter. CLIP values are cosines.
+
+    Filters without their network are off, with a warning.
+    """
+
+    min_change: float | None = 0.03  # mean difference in the mask, or anywhere without one, of 1; below it: unchanged
+    require_mask: bool = True  # where words say what changes, there has to be a mask
+    min_mask: float | None = 0.002  # share of the picture that the mask takes
+    max_mask: float | None = 0.9  # share of the picture that the mask takes
+    min_background_psnr: float | None = 20.0  # dB, over the pixels outside the mask
+    max_background_lpips: float | None = 0.2  # outside the mask
+    min_clip_source: float | None = 0.2  # source picture and source prompt
+    min_clip_target: float | None = 0.2  # edited picture and target prompt
+    min_clip_image: float | None = 0.7  # source and edited picture
+    max_clip_image: float | None = None  # source and edited picture
+    min_clip_direction: float | None = 0.2  # change of the picture and change of the prompt
+    min_aesthetic: float | None = None  # of the edited picture, where aesthetic names a head
+    max_unsafe: float | None = 0.0  # of both pictures, where safety names a head
+    max_distance: int | None = 12  # of 384 bits: records whose pictures differ in no more are duplicates
+    per_pair: int = 1  # how many candidates of a pair are kept, the best first
+    best_by: str = "auto"  # what makes one the best: clip_direction, clip_target, background_psnr; auto: the first there is
+
+    def __post_init__(self) -> None:
+        for name in ("min_change", "min_mask", "max_mask"):
+            _check_optional(f"filters.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("min_clip_source", "min_clip_target", "min_clip_image", "max_clip_image", "min_clip_direction"):
+            _check_optional(f"filters.{name}", getattr(self, name), -1.0, 1.0)
+        _check_optional("filters.min_background_psnr", self.min_background_psnr, 0.0, 100.0)
+        _check_optional("filters.max_background_lpips", self.max_background_lpips, 0.0, 10.0)
+        _check_optional("filters.max_distance", self.max_distance, 0, 64)
+        check_range("filters.per_pair", self.per_pair, 1, MAX_CANDIDATES)
+        check_choice("filters.best_by", self.best_by, BEST_BY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeConfig(EditJobConfig):
+    """`jobs.synthesize`: the editing run's options, and those of what comes before and after it."""
+
+    pairs: str = (
+        "auto"  # where edits come from: given (target_prompt), rules, generator; auto: given where there is such a column
+    )
+    edits: list[str] = field(default_factory=list)  # kinds of edits for rules and generator; empty: all
+    edits_per_caption: int = 1  # pairs made of one caption by rules or generator
+    words: str = "general"  # word lists of the rules: general, scenes, or a TOML file of your own
+    generator: Generator = field(default_factory=Generator)
+    source: SourceImages = field(default_factory=SourceImages)
+    candidates: int = 4  # tries at each pair
+    spread: Spread = field(default_factory=Spread)
+    scoring_clip: str | None = None  # CLIP of the filters: folder, URL or hub id; unset: those filters are off
+    lpips: str | None = None  # SqueezeNet 1.1 of ImageNet for background LPIPS: file, folder, URL or hub id; unset: off
+    lpips_heads: str | None = None  # linear heads of lpips: file or URL; unset: those of an installed torchmetrics or lpips
+    aesthetic: str | None = None  # linear head on scoring_clip's picture embedding: file with weight and bias; unset: off
+    safety: str | None = None  # as aesthetic; above filters.max_unsafe a picture is unsafe
+    filters: Filters = field(default_factory=Filters)
+    validation_fraction: float = 0.02  # share of the source pictures whose records are the validation split
+    keep_rejected: bool = False  # write the candidates that were not kept, with the reason, into <output>/rejected
+    select_only: bool = False  # select again from finished candidates, with other filters; nothing is edited
+    shard_mb: int = 500  # size of the data set's files, about
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("pairs", self.pairs, PAIRS)
+        for category in self.edits:
+            check_choice("edits", category, CATEGORIES)
+        check_range("edits_per_caption", self.edits_per_caption, 1, 100)
+        check_range("candidates", self.candidates, 1, MAX_CANDIDATES)
+        check_range("validation_fraction", self.validation_fraction, 0.0, 1.0)
+        check_range("shard_mb", self.shard_mb, 1, 100_000)
+        if self.keep_source != "true":
+            raise ConfigError(f"keep_source: got {self.keep_source}; allowed: true, since a record has both pictures")
+        if self.grounding == "given":
+            raise ConfigError("grounding: got given; allowed: any that finds the mask itself")
+        if self.resume == "never" and self.select_only:
+            raise ConfigError("select_only: got true with resume=never; allowed: an output that holds finished candidates")
+        if self.pairs == "generator" and self.generator.model is None:
+            raise ConfigError(
+                "generator.model: got nothing with pairs=generator; allowed: a folder, a hub id or a server's model"
+            )
+        for name in ("aesthetic", "safety"):
+            if getattr(self, name) is not None and self.scoring_clip is None:
+                raise ConfigError(
+                    f"{name}: got {getattr(self, name)!r} without scoring_clip; allowed: both, since it reads CLIP"
+                )
+
+    def editing_job(self) -> EditJobConfig:
+        """Return the run that edits the candidates: this one's options, from `<output>/pairs` to `<output>/candidates`."""
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in dataclasses.fields(EditJobConfig)}
+        output = locate(self.output)
+        own = {"input": (output / "pairs").url, "output": (output / "candidates").url}
+        return EditJobConfig(**{**values, **own, "columns": {}, "image_root": None, "limit": None, "sheet": 0})
+
+
+def pair_settings(config: SynthesizeConfig, words_digest: str) -> dict[str, Any]:
+    """Return what the pairs and their pictures depend on besides the input, as plain values."""
+    values = dataclasses.asdict(config)
+    return {**{name: values[name] for name in PAIR_OPTIONS}, "words": words_digest}
+
+
+def score_settings(config: SynthesizeConfig) -> Mapping[str, str | None]:
+    """Return what scores depend on besides the pictures."""
+    return {name: getattr(config, name) for name in ("scoring_clip", "lpips", "lpips_heads", "aesthetic", "safety")}
+
+
+def _check_optional(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None:
+        check_range(name, value, low, high)

@@ -1,0 +1,119 @@
+"""Which candidates are kept: every filter with its threshold, its score and the reason it gives."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.synthesis.config import Filters
+from vimaedit.types import Status
+
+KEPT = "kept"
+# What a candidate may come to, in the order of the funnel; the threshold filters stand between.
+BEFORE = ("pair", "edit")
+AFTER = ("best_of_pair", "duplicate", KEPT)
+NEEDS = {  # score -> the option that brings its network
+    "background_lpips": "lpips",
+    "clip_source": "scoring_clip",
+    "clip_target": "scoring_clip",
+    "clip_image": "scoring_clip",
+    "clip_direction": "scoring_clip",
+    "aesthetic": "aesthetic",
+    "unsafe": "safety",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A filter: a score has to lie between two bounds. Scores that do not apply to a candidate pass."""
+
+    name: str
+    score: str
+    low: float | None
+    high: float | None
+
+    def reason(self, value: float) -> str | None:
+        """Say why a value does not pass; None where it does."""
+        if math.isnan(value):
+            return f"{self.score} is not a number"
+        if self.low is not None and value < self.low:
+            return f"{self.score} {value:.4g} < {self.low:g}"
+        if self.high is not None and value > self.high:
+            return f"{self.score} {value:.4g} > {self.high:g}"
+        return None
+
+
+def make_bounds(filters: Filters, available: Mapping[str, Any]) -> tuple[list[Bound], list[str]]:
+    """Return the filters by scores, in the funnel's order, and a warning for each that is off for want of its network.
+
+    `available`: option -> what it names, None where it names none.
+    """
+    wanted = [
+        Bound(name="unchanged", score="change", low=filters.min_change, high=None),
+        Bound(name="mask_size", score="mask_fraction", low=filters.min_mask, high=filters.max_mask),
+        Bound(name="background_psnr", score="background_psnr", low=filters.min_background_psnr, high=None),
+        Bound(name="background_lpips", score="background_lpips", low=None, high=filters.max_background_lpips),
+        Bound(name="clip_source", score="clip_source", low=filters.min_clip_source, high=None),
+        Bound(name="clip_target", score="clip_target", low=filters.min_clip_target, high=None),
+        Bound(name="clip_image", score="clip_image", low=filters.min_clip_image, high=filters.max_clip_image),
+        Bound(name="clip_direction", score="clip_direction", low=filters.min_clip_direction, high=None),
+        Bound(name="aesthetic", score="aesthetic", low=filters.min_aesthetic, high=None),
+        Bound(name="unsafe", score="unsafe", low=None, high=filters.max_unsafe),
+    ]
+    asked = [bound for bound in wanted if bound.low is not None or bound.high is not None]
+    absent = [bound for bound in asked if bound.score in NEEDS and available.get(NEEDS[bound.score]) is None]
+    # Nobody asks for safety by leaving its threshold alone.
+    warnings = [
+        f"filter {bound.name} is off: {NEEDS[bound.score]} names no network" for bound in absent if bound.name != "unsafe"
+    ]
+    return [bound for bound in asked if bound not in absent], warnings
+
+
+def outcomes(filters: Filters, bounds: Sequence[Bound]) -> list[str]:
+    """Return everything that a candidate may come to, in the funnel's order."""
+    names = [bound.name for bound in bounds]
+    if filters.require_mask:
+        names.insert(1 if names[:1] == ["unchanged"] else 0, "no_mask")
+    last = AFTER if filters.max_distance is not None else tuple(name for name in AFTER if name != "duplicate")
+    return [*BEFORE, *names, *last]
+
+
+def best_score(filters: Filters, available: Mapping[str, Any]) -> str:
+    """Return the score by which the best candidate of a pair is chosen."""
+    if filters.best_by != "auto":
+        return filters.best_by
+    return "clip_direction" if available.get("scoring_clip") is not None else "background_psnr"
+
+
+def judge(row: Mapping[str, Any], filters: Filters, bounds: Sequence[Bound]) -> tuple[str, str] | None:
+    """Return the first filter that a scored candidate does not pass, and why; None where it passes all."""
+    if row["status"] != Status.OK:
+        return "edit", f"{row['status']}: {row['error_type']}"
+    for name in outcomes(filters, bounds)[len(BEFORE) :]:
+        if name == "no_mask" and row["has_words"] and not row["has_mask"]:
+            return name, "words say what changes, but they gave no mask"
+        for bound in bounds:
+            value = row[bound.score]
+            if bound.name == name and value is not None and (reason := bound.reason(value)) is not None:
+                return name, reason
+    return None
+
+
+def rank_of(row: Mapping[str, Any], score: str) -> float:
+    """Return what a candidate is compared by; one without the score comes last."""
+    value = row[score]
+    return -math.inf if value is None or math.isnan(value) else min(float(value), 1e9)
+
+
+def choose_best(rows: Sequence[Mapping[str, Any]], passed: Sequence[int], ranks: Sequence[float], count: int) -> set[int]:
+    """Return those of the passed rows that are among the `count` best of their pair; on equal rank the first wins."""
+    by_pair: dict[str, list[int]] = defaultdict(list)
+    for index in passed:
+        by_pair[rows[index]["pair_id"]].append(index)
+    best: set[int] = set()
+    for members in by_pair.values():
+        best.update(sorted(members, key=lambda n: (-ranks[n], rows[n]["candidate"]))[:count])
+    return best

@@ -1,0 +1,270 @@
+"""One chunk of captions -> its candidates: prompt pairs, source pictures, seeds and strengths. Runs on workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.decoding import picture_source
+from pipelines.records import parse_record
+from pipelines.references import ReferenceRules, fetch
+from pipelines.secrets import mask_urls
+from pipelines.synthesis.captions import CaptionSet, Chunk, Record, read_records
+from pipelines.synthesis.config import SynthesizeConfig
+from pipelines.synthesis.rows import pair_row, rejected_row
+from pipelines.weights import local_copy, with_local_weights
+from vimaedit.errors import ConfigError, RequestError
+from vimaedit.images import encode_image
+from vimaedit.miniature.draws import Draws
+from vimaedit.synthesis.candidates import spread_candidates
+from vimaedit.synthesis.generator import EndpointGenerator, LocalGenerator, Question, TextGenerator, generate_pairs
+from vimaedit.synthesis.lexicon import CATEGORIES, Lexicon
+from vimaedit.synthesis.pairs import PromptPair, check_pair
+from vimaedit.synthesis.rules import propose_pairs
+from vimaedit.synthesis.seeds import derive_seed
+from vimaedit.types import UInt8Array
+
+logger = logging.getLogger(__name__)
+
+CAPTION_ALLOWED = "a string that is not empty"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """What workers must know to make candidates; `device` and `dtype` are settled."""
+
+    config: SynthesizeConfig
+    captions: CaptionSet
+    lexicon: Lexicon | None
+    source: str  # of the pairs: given, rules, generator
+    device: str
+    dtype: str
+    threads: int
+
+    @property
+    def draws_sources(self) -> bool:
+        """Whether source pictures are drawn from the captions."""
+        return "image" not in self.captions.columns
+
+
+@dataclass(kw_only=True, eq=False)
+class Made:
+    """The candidates of a chunk and what was rejected; seconds of drawing, and how many pictures that were."""
+
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    passed: list[pa.Table] = dataclasses.field(default_factory=list)
+    rejected: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    num_pairs: int = 0
+    num_drawn: int = 0
+    drawing_s: float = 0.0
+
+
+class Maker:
+    """Makes the candidates of chunks; holds the generator and the text-to-image pipeline where they are needed."""
+
+    def __init__(self, making: Making) -> None:
+        self.making = making
+        if making.draws_sources or (making.source == "generator" and making.config.generator.url is None):
+            import torch
+
+            torch.set_num_threads(making.threads)
+        self.generator = _load_generator(making) if making.source == "generator" else None
+        self.pipe = _load_text_to_image(making) if making.draws_sources else None
+
+    def make(self, chunk: Chunk) -> Made:
+        """Make all candidates of a chunk. What cannot be had becomes a row, whatever is wrong with it.
+
+        Raises: the infrastructure's errors.
+        """
+        config, captions = self.making.config, self.making.captions
+        records = list(read_records(captions, chunk))
+        file = captions.files[chunk.file].path
+        proposals = self._pairs(records, file)
+        made = Made()
+        pictures = self._pictures(records, proposals, made)
+        for record, pairs, picture in zip(records, proposals, pictures, strict=True):
+            for edit, pair in enumerate(pairs):
+                pair_id = f"{file}#{record.input_row}/{edit}"
+                if isinstance(pair, Exception):
+                    made.rejected.append(rejected_row(record, file, pair_id, config.candidates, "pair", pair))
+                    continue
+                if isinstance(picture, Exception):
+                    made.rejected.append(rejected_row(record, file, pair_id, config.candidates, "image", picture))
+                    continue
+                seed = derive_seed(config.seed, record.id) if self.making.draws_sources else None
+                made.num_pairs += 1
+                for each in spread_candidates(config.seed, record.id, edit, config.candidates, config.spread.ranges()):
+                    made.rows.append(pair_row(record, file, pair_id, pair, each, picture, seed))
+                    made.passed.append(record.passed)
+        return made
+
+    def _pairs(self, records: Sequence[Record], file: str) -> list[list[PromptPair | RequestError]]:
+        """Return each record's pairs: as many as are wanted, an error in the place of one that cannot be had."""
+        wanted = 1 if self.making.source == "given" else self.making.config.edits_per_caption
+        proposals: list[list[PromptPair | RequestError]] = []
+        asked: list[tuple[int, Question]] = []
+        for index, record in enumerate(records):
+            try:
+                caption = _caption(record)
+            except RequestError as error:
+                proposals.append([error] * wanted)
+                continue
+            if self.making.source == "given":
+                proposals.append([_given_pair(record, file)])
+            elif self.making.source == "rules":
+                assert self.making.lexicon is not None
+                seed = derive_seed(self.making.config.seed, record.id, "pairs")
+                proposals.append(_checked(propose_pairs(caption, self.making.lexicon, self.making.config.edits, wanted, seed)))
+            else:
+                proposals.append([])
+                asked += [(index, question) for question in self._questions(record, caption, wanted)]
+        if asked and self.generator is not None:
+            answers = generate_pairs(self.generator, [question for _, question in asked])
+            for (index, _), answer in zip(asked, answers, strict=True):
+                known = {pair.target_prompt for pair in proposals[index] if isinstance(pair, PromptPair)}
+                proposals[index].append(_not_twice(answer, known))
+        return proposals
+
+    def _questions(self, record: Record, caption: str, wanted: int) -> list[Question]:
+        seed = derive_seed(self.making.config.seed, record.id, "pairs")
+        kinds = Draws(seed, 0).shuffled(self.making.config.edits or CATEGORIES)
+        return [
+            Question(caption=caption, category=kinds[edit % len(kinds)], seed=derive_seed(seed, edit)) for edit in range(wanted)
+        ]
+
+    def _pictures(
+        self, records: Sequence[Record], proposals: Sequence[Sequence[PromptPair | RequestError]], made: Made
+    ) -> list[bytes | Exception]:
+        """Return each record's coded source picture, or why there is none."""
+        if self.pipe is None:
+            return [self._picture(record) for record in records]
+        from vimaedit.metrics.scene_models import draw_pictures
+
+        config = self.making.config
+        wanted = [n for n, pairs in enumerate(proposals) if any(isinstance(pair, PromptPair) for pair in pairs)]
+        captions = [_caption(records[n]) for n in wanted]
+        seeds = [derive_seed(config.seed, records[n].id) for n in wanted]
+        started = time.perf_counter()
+        drawn: list[UInt8Array] = []
+        if wanted:
+            drawn = draw_pictures(self.pipe, captions, seeds, steps=config.source.steps, guidance=config.source.guidance)
+        made.drawing_s, made.num_drawn = time.perf_counter() - started, len(drawn)
+        pictures: list[bytes | Exception] = [b""] * len(records)
+        for n, picture in zip(wanted, drawn, strict=True):
+            pictures[n] = encode_image(picture, "png")
+        return pictures
+
+    def _picture(self, record: Record) -> bytes | Exception:
+        """Return a record's own picture, fetched where the record only names it."""
+        config = self.making.config
+        source = picture_source(record.values)
+        if not isinstance(source, str):
+            return source
+        root = config.image_root or self.making.captions.root
+        try:
+            return fetch(source, ReferenceRules(root=root, allow_http=config.allow_http, http_hosts=config.http_hosts))
+        except Exception as error:  # what a record names may be anything; it becomes the record's own
+            logger.warning("record %r: %s: %s", record.id, type(error).__name__, mask_urls(str(error)))
+            return error
+
+
+def _caption(record: Record) -> str:
+    if record.error is not None:
+        raise record.error
+    value = record.values.get("source_prompt")
+    if isinstance(value, RequestError):
+        raise value
+    if value is None:
+        raise RequestError("null_value", field="source_prompt", got="null", allowed=CAPTION_ALLOWED)
+    if not isinstance(value, str):
+        raise RequestError("wrong_type", field="source_prompt", got=f"a {type(value).__name__}", allowed=CAPTION_ALLOWED)
+    if not value.strip():
+        raise RequestError("empty_prompt", field="source_prompt", got=repr(value), allowed=CAPTION_ALLOWED)
+    return value
+
+
+def _given_pair(record: Record, file: str) -> PromptPair | RequestError:
+    """Read a ready pair by the rules of input records."""
+    (row,) = parse_record(  # the picture is looked at apart from the texts
+        {**record.values, "image": b""},
+        blends_per_target=False,
+        input_file=file,
+        input_row=record.input_row,
+        first_edit=0,
+        count=1,
+    )
+    if row.status is not None:
+        message = str(row.error_message).removeprefix(f"record {row.id!r}: ")
+        field, _, text = message.partition(": got ")
+        got, _, allowed = text.partition("; allowed: ")
+        return RequestError(str(row.error_type), field=field, got=got, allowed=allowed)
+    source, target = str(row.source_prompt), str(row.target_prompt)
+    texts = {}
+    for name in ("instruction", "category"):
+        value = record.values.get(name)
+        texts[name] = value if isinstance(value, str) and value.strip() else None
+    pair = PromptPair(
+        source_prompt=source,
+        target_prompt=target,
+        blend=row.blend,
+        instruction=texts["instruction"] or f"make it {target}",
+        category=texts["category"],
+    )
+    return _checked([pair])[0]
+
+
+def _checked(pairs: Sequence[PromptPair | RequestError]) -> list[PromptPair | RequestError]:
+    checked: list[PromptPair | RequestError] = []
+    for pair in pairs:
+        try:
+            checked.append(pair if isinstance(pair, RequestError) else check_pair(pair))
+        except RequestError as error:
+            checked.append(error)
+    return checked
+
+
+def _not_twice(answer: PromptPair | RequestError, known: set[str]) -> PromptPair | RequestError:
+    if isinstance(answer, PromptPair) and answer.target_prompt in known:
+        return RequestError(
+            "edit_repeated", field="target_prompt", got=repr(answer.target_prompt), allowed="an edit other than the others"
+        )
+    return answer
+
+
+def _load_generator(making: Making) -> TextGenerator:
+    options = making.config.generator
+    assert options.model is not None
+    if options.url is None:
+        name = local_copy("generator.model", options.model) if "://" in options.model else options.model
+        return LocalGenerator(
+            name, batch_size=options.batch_size, max_tokens=options.max_tokens, device=making.device, dtype=making.dtype
+        )
+    key = None
+    if options.key_variable is not None:
+        key = os.environ.get(options.key_variable)
+        if not key:
+            raise ConfigError(
+                f"generator.key_variable: got {options.key_variable!r}, which is not set on the worker; allowed: the name of an "
+                "environment variable of the workers that holds the key"
+            )
+    return EndpointGenerator(options.url, model=options.model, key=key, max_tokens=options.max_tokens)
+
+
+def _load_text_to_image(making: Making) -> Any:
+    from vimaedit.loading import resolve_model
+    from vimaedit.metrics.scene_models import load_text_to_image
+
+    files = resolve_model(with_local_weights(making.config), image_guidance=False)
+    if files.checkpoint is not None:
+        raise ConfigError(
+            f"model: got {making.config.model!r}, a checkpoint file, with captions alone; allowed: a bundle or diffusers folder, which "
+            "can draw their pictures, or an input with an image column"
+        )
+    return load_text_to_image(files.diffusers, making.device, making.dtype)

@@ -1,0 +1,176 @@
+"""The report of a synthesis: funnel, histograms of the scores, and examples of what was kept and of what each filter took out."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+
+from pipelines.report_pictures import code_masks, code_picture
+from pipelines.storage import Location, locate, open_reader, put_atomic, retry_remote
+from pipelines.synthesis.card import MEANINGS, category_table, funnel_table
+from pipelines.synthesis.config import SynthesizeConfig
+from pipelines.synthesis.filters import KEPT, outcomes
+from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
+from pipelines.tables import Table
+from pipelines.text import cut
+from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
+
+EXAMPLES = 8  # of each outcome
+THUMBNAIL_PX = 160
+TEXT_CHARACTERS = 200
+PLOT = (320, 120)  # px
+STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1100px;padding:16px;color:#18181b;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #e4e4e7}h3{font-size:1rem;margin-bottom:.3rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:3px 10px;text-align:right;border-bottom:1px solid #e4e4e7;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}
+.bar{display:inline-block;height:11px;background:#1d4ed8;vertical-align:middle}
+.plots,.examples{display:flex;flex-wrap:wrap;gap:14px}figure{margin:0;max-width:100%}figcaption{font-size:.85rem;color:#52525b}
+.example{width:500px;max-width:100%;border:1px solid #e4e4e7;padding:8px;box-sizing:border-box}
+.example img{width:calc(33% - 4px);max-width:160px}.example p{margin:.3rem 0;font-size:.85rem;overflow-wrap:anywhere}
+.warning{color:#9a3412}.all{fill:#d4d4d8}.kept{fill:#1d4ed8}text{font:11px system-ui,sans-serif;fill:#52525b}
+"""
+
+
+def write_report(selecting: Selecting, selected: Selected, warnings: Sequence[str], provenance: Mapping[str, Any]) -> None:
+    """Write `<output>/report.html`, one file that needs nothing else. Pictures are read and reduced on a worker."""
+    wanted = [each for rows in selected.examples.values() for each in rows]
+    pictures = ray.get(ray.remote(_examples).remote(selecting.output, wanted)) if wanted else {}
+    text = render(selecting, selected, warnings, provenance, pictures)
+    put_atomic(locate(selecting.output) / "report.html", text.encode())
+
+
+def render(
+    selecting: Selecting,
+    selected: Selected,
+    warnings: Sequence[str],
+    provenance: Mapping[str, Any],
+    pictures: Mapping[tuple[str, int], Mapping[str, Any]],
+) -> str:
+    """Build the page. `pictures`: place of a candidate -> its texts and thumbnails."""
+    config = selecting.config
+    parts = [f"<h1>{html.escape(_title(selected))}</h1>"]
+    parts += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings]
+    parts += [
+        "<h2>Funnel</h2>",
+        _funnel(config, selecting, selected),
+        "<h2>Kinds of edits</h2>",
+        _table(category_table(selected)),
+    ]
+    plots = [_histogram(score, *counts) for score, counts in selected.histograms.items() if sum(counts[0])]
+    parts += [
+        "<h2>Scores</h2>",
+        "<p>Grey: all edited candidates. Blue: those that were kept. Each scaled to its own highest bar.</p>",
+        f'<div class="plots">{"".join(plots)}</div>',
+        "<h2>Examples</h2>",
+    ]
+    for outcome in reversed(outcomes(config.filters, selecting.bounds)):
+        if rows := selected.examples.get(outcome):
+            shown = [_example(row, pictures[row["part"], row["part_row"]]) for row in rows]
+            parts.append(f"<h3>{html.escape(outcome)}: {html.escape(MEANINGS[outcome])}</h3>")
+            parts.append(f'<div class="examples">{"".join(shown)}</div>')
+    facts = Table(title="", columns=("", "value"), rows=tuple((name, str(value)) for name, value in provenance.items()))
+    parts += ["<h2>Provenance</h2>", _table(facts)]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Synthesis</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
+
+
+def _title(selected: Selected) -> str:
+    return f"{selected.counts[KEPT]} records of {sum(selected.counts.values())} candidates"
+
+
+def _funnel(config: SynthesizeConfig, selecting: Selecting, selected: Selected) -> str:
+    table = funnel_table(config, selecting.bounds, selected)
+    total = max(1, sum(selected.counts.values()))
+    rows = tuple((*row, str(int(row[3]))) for row in table.rows)
+    body = ""
+    for row in rows:
+        bar = f'<span class="bar" style="width:{200 * int(row[3]) / total:.0f}px"></span>'
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row[:5])
+        body += f'<tr>{cells}<td style="text-align:left">{bar}</td></tr>'
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in (*table.columns, ""))
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _histogram(score: str, every: Sequence[int], kept: Sequence[int]) -> str:
+    """Draw one score's histogram: all candidates behind, the kept ones in front."""
+    width, height = PLOT
+    low, high = SPANS[score]
+    bars = []
+    for name, counts in (("all", every), ("kept", kept)):
+        most = max(1, *counts)
+        for index, count in enumerate(counts):
+            if count:
+                tall = (height - 20) * count / most
+                step = width / BINS
+                inset = 0.0 if name == "all" else step / 4
+                bars.append(
+                    f'<rect class="{name}" x="{index * step + inset:.1f}" y="{height - 16 - tall:.1f}" width="{step - 2 * inset - 0.5:.1f}" '
+                    f'height="{tall:.1f}"/>'
+                )
+    labels = f'<text x="0" y="{height - 2}">{low:g}</text><text x="{width}" y="{height - 2}" text-anchor="end">{high:g}</text>'
+    title = html.escape(score)
+    svg = f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">{"".join(bars)}{labels}</svg>'
+    return f"<figure>{svg}<figcaption>{title}: {sum(every)} candidates, {sum(kept)} kept</figcaption></figure>"
+
+
+def _example(row: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
+    images = "".join(
+        f'<img alt="{name}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+        for name, kind, data in shown["pictures"]
+    )
+    texts = [shown["edit_prompt"], f"{shown['original_prompt']} → {shown['edited_prompt']}", row["reason"]]
+    lines = "".join(f"<p>{html.escape(cut(str(text), TEXT_CHARACTERS))}</p>" for text in texts if text)
+    return f'<div class="example">{images}{lines}</div>'
+
+
+def _examples(output: str, wanted: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Read candidates and reduce their pictures."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for part in sorted({each["part"] for each in wanted}):
+        rows = sorted({each["part_row"] for each in wanted if each["part"] == part})
+        for row, values in zip(rows, _read(locate(output) / "candidates" / "data" / part, rows), strict=True):
+            found[part, row] = _shown(values)
+    return found
+
+
+def _read(place: Location, rows: Sequence[int]) -> list[dict[str, Any]]:
+    columns = ["image", "edited_image", "edit_mask", "instruction", "source_prompt", "target_prompt"]
+
+    def read() -> list[dict[str, Any]]:
+        with open_reader(place) as stream:
+            table = pq.read_table(stream, columns=columns)
+        return [table.slice(row, 1).to_pylist()[0] for row in rows]
+
+    return retry_remote(place, read)
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    pictures = []
+    for name, column in (("source", "image"), ("mask", "edit_mask"), ("edited", "edited_image")):
+        value = row[column]
+        if value is None:
+            continue
+        if name == "mask":
+            pictures.append((name, "png", code_masks(decode_mask(value["bytes"]), None, THUMBNAIL_PX)))
+        else:
+            picture = decode_image(value["bytes"], min_side_px=1, max_pixels=MAX_PIXELS)
+            pictures.append((name, "webp", code_picture(picture, THUMBNAIL_PX)))
+    return {
+        "pictures": pictures,
+        "edit_prompt": row["instruction"],
+        "original_prompt": row["source_prompt"],
+        "edited_prompt": row["target_prompt"],
+    }

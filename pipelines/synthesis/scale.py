@@ -1,0 +1,245 @@
+"""What a synthesis would be: rows, GPU hours and bytes, from a measured sample. Writes nothing into the output."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from pipelines.context import Row
+from pipelines.editing import edit_batch
+from pipelines.listing import refuse_output_in_input
+from pipelines.probe import await_worker
+from pipelines.resources import auto_batch_size, connect, get, look_at_cluster, place
+from pipelines.storage import locate
+from pipelines.synthesis.captions import Chunk, cut_chunks
+from pipelines.synthesis.config import SynthesizeConfig, score_settings
+from pipelines.synthesis.filters import make_bounds
+from pipelines.synthesis.making import Maker, Making
+from pipelines.synthesis.rows import pair_file, pair_schema
+from pipelines.synthesis.scoring import Scorer
+from pipelines.weights import with_local_weights
+from vimaedit.errors import RequestError
+from vimaedit.images import CanvasSpec, clip_view, decode_image, encode_image, encode_mask, fit_image
+from vimaedit.types import BlendPhrase, RequestOverrides, Status
+
+SAMPLE_RECORDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A measured sample: seconds of drawing a source picture, editing and scoring a candidate, and bytes of each object."""
+
+    records: int
+    pairs: int
+    candidates: int
+    drawing_s: float
+    editing_s: float
+    scoring_s: float
+    pair_bytes: float
+    candidate_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalePlan:
+    """What a synthesis would be. `data_gb`: if every pair keeps as many candidates as it may."""
+
+    files: int
+    records: int
+    chunks: int
+    candidates: float
+    actors: int
+    device: str
+    dtype: str
+    batch_size: int
+    sample: Measured | None
+    warnings: tuple[str, ...]
+    kept_at_most: float
+    seconds: dict[str, float]
+
+    @property
+    def device_hours(self) -> float:
+        return sum(self.seconds.values()) / 3600
+
+    @property
+    def gigabytes(self) -> dict[str, float]:
+        if self.sample is None:
+            return {}
+        pairs, rows = self.sample.pair_bytes * self.candidates, self.sample.candidate_bytes * self.candidates
+        return {"pairs": pairs / 1e9, "candidates": rows / 1e9, "data": self.sample.candidate_bytes * self.kept_at_most / 1e9}
+
+
+def plan_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | None = None) -> ScalePlan:
+    """Measure a few records on a worker of the editing kind, and say what the whole would take.
+
+    Raises: ConfigError as the synthesis itself.
+    """
+    from pipelines.synthesis.run import prepare_making, settle
+
+    output = locate(config.output)
+    refuse_output_in_input(output, config.input)
+    config = dataclasses.replace(config, output=output.url)
+    making = prepare_making(config)
+    connect(config)
+    if on_started is not None:
+        on_started()
+    placement = place(config, look_at_cluster(config))
+    await_worker(placement)
+    making = settle(making, placement)
+    chunks = cut_chunks(making.captions, config.limit)
+    records = sum(chunk.count for chunk in chunks)
+    measure = ray.remote(_measure).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
+    batch_size, sample = get(measure.remote(making, chunks))
+    candidates = kept = 0.0
+    seconds: dict[str, float] = {}
+    if sample is not None:
+        pairs = records * sample.pairs / sample.records
+        candidates, kept = pairs * config.candidates, pairs * min(config.candidates, config.filters.per_pair)
+        seconds = {
+            "drawing sources": records * sample.drawing_s,
+            "editing": candidates * sample.editing_s,
+            "scoring": candidates * sample.scoring_s,
+        }
+    _, warnings = make_bounds(config.filters, score_settings(config))
+    return ScalePlan(
+        files=len(making.captions.files),
+        records=records,
+        chunks=len(chunks),
+        candidates=candidates,
+        actors=min(placement.likely_actors, max(1, len(chunks))),
+        device=making.device,
+        dtype=making.dtype,
+        batch_size=batch_size,
+        sample=sample,
+        warnings=tuple(warnings),
+        kept_at_most=kept,
+        seconds=seconds,
+    )
+
+
+def scale_text(plan: ScalePlan) -> str:
+    """Say what a synthesis would be."""
+    lines = [
+        f"input:  {plan.files} files, {plan.records} records, {plan.chunks} chunks",
+        f"place:  {plan.actors} actors, {plan.device}, {plan.dtype}, batches of {plan.batch_size}",
+    ]
+    if plan.sample is None:
+        lines.append("sample: nothing could be measured")
+        return "\n".join([*lines, "dry run: nothing was written"])
+    sample, unit = plan.sample, "GPU" if plan.device == "cuda" else "CPU actor"
+    lines += [
+        f"sample: {sample.records} records gave {sample.pairs} pairs; {sample.candidates} candidates: drawing a source {sample.drawing_s:.2f} s, "
+        f"editing {sample.editing_s:.2f} s, scoring {sample.scoring_s:.2f} s",
+        f"rows:   {plan.candidates:.0f} candidates, of which at most {plan.kept_at_most:.0f} are kept",
+        f"time:   {plan.device_hours:.2f} {unit} hours ({_listed(plan.seconds, 3600, 'h')}), {plan.device_hours / plan.actors:.2f} h here",
+        f"bytes:  {_listed(plan.gigabytes, 1, 'GB')}",
+    ]
+    return "\n".join([*lines, "dry run: nothing was written"])
+
+
+def _listed(values: dict[str, float], unit: float, name: str) -> str:
+    return ", ".join(f"{key} {value / unit:.3f} {name}" for key, value in values.items())
+
+
+def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | None]:
+    """Make, edit and score the first few records, after a warm-up; nothing is written."""
+    import torch
+
+    from vimaedit.loading import load_editor, model_facts, resolve_model
+
+    torch.set_num_threads(making.threads)
+    config = dataclasses.replace(making.config, device=making.device, dtype=making.dtype)
+    gib = torch.cuda.get_device_properties(0).total_memory / 2**30 if making.device == "cuda" else None
+    batch_size = config.batch_size if isinstance(config.batch_size, int) else auto_batch_size(gib)
+    if not chunks:
+        return batch_size, None
+    first = dataclasses.replace(chunks[0], count=min(SAMPLE_RECORDS, chunks[0].count))
+    maker = Maker(making)
+    if making.draws_sources:
+        maker.make(first)
+    made = maker.make(first)
+    if not made.rows:
+        return batch_size, None
+    local = with_local_weights(config)
+    files = resolve_model(local, image_guidance=local.image_guidance)
+    facts = model_facts(files)
+    canvas = CanvasSpec(fit="crop", size=config.canvas.size or facts.canvas_size, granularity=facts.granularity)
+    editor = load_editor(local, local, files)
+    requests = [_row(config, values, canvas, facts.clip_side) for values in made.rows[:batch_size]]
+    chosen = [(values, row) for values, row in zip(made.rows, requests, strict=False) if row is not None]
+    if not chosen:
+        return batch_size, None
+    edit_batch(editor, [dataclasses.replace(row) for _, row in chosen])  # a warm-up
+    started = time.perf_counter()
+    edit_batch(editor, [row for _, row in chosen])
+    editing_s = (time.perf_counter() - started) / len(chosen)
+    outputs = [_output(values, row) for values, row in chosen]
+    scorer = Scorer({name: value for name, value in score_settings(config).items() if value is not None}, making.device)
+    scorer.score_rows(outputs, "", 0)
+    started = time.perf_counter()
+    scorer.score_rows(outputs, "", 0)
+    scoring_s = (time.perf_counter() - started) / len(outputs)
+    pictures = [len(row[name]["bytes"]) for row in outputs for name in ("image", "edited_image", "edit_mask") if row[name]]
+    schema = pair_schema(making.captions.passed_types)
+    return batch_size, Measured(
+        records=first.count,
+        pairs=made.num_pairs,
+        candidates=len(outputs),
+        drawing_s=made.drawing_s / max(1, made.num_drawn),
+        editing_s=editing_s,
+        scoring_s=scoring_s,
+        pair_bytes=len(pair_file(made.rows, made.passed, schema)) / len(made.rows),
+        candidate_bytes=sum(pictures) / len(outputs),
+    )
+
+
+def _row(config: SynthesizeConfig, values: dict[str, Any], canvas: CanvasSpec, clip_side: int) -> Row | None:
+    """Return a candidate as a request; None where its picture cannot be read."""
+    try:
+        original = decode_image(values["image"]["bytes"], min_side_px=config.min_side_px, max_pixels=config.max_pixels)
+    except RequestError:
+        return None
+    given = values["overrides"]
+    overrides = RequestOverrides(
+        edit_threshold=given["thresholds"]["edit"],
+        critical_threshold=given["thresholds"]["critical"],
+        self_window=given["windows"]["self"],
+        text_window=given["windows"]["text"],
+        image_window=given["windows"]["image"],
+        target_guidance=given["target_guidance"],
+        image_strength=given["image_strength"],
+    )
+    return Row(
+        id=values["pair_id"],
+        edit_index=0,
+        input_file="",
+        input_row=values["caption_row"],
+        source_prompt=values["source_prompt"],
+        target_prompt=values["target_prompt"],
+        blend=tuple(BlendPhrase(**phrase) for phrase in values["blend_words"] or ()),
+        seed=values["seed"],
+        overrides=overrides,
+        canvas=fit_image(original, canvas).image,
+        clip_image=clip_view(original, clip_side),
+    )
+
+
+def _output(values: dict[str, Any], row: Row) -> dict[str, Any]:
+    """Return a candidate as the editing run would have written it, as far as scoring reads it."""
+    done = row.status == Status.OK and row.edited is not None and row.canvas is not None
+    picture = {"bytes": encode_image(row.canvas, "png")} if row.canvas is not None and done else None
+    edited = {"bytes": encode_image(row.edited, "png")} if row.edited is not None and done else None
+    return {
+        **values,
+        "status": str(row.status),
+        "error_type": row.error_type,
+        "image": picture,
+        "edited_image": edited,
+        "edit_mask": {"bytes": encode_mask(row.edit_mask)} if row.edit_mask is not None and done else None,
+        "blend_words_used": list(row.blend),
+        "metrics": None,
+    }

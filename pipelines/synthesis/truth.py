@@ -1,0 +1,128 @@
+"""How many candidates of drawn scenes are truly right, of all that were edited and of those that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+
+from pipelines.resources import get
+from pipelines.storage import list_files, locate, open_reader, retry_remote
+from pipelines.synthesis.filters import KEPT
+from pipelines.tables import Table
+from vimaedit.images import MAX_PIXELS, decode_image
+from vimaedit.metrics.statistics import Interval, wilson_interval
+from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
+from vimaedit.types import BlendPhrase, Status
+
+COLUMNS = ("image", "edited_image", "category", "blend_words_used", "target_prompt", "status", "pair_id", "candidate")
+MEASURED = "the reader of the scene world; no filter asks it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What a reader that the filters do not have says: (right, total) of all edited candidates, of kept ones, by category.
+
+    `requested`: so many candidates were asked for.
+    """
+
+    requested: int
+    edited: tuple[int, int]
+    kept: tuple[int, int]
+    by_category: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]
+
+    @property
+    def intervals(self) -> tuple[Interval, Interval]:
+        """The shares that are right before and after filtering, with their 95 % intervals."""
+        return wilson_interval(*self.edited), wilson_interval(*self.kept)
+
+    @property
+    def kept_share(self) -> float:
+        """The share of the requested candidates that was kept."""
+        return self.kept[1] / self.requested
+
+
+def measure_truth(output: str, words: str = "scenes") -> Truth:
+    """Read every edited candidate of a finished synthesis of drawn scenes. Ray has to be running.
+
+    Raises: ConfigError for unknown word lists.
+    """
+    place = locate(output)
+    decisions = [
+        row for name, _ in list_files(place / "selection", ".parquet") if "/" not in name for row in _rows(output, name)
+    ]
+    kept = {(row["pair_id"], row["candidate"]) for row in decisions if row["outcome"] == KEPT}
+    lexicon = load_lexicon(words)
+    parts = [name for name, _ in list_files(place / "candidates" / "data", ".parquet")]
+    task = ray.remote(_judge_part)
+    judged = [row for rows in get([task.remote(output, part, lexicon) for part in parts]) for row in rows]
+    return count_truth(judged, kept, len(decisions))
+
+
+def count_truth(judged: Sequence[tuple[str, str, int, bool]], kept: set[tuple[str, int]], requested: int) -> Truth:
+    """Count verdicts (category, pair, candidate, whether right)."""
+    every = [(category, right) for category, _, _, right in judged]
+    chosen = [(category, right) for category, pair, candidate, right in judged if (pair, candidate) in kept]
+    categories = sorted({category for category, _ in every})
+
+    def counts(rows: Sequence[tuple[str, bool]], category: str | None = None) -> tuple[int, int]:
+        rights = [right for name, right in rows if category in (None, name)]
+        return sum(rights), len(rights)
+
+    return Truth(
+        requested=requested,
+        edited=counts(every),
+        kept=counts(chosen),
+        by_category={name: (counts(every, name), counts(chosen, name)) for name in categories},
+    )
+
+
+def truth_table(truth: Truth) -> Table:
+    """Write the shares down."""
+    lines = [("all", truth.edited, truth.kept), *((name, *both) for name, both in truth.by_category.items())]
+    rows = tuple((name, str(before[1]), _share(*before), str(after[1]), _share(*after)) for name, before, after in lines)
+    columns = ("edits", "edited", "right", "kept", "right of the kept")
+    note = f"Right: {MEASURED}. {100 * truth.kept_share:.1f} % of {truth.requested} requested candidates were kept."
+    return Table(title="Truly right edits", columns=columns, rows=rows, note=note)
+
+
+def _share(right: int, total: int) -> str:
+    if not total:
+        return "-"
+    found = wilson_interval(right, total)
+    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _rows(output: str, name: str) -> list[dict[str, Any]]:
+    def read() -> list[dict[str, Any]]:
+        with open_reader(locate(output) / "selection" / name) as stream:
+            rows: list[dict[str, Any]] = pq.read_table(stream, columns=["pair_id", "candidate", "outcome"]).to_pylist()
+        return rows
+
+    return retry_remote(locate(output), read)
+
+
+def _judge_part(output: str, part: str, lexicon: Lexicon) -> list[tuple[str, str, int, bool]]:
+    from vimaedit.synthesis.scene_truth import is_edit_right
+
+    place = locate(output) / "candidates" / "data" / part
+
+    def read() -> list[dict[str, Any]]:
+        with open_reader(place) as stream:
+            rows: list[dict[str, Any]] = pq.read_table(stream, columns=list(COLUMNS)).to_pylist()
+        return rows
+
+    verdicts = []
+    for row in retry_remote(place, read):
+        if row["status"] != Status.OK:
+            continue
+        source, edited = (
+            decode_image(row[name]["bytes"], min_side_px=1, max_pixels=MAX_PIXELS) for name in ("image", "edited_image")
+        )
+        blend = [BlendPhrase(**phrase) for phrase in row["blend_words_used"] or ()]
+        right = is_edit_right(source, edited, row["category"] or "", blend, row["target_prompt"], lexicon)
+        verdicts.append((row["category"] or "", row["pair_id"], row["candidate"], right))
+    return verdicts
