@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.context import Row, RunContext
-from pipelines.records import image_source, reject
+from pipelines.decoder import CodedRecord, DecodedRecord, DecoderDied, DecodingFailed, decoder
+from pipelines.records import image_source, reject, shown
 from pipelines.references import fetch
+from pipelines.secrets import mask_url, mask_urls
 from vimaedit.errors import RequestError
-from vimaedit.images import clip_view, decode_image, decode_mask, fit_image, fit_mask
-from vimaedit.types import Status, UInt8Array
+from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
 
@@ -33,64 +34,72 @@ def fetch_picture(context: RunContext, reference: str) -> bytes | Exception:
 
 
 def add_pictures(context: RunContext, rows: Sequence[Row], values: Mapping[str, Any], image: bytes | Exception) -> None:
-    """Decode the picture and mask of a record once for all its edits. Rows rejected before keep their reason."""
+    """Decode the picture and mask of a record once for all its edits. Rows rejected before keep their reason.
+
+    Raises: RuntimeError where no process to decode in can be started.
+    """
     path = values["image"].get("path") if isinstance(values.get("image"), dict) else values.get("image")
-    path = path if isinstance(path, str) else None
-    try:
-        if isinstance(image, Exception):
-            raise image
-        original = decode_image(image, min_side_px=context.job.min_side_px, max_pixels=context.job.max_pixels)
-    except Exception as error:
-        stage = "decode" if isinstance(image, bytes) else "fetch"
-        for row in rows:
-            row.image_path = path
-            _stop(row, stage, error)
-        return
-    height, width = original.shape[:2]
-    fitted = fit_image(original, context.canvas)
-    shared: dict[str, Any] = {"canvas": fitted.image, "crop_box": fitted.crop_box, "original_size": (width, height)}
-    shared["clip_image"] = clip_view(original, context.facts.clip_side)
-    shared["original"] = image if context.job.frame == "original" else None
-    shared["image_path"] = path
     for row in rows:
-        for name, value in shared.items():
-            setattr(row, name, value)
-    if context.job.grounding == "given":
-        _add_mask(context, rows, values, original, fitted.crop_box)
+        row.image_path = mask_url(path) if isinstance(path, str) else None
+    if isinstance(image, Exception):
+        _stop(rows, "fetch", image)
+        return
+    mask = _mask_source(values) if context.job.grounding == "given" else None
+    try:
+        decoded = decoder(
+            CodedRecord(
+                image=image,
+                mask=mask if isinstance(mask, bytes) else None,
+                min_side_px=context.job.min_side_px,
+                max_pixels=context.job.max_pixels,
+                canvas=context.canvas,
+                clip_side=context.facts.clip_side,
+            )
+        )
+    except (RequestError, DecoderDied, DecodingFailed) as error:
+        _stop(rows, "decode", error)
+        return
+    _take(rows, decoded, image if context.job.frame == "original" else None)
+    bad_mask = next((each for each in (mask, decoded.mask) if isinstance(each, RequestError)), None)
+    if bad_mask is not None:
+        _stop(rows, "decode", bad_mask)
 
 
-def _add_mask(
-    context: RunContext,
-    rows: Sequence[Row],
-    values: Mapping[str, Any],
-    original: UInt8Array,
-    crop_box: tuple[int, int, int, int],
-) -> None:
+def _mask_source(values: Mapping[str, Any]) -> bytes | RequestError:
+    """Give a record's coded mask, or why it has none."""
     try:
         value = values.get("given_mask")
         if value is None:
             raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
         data = image_source(value, "given_mask")
-        if isinstance(data, str):
-            raise RequestError(
-                "wrong_type", field="given_mask", got=f"the path {data!r}", allowed="binary, or {bytes, path} with bytes"
-            )
-        mask = decode_mask(data, max_pixels=context.job.max_pixels)
-        size = (original.shape[1], original.shape[0])
-    except Exception as error:
-        for row in rows:
-            _stop(row, "decode", error)
-        return
+    except RequestError as error:
+        return error
+    if isinstance(data, bytes):
+        return data
+    got = f"the path {shown(mask_url(data))}"
+    return RequestError("wrong_type", field="given_mask", got=got, allowed="binary, or {bytes, path} with bytes")
+
+
+def _take(rows: Sequence[Row], decoded: DecodedRecord, original: bytes | None) -> None:
     for row in rows:
-        assert row.canvas is not None
-        row.given_mask = fit_mask(mask, size, crop_box, row.canvas.shape[:2])
+        row.canvas, row.clip_image, row.original = decoded.canvas, decoded.clip_image, original
+        row.original_size, row.crop_box = decoded.size, decoded.crop_box
+        if not isinstance(decoded.mask, RequestError):
+            row.given_mask = decoded.mask
 
 
-def _stop(row: Row, stage: str, error: Exception) -> None:
-    if row.status is not None:
-        return
-    if isinstance(error, RequestError):
-        reject(row, stage, error)
-    else:
-        logger.warning("record %r: %s: %s", row.id, type(error).__name__, error)
-        row.stop(Status.FAILED, stage, type(error).__name__, f"record {row.id!r}: image: {type(error).__name__}: {error}")
+def _stop(rows: Sequence[Row], stage: str, error: Exception) -> None:
+    for row in rows:
+        if row.status is not None:
+            continue
+        if isinstance(error, RequestError):
+            reject(row, stage, error)
+            continue
+        kind = error.type if isinstance(error, DecodingFailed) else type(error).__name__
+        text = mask_urls(str(error) if isinstance(error, DecoderDied) else f"{kind}: {error}")
+        logger.warning("record %s: %s", shown(row.id), text)
+        if isinstance(error, DecoderDied):
+            row.attempts = error.tries
+            row.stop(Status.QUARANTINED, stage, "process_died", f"record {row.id!r}: {text}")
+        else:
+            row.stop(Status.FAILED, stage, kind, f"record {row.id!r}: image: {text}")

@@ -42,11 +42,9 @@ def input_features(schema: pa.Schema) -> dict[str, Any]:
     """Read the features that an input file states; those that `datasets` would not understand are left out."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+        return {name: feature for name, feature in features.items() if is_feature(feature)}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # the last for thousands of nested brackets
         return {}
-    if not isinstance(features, dict):
-        return {}
-    return {name: feature for name, feature in features.items() if is_feature(feature)}
 
 
 def is_feature(value: Any) -> bool:

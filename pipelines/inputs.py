@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import logging
+import os
+import stat
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 FOOTER_GUESS_BYTES = 64 * 1024
 FOOTER_THREADS = 16
-MAGIC = b"PAR1"
+MAGIC, ENCRYPTED = b"PAR1", b"PARE"
+MAX_FOOTER_BYTES = 256 * 1024 * 1024
+MAX_VALUES_PER_BYTE = 1000  # of a column in a file: a million equal values take about a kilobyte
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what a link leads to
 LARGE_GROUP_BYTES = 10**9  # a unit reads its row group from the start: Parquet has no way to begin within one
 REFERENCED_BYTES = 4_000_000  # taken for a picture that a record names; how large it is, only fetching it would tell
 # What Arrow raises for a file that is not what Parquet says; an OSError may be the infrastructure's too: `is_transient`.
@@ -89,12 +95,12 @@ def scan_inputs(url: str, columns: Mapping[str, str]) -> InputSet:
     listing = list_input(url)
     target = columns.get("target_prompt", "target_prompt")
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        footers = list(pool.map(lambda entry: _read_footer(listing.root / entry[0], target), listing.files))
+        footers = list(pool.map(lambda entry: _read_footer(listing.root / entry[0], entry[1], target), listing.files))
     edit_names = [columns.get(name, name) for name in EDIT_COLUMNS]
     files, schema = [], None
     for (path, size), footer in zip(listing.files, footers, strict=True):
         if isinstance(footer, str):
-            files.append(InputFile(path=path, size=size, error=footer))
+            files.append(InputFile(path=_writable(path), size=size, error=footer))
             continue
         schema = unify_passed(schema, footer.schema, edit_names, path)
         files.append(
@@ -146,26 +152,78 @@ def list_counts(column: pa.Array) -> NDArray[np.int64]:
     return counts
 
 
-def _read_footer(place: Location, target: str) -> _Footer | str:
-    """Read a file's footer, digest it and count its requests; the reason where that fails for what the file is."""
+def _read_footer(place: Location, size: int, target: str) -> _Footer | str:
+    """Read a file's footer, digest it and count its requests; the reason where that fails for what the file is.
+
+    `size` is 0 where the listing does not know it.
+    """
     try:
+        if (reason := _no_file(place)) is not None:
+            return reason
         tail = read_bytes(place, start=-FOOTER_GUESS_BYTES)
         if len(tail) < 12 or tail[-4:] != MAGIC:
-            return f"the file does not end as a Parquet file does ({len(tail)} bytes read from its end)"
+            return _wrong_end(tail)
         length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length > MAX_FOOTER_BYTES or 0 < size < length:
+            return (
+                f"its footer is said to have {length - 8} bytes; the file has {size}, and {MAX_FOOTER_BYTES} are read at most"
+            )
         if length > len(tail):
             tail = read_bytes(place, start=-length)
         metadata = pq.read_metadata(io.BytesIO(tail[-length:]))
+        if (reason := _impossible_counts(metadata, size)) is not None:
+            return reason
         schema = metadata.schema.to_arrow_schema()
         # Not with a column named twice, which is refused later.
         is_list = schema.names.count(target) == 1 and is_list_type(schema.field(target).type)
         counts = request_counts(place, target) if is_list else None
+        if counts is not None and len(counts) != metadata.num_rows:
+            return f"its column {target!r} holds {len(counts)} lists for {metadata.num_rows} rows"
     except BROKEN_CONTENT as error:
         if is_transient(error):
             raise
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {str(error).strip()}"
     digest = hashlib.blake2b(tail[-length:], digest_size=16).hexdigest()
     return _Footer(metadata=metadata, schema=schema, digest=digest, counts=counts)
+
+
+def _writable(path: str) -> str:
+    """Return a path as text that can be written: bytes that are not UTF-8 as `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _no_file(place: Location) -> str | None:
+    """Say why a name is no file to read. A pipe or device could hold the reader for ever; a link may lead to one, or in circles."""
+    if _writable(place.path) != place.path:
+        return "its name is not UTF-8; rename it"
+    if not place.is_local:
+        return None
+    try:
+        is_file = stat.S_ISREG(os.stat(place.path).st_mode)
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        return "it is a link that leads to no file"
+    return None if is_file else "it is a pipe, socket or device, not a regular file"
+
+
+def _wrong_end(tail: bytes) -> str:
+    if tail[-4:] == ENCRYPTED:
+        return "its footer is encrypted"
+    return f"the file does not end as a Parquet file does ({len(tail)} bytes read from its end)"
+
+
+def _impossible_counts(metadata: pq.FileMetaData, size: int) -> str | None:
+    """Say why a footer's counts cannot be true: planning works with them long before a page is read."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+        return f"its footer says {metadata.num_rows} rows, its row groups {sum(rows)}"
+    values = [group.column(index).num_values for group in groups for index in range(group.num_columns)]
+    most = max([*rows, *values], default=0)
+    if size and most > MAX_VALUES_PER_BYTE * size:
+        return f"its footer says {most} values of a column in a file of {size} bytes"
+    return None
 
 
 def _column_bytes(footers: Sequence[_Footer], image: str) -> dict[str, int]:

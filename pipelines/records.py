@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.column_types import is_list_type
 from pipelines.context import Row
+from pipelines.text import cut
 from vimaedit.errors import RequestError
 from vimaedit.types import BlendPhrase, RequestOverrides, Status
 
@@ -33,6 +34,7 @@ ALLOWED = {
     "overrides": f"a struct of {', '.join(OVERRIDES)}",
 }
 MAX_SEED = 2**63 - 1
+MAX_PROMPT_CHARACTERS = 100_000  # far beyond what any text encoder reads; tokenizing more takes seconds to minutes
 SHOWN_CHARACTERS = 80
 
 
@@ -81,7 +83,7 @@ def image_source(value: Any, field: str) -> bytes | str:
     if reference is None:
         raise RequestError("null_value", field=field, got="null", allowed=ALLOWED[field])
     if not isinstance(reference, str):
-        raise _wrong_type(field, value)
+        raise _wrong_type(field, reference)
     return reference
 
 
@@ -99,11 +101,11 @@ def _fill(row: Row, record: Mapping[str, Any], problem: RequestError | None, ble
     source = record.get("source_prompt")
     targets = record.get("target_prompt")
     # The prompts first: a rejected row shows what it was about.
-    row.source_prompt = source if isinstance(source, str) else None
+    row.source_prompt = cut(source, MAX_PROMPT_CHARACTERS) if isinstance(source, str) else None
     target = targets
     if isinstance(targets, list):
         target = targets[row.edit_index] if targets else None
-    row.target_prompt = target if isinstance(target, str) else None
+    row.target_prompt = cut(target, MAX_PROMPT_CHARACTERS) if isinstance(target, str) else None
     if problem is not None:
         raise problem
     row.seed = _seed(record.get("seed"))
@@ -123,7 +125,10 @@ def _prompt(field: str, value: Any) -> None:
     if not isinstance(value, str):
         raise _wrong_type(field, value)
     if not value.strip():
-        raise RequestError("empty_prompt", field=field, got=repr(value), allowed=ALLOWED[field])
+        raise RequestError("empty_prompt", field=field, got=shown(value), allowed=ALLOWED[field])
+    if len(value) > MAX_PROMPT_CHARACTERS:
+        allowed = f"up to {MAX_PROMPT_CHARACTERS} characters"
+        raise RequestError("prompt_too_long", field=field, got=f"{len(value)} characters", allowed=allowed)
 
 
 def _seed(value: Any) -> int | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from pipelines.secrets import mask_urls
+from pipelines.secrets import mask_url, mask_urls
 from pipelines.storage import Location, locate, read_bytes, retry
 from vimaedit.errors import RequestError
 
@@ -140,7 +140,7 @@ def _read_file(reference: str, path: str) -> bytes:
 
 
 def _shown(reference: str) -> str:
-    return repr(mask_urls(reference))
+    return repr(mask_url(reference))
 
 
 def _outside(reference: str, allowed: str) -> RequestError:
@@ -192,9 +192,9 @@ def _fetch_http(url: str, rules: ReferenceRules, deadline: float) -> bytes:
         except http.client.InvalidURL as error:
             raise _outside(url, WHOLE_URL) from error
         except http.client.HTTPException as error:
-            raise ConnectionError(f"{mask_urls(url)}: {type(error).__name__}: {error}") from error
+            raise ConnectionError(f"{mask_url(url)}: {type(error).__name__}: {error}") from error
         except TimeoutError as error:
-            raise TimeoutError(f"{mask_urls(url)}: {error}") from error
+            raise TimeoutError(f"{mask_url(url)}: {error}") from error
         finally:
             connection.close()
     raise RequestError("too_many_redirects", field="image", got=_shown(url), allowed=f"at most {MAX_REDIRECTS} redirects")
@@ -217,7 +217,7 @@ def _read_answer(url: str, answer: http.client.HTTPResponse) -> bytes:
             "missing_image", field="image", got=f"{answer.status} from {_shown(url)}", allowed="an image that is there"
         )
     if answer.status in (401, 403, 408, 425, 429) or answer.status >= 500:
-        raise ConnectionError(f"{mask_urls(url)}: answered {answer.status} {answer.reason}")
+        raise ConnectionError(f"{mask_url(url)}: answered {answer.status} {answer.reason}")
     if answer.status != 200:
         raise RequestError("http_error", field="image", got=f"{answer.status} from {_shown(url)}", allowed="an answer 200")
     pieces: list[bytes] = []
@@ -229,7 +229,7 @@ def _read_answer(url: str, answer: http.client.HTTPResponse) -> bytes:
             got = f"over {MAX_IMAGE_BYTES} bytes from {_shown(url)}"
             raise RequestError("image_too_large", field="image", got=got, allowed=f"at most {MAX_IMAGE_BYTES} bytes")
     if answer.length:
-        raise ConnectionError(f"{mask_urls(url)}: the answer ended {answer.length} bytes early")
+        raise ConnectionError(f"{mask_url(url)}: the answer ended {answer.length} bytes early")
     return b"".join(pieces)
 
 

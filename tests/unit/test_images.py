@@ -113,6 +113,30 @@ def test_broken_exif_leaves_the_picture_as_stored() -> None:
     assert decode_image(data, **LIMITS).shape == (11, 17, 3)
 
 
+@pytest.mark.parametrize("value", [[3, 3], {}, b"6", "6", 2.0**70])
+def test_an_orientation_of_another_type_turns_nothing(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(picture(11, 17)))
+    monkeypatch.setattr(Image.Image, "getexif", lambda image: {0x0112: value})
+    np.testing.assert_array_equal(decode_image(data, **LIMITS), picture(11, 17))
+
+
+def test_colours_that_cannot_be_converted_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(image: Image.Image, mode: str) -> Image.Image:
+        raise ValueError(f"conversion from {image.mode} to {mode} not supported")
+
+    data = encoded(Image.fromarray(picture(17, 19)).convert("RGBA"))
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(RequestError) as error:
+        decode_image(data, **LIMITS)
+    assert error.value.code == "image_undecodable"
+    assert str(error.value) == "image: got colours of mode RGBA; allowed: grey, palette, RGB or CMYK"
+    with pytest.raises(
+        RequestError, match=r"^given_mask: got colours of mode RGBA; allowed: grey, palette, RGB or CMYK$"
+    ) as error:
+        decode_mask(data)
+    assert error.value.code == "mask_undecodable"
+
+
 def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (13, 7), colour) for colour in ("#ff0000", "#0000ff")]
     data = encoded(frames[0], "gif", save_all=True, append_images=frames[1:], duration=100)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import socket
+import struct
 from pathlib import Path
 
 import pyarrow as pa
@@ -144,3 +147,71 @@ def test_a_large_row_group_is_warned_of(tmp_path: Path, monkeypatch: pytest.Monk
     (warning,) = scan_inputs(str(tmp_path), {}).warnings
     assert warning.startswith("input: a.parquet has a row group of 0.0 GB, and 1 of 1 files have one of more than")
     assert "rewrite the input with row groups of about 100 MB" in warning
+
+
+def reason(folder: Path) -> str:
+    """Scan a folder of a good file and another one, and return why the other cannot be planned."""
+    write(folder / "a.parquet")
+    found = scan_inputs(str(folder), {})
+    (error,) = [file.error for file in found.files if file.error is not None]
+    assert [file.rows for file in found.files if file.error is None] == [3]
+    return error
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "nowhere", "circle"])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "b.parquet"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "socket":
+        monkeypatch.chdir(tmp_path)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(place.name)
+    else:
+        place.symlink_to({"device": "/dev/zero", "nowhere": "c.parquet", "circle": "b.parquet"}[kind])
+    expected = "it is a link that leads to no file"
+    if kind in ("pipe", "socket", "device"):
+        expected = "it is a pipe, socket or device, not a regular file"
+    assert reason(tmp_path) == expected
+
+
+def test_a_file_whose_name_cannot_be_written_costs_one_row(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet")
+    os.rename(tmp_path / "x.parquet", os.fsencode(tmp_path) + b"/b-\xff.parquet")
+    assert reason(tmp_path) == "its name is not UTF-8; rename it"
+    assert [file.path for file in scan_inputs(str(tmp_path), {}).files] == ["a.parquet", "b-\\xff.parquet"]
+
+
+def test_footers_that_cannot_be_true_are_not_believed(tmp_path: Path) -> None:
+    write(tmp_path / "b.parquet")
+    data = (tmp_path / "b.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(data[:-4] + b"PARE")
+    assert reason(tmp_path) == "its footer is encrypted"
+    (tmp_path / "b.parquet").write_bytes(data[:-8] + struct.pack("<I", 2**32 - 1) + b"PAR1")
+    assert reason(tmp_path) == (
+        f"its footer is said to have 4294967295 bytes; the file has {len(data)}, and 268435456 are read at most"
+    )
+    with (tmp_path / "b.parquet").open("wb") as stream:
+        stream.truncate(3 * 10**9)
+        stream.seek(0, os.SEEK_END)
+        stream.write(struct.pack("<I", 2 * 10**9) + b"PAR1")
+    assert "said to have 2000000000 bytes" in reason(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"), [(-3, "its footer says -3 rows, its row groups -3"), (10**12, "values of a column in")]
+)
+def test_counts_that_cannot_be_true_are_not_planned(tmp_path: Path, rows: int, text: str) -> None:
+    def zigzag(number: int) -> bytes:
+        number, parts = (2 * number if number >= 0 else -2 * number - 1), []
+        while number > 0x7F:
+            parts.append(number & 0x7F | 0x80)
+            number >>= 7
+        return bytes([0x16, *parts, number])  # 0x16: a field of 64 bits
+
+    write(tmp_path / "b.parquet")
+    data = (tmp_path / "b.parquet").read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = data[start:-8].replace(zigzag(3), zigzag(rows))
+    (tmp_path / "b.parquet").write_bytes(data[:start] + footer + struct.pack("<I", len(footer)) + b"PAR1")
+    assert text in reason(tmp_path)

@@ -56,6 +56,9 @@ CASES = [
     ({"image": None}, "null_value", "image: got null; allowed: binary, {bytes, path} or string"),
     ({"image": {"bytes": None, "path": None}}, "null_value", "image: got null"),
     ({"image": 7}, "wrong_type", "image: got int 7; allowed: binary, {bytes, path} or string"),
+    ({"image": {"bytes": None, "path": 7}}, "wrong_type", "image: got int 7; allowed: binary, {bytes, path} or string"),
+    ({"source_prompt": "x" * 100_001}, "prompt_too_long", "source_prompt: got 100001 characters; allowed: up to 100000 chara"),
+    ({"target_prompt": " " * 100_001}, "empty_prompt", f"target_prompt: got '{' ' * 79}...; allowed: a string that is not"),
     ({"seed": -1}, "out_of_range", "seed: got -1; allowed: an integer from 0 to 2**63-1, or null"),
     ({"seed": 2**63}, "out_of_range", f"seed: got {2**63}; allowed: an integer from 0"),
     ({"seed": "7"}, "wrong_type", "seed: got str '7'; allowed: an integer"),
@@ -91,6 +94,13 @@ def test_bad_records_say_record_field_got_and_allowed(changes: dict[str, Any], c
 def test_a_rejected_row_still_shows_its_prompts() -> None:
     (row,) = parse(seed=-1)
     assert (row.source_prompt, row.target_prompt) == ("a cat", "a dog")
+
+
+def test_a_prompt_that_is_much_too_long_is_shown_cut() -> None:
+    (row,) = parse(target_prompt="x" * 3_000_000)
+    assert row.error_type == "prompt_too_long" and row.target_prompt is not None and len(row.target_prompt) == 100_000
+    assert row.target_prompt.endswith("x...")
+    assert parse(target_prompt="x" * 100_000)[0].status is None
 
 
 def test_long_values_are_cut_in_messages() -> None:

@@ -276,7 +276,10 @@ def test_a_web_root_keeps_what_it_asks_with_and_its_secrets(site: str, folder: P
 def test_secrets_of_references_are_not_shown(site: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
     listed = rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",))
-    for url in (f"{site}/forbidden?X-Amz-Signature=SECRET", f"{site}/nothing?token=SECRET", "s3://user:SECRET@bucket/a.png"):
+    users = ("user:SECRET", "user:p/SECRET", "user:p#SECRET", "user:it'sSECRET", 'user:"SECRET', "user:two words SECRET")
+    urls = [f"{site}/forbidden?X-Amz-Signature=SECRET", f"{site}/nothing?token=SECRET", "//user:SECRET@bucket/a.png"]
+    urls += [f"s3://{user}@bucket/a.png" for user in users] + ["s3://b/a?token=a SECRET", "s3://b/a?token='SECRET'&x=1"]
+    for url in urls:
         with pytest.raises((RequestError, ConnectionError)) as caught:
             fetch(url, listed)
         assert "SECRET" not in str(caught.value) and "***" in str(caught.value)

@@ -1,0 +1,1 @@
+"""Generated bad input: records and files in named classes, what has to become of each, and runs over them."""
