@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/demo
 ORACLE := ../shared/oracle
 
-.PHONY: venv demo test parity check clean
+.PHONY: venv demo test test-faults parity fuzz check clean
 .DEFAULT_GOAL := venv
 
 venv: $(VENV)/.installed
@@ -26,11 +26,17 @@ demo: venv
 	@echo "For real edits name a real model: model=stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 test: venv
-	$(BIN)/python -m pytest -m "not parity and not gpu and not faults"
+	$(BIN)/python -m pytest -m "not parity and not gpu and not faults and not fuzz"
 
 parity: venv
 	VIMAEDIT_PARITY=all $(BIN)/python -m pytest tests/parity
 	if [ -d $(ORACLE) ]; then $(BIN)/python -m tests.parity.replay --oracle $(ORACLE); fi
+
+test-faults: venv
+	$(BIN)/python -m pytest -m faults
+
+fuzz: venv
+	$(BIN)/python -m pytest -s tests/fuzz -m fuzz
 
 check: venv
 	$(BIN)/ruff format --check .

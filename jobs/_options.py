@@ -101,14 +101,17 @@ def load_config(config_type: type[Config], line: CommandLine, required: Sequence
 def _recipe_assignments(
     config_type: type[Any], assignments: Sequence[tuple[tuple[str, ...], Any]]
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield what the chosen model states of itself, for jobs that take a model."""
-    if "model" not in _hints(config_type):
+    """Yield what the chosen model states of itself and what the chosen method is published with, for jobs that take a model."""
+    hints = _hints(config_type)
+    if "model" not in hints:
         return
     from pipelines.weights import stated_recipe  # takes time to import, and not every job has a model
+    from vimaedit.recipes import recipe_of
 
     default = next(field.default for field in dataclasses.fields(config_type) if field.name == "model")
-    model = {path: value for path, value in assignments}.get(("model",), default)
-    for key, value in stated_recipe(model).items():
+    given = {path: value for path, value in assignments}
+    stated = stated_recipe(given.get(("model",), default))
+    for key, value in recipe_of(stated, given.get(("method",))).items() if hints.get("method") is str else stated.items():
         for inner, each in value.items() if isinstance(value, dict) else [("", value)]:
             path = (key, inner) if inner else (key,)
             _option_type(config_type, path)
@@ -118,8 +121,16 @@ def _recipe_assignments(
 def with_option(config: Config, key: str, text: str) -> Config:
     """Return a copy with one option, a nested one by dots, read from its text as on a command line.
 
+    Another method brings its own published options along, save those that were chosen otherwise.
+
     Raises: ConfigError as `load_config`.
     """
+    if key == "method" and dataclasses.is_dataclass(config):
+        from pipelines.weights import stated_recipe
+        from vimaedit.recipes import with_method
+
+        edit = typing.cast(Any, config)
+        return typing.cast(Config, with_method(edit, text, stated_recipe(edit.model)))
     for path, value in _command_assignments(type(config), key, text):
         config = _replace(config, path, value)
     return config

@@ -1,4 +1,4 @@
-"""Edit a data set: records in Parquet in, one row per edit out."""
+"""Edit a data set: records in Parquet in, one row per edit out. The same command again goes on where it was."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def summary_text(summary: RunSummary) -> str:
     from vimaedit.types import Status
 
     counts = ", ".join(f"{summary.counts.get(status, 0)} {status}" for status in Status)
-    lines = [f"{summary.rows} rows in {summary.seconds:.1f} s ({summary.rows_per_second:.2f} rows/s): {counts}"]
+    if summary.was_finished:
+        lines = [f"finished before, nothing to do: {summary.rows} rows: {counts}"]
+    else:
+        done = f"{summary.edited} of " if summary.edited != summary.rows else ""
+        lines = [f"{done}{summary.rows} rows in {summary.seconds:.1f} s ({summary.rows_per_second:.2f} rows/s): {counts}"]
     lines += [f"{label} {place}" for label, place in _places(summary) if place]
     if summary.stop_reason:
         lines.append(f"stopped early: {summary.stop_reason}")

@@ -12,6 +12,7 @@ FRAMES = ("canvas", "original")
 KEEP_SOURCES = ("true", "path", "false")
 IMAGE_FORMATS = ("png", "webp", "jpeg")
 ALWAYS_MEASURED = (*METRICS, "unchanged")
+RETRY_STATUSES = ("failed", "quarantined")  # by default
 RESUMES = ("if-possible", "never", "always", "retry-failed", "extend")
 
 
@@ -34,7 +35,8 @@ class DataConfig:
     limit: int | None = None  # the first N requests only
     dry_run: bool = False  # say what a run would be and take, from a measured sample; writes nothing
     sheet: int = 0  # the first N results as <output>/sheet.png
-    resume: str = "if-possible"  # what to do about an output that is not empty; if-possible and never refuse it
+    resume: str = "if-possible"  # of an output that holds a run: if-possible, never, always, retry-failed, extend (new files)
+    retry_statuses: list[str] = field(default_factory=lambda: list(RETRY_STATUSES))  # what retry-failed redoes; also rejected
     max_failed_fraction: float = 0.05  # with more rows failed or quarantined a finished run exits with 3
     max_rejected_fraction: float = 0.5  # with more rows rejected a finished run exits with 3
     stop_failed_fraction: float = 0.5  # with more of the last 200 rows failed the run stops early and exits with 5
@@ -55,6 +57,10 @@ class DataConfig:
         for name in self.metrics:
             check_choice("metrics", name, ALWAYS_MEASURED)
         check_choice("resume", self.resume, RESUMES)
+        if not self.retry_statuses:
+            raise ConfigError(f"retry_statuses: got nothing; allowed: some of {', '.join((*RETRY_STATUSES, 'rejected'))}")
+        for status in self.retry_statuses:
+            check_choice("retry_statuses", status, (*RETRY_STATUSES, "rejected"))
         check_range("min_side_px", self.min_side_px, 1, 100_000)
         check_range("max_pixels", self.max_pixels, 1, 10**10)
         check_range("sheet", self.sheet, 0, 1000)

@@ -33,7 +33,8 @@ class RunContext:
     model_digest: str
     plan_digest: str
     version: str
-    generation: int
+    generation: int  # of the parts that this run writes
+    retry_statuses: tuple[str, ...] = ()  # of rows that are done again where a unit has a part of a lower generation
 
     @property
     def canvas(self) -> CanvasSpec:
@@ -82,6 +83,7 @@ class Row:
     attempts: int = 0
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    is_kept: bool = False  # the row that stands in the output stays as it is; `status` is that row's
 
     def stop(self, status: Status, stage: str, kind: str, message: str) -> None:
         """Settle that this request gets no edit, and why."""

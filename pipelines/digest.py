@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 from pipelines.config import EditJobConfig
 
@@ -14,7 +15,7 @@ RESULTS_VERSION = 1
 # Where work is placed, what is reported and when a run gives up changes no row; what the input is, the plan compares itself.
 OUTSIDE_DIGEST = frozenset(
     {
-        *("input", "output", "resume", "limit", "dry_run", "sheet"),
+        *("input", "output", "resume", "retry_statuses", "limit", "dry_run", "sheet"),
         *("actors", "batch_size", "threads", "ray_address"),
         *("max_failed_fraction", "max_rejected_fraction", "stop_failed_fraction"),
     }
@@ -23,6 +24,10 @@ OUTSIDE_DIGEST = frozenset(
 
 def config_digest(job: EditJobConfig) -> str:
     """Digest every option except those of `OUTSIDE_DIGEST`: 32 hexadecimal digits."""
-    options = {name: value for name, value in dataclasses.asdict(job).items() if name not in OUTSIDE_DIGEST}
-    text = json.dumps({"results_version": RESULTS_VERSION, **options}, sort_keys=True)
+    text = json.dumps({"results_version": RESULTS_VERSION, **digested_options(job)}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def digested_options(job: EditJobConfig) -> dict[str, Any]:
+    """Return the options that the digest covers, as plain values."""
+    return {name: value for name, value in dataclasses.asdict(job).items() if name not in OUTSIDE_DIGEST}

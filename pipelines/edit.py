@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-import vimaedit
 from pipelines.config import EditJobConfig
 from pipelines.context import RunContext
-from pipelines.digest import RESULTS_VERSION, config_digest
+from pipelines.digest import RESULTS_VERSION
 from pipelines.editing import EditActor, deaths_run
-from pipelines.finish import count_statuses, exit_code, read_parts, write_manifest, write_run, write_success
-from pipelines.inputs import InputSet, scan_inputs
+from pipelines.finish import (
+    count_statuses,
+    exit_code,
+    is_complete,
+    read_run,
+    withdraw_success,
+    write_manifest,
+    write_run,
+    write_success,
+)
 from pipelines.ledger import explaining_starts, start_ledger
-from pipelines.listing import refuse_output_in_input
-from pipelines.plan import Plan, Unit, count_requests, limit_units, make_plan, refuse_used_output, store_plan, unit_size
-from pipelines.probe import Probe, Sample, await_worker, measure, probe
-from pipelines.progress import ProgressCallback, Report, report_to, reporting, start_counter
-from pipelines.resources import Placement, auto_batch_size, connect, look_at_cluster, place, set_engine
-from pipelines.schema import output_schema
+from pipelines.lock import Lock, hold_lock
+from pipelines.parts import Part, read_parts
+from pipelines.plan import Plan, StoredPlan, Unit, load_plan, store_plan
+from pipelines.prepare import Prepared, prepare
+from pipelines.progress import ProgressCallback, ProgressState, Report, report_to, reporting, start_counter
+from pipelines.resources import set_engine
+from pipelines.resume import Work, check_mode, find_work, raise_generation
 from pipelines.secrets import mask_urls
 from pipelines.sheet import write_sheet
 from pipelines.sink import UnitSink
@@ -37,19 +45,22 @@ from pipelines.suspects import read_suspects
 
 logger = logging.getLogger(__name__)
 
-LARGE_JOB_REQUESTS = 2000  # from here on the rate is measured before the plan is cut
 UNKNOWN_ROW_SECONDS = 60.0  # taken for the no-progress limit where no rate was measured
-CODED_BYTES_PER_PIXEL = 2.0  # a photograph as PNG, a little over what is usual
 STOPPED_EARLY = 5
+ROUNDS = 3  # of editing what the final count does not find
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What a run came to. `counts` by status; `rows` were done in `seconds`; paths are URLs."""
+    """What a run came to. `counts` by status, `edited` of all `rows` in this attempt, in `seconds`; paths are URLs.
+
+    `was_finished`: an earlier attempt had come to the end, and nothing was done. Stopped early, counts and rows are this attempt's.
+    """
 
     exit_code: int
     counts: dict[str, int]
     rows: int
+    edited: int
     seconds: float
     units: int
     data: str
@@ -57,10 +68,11 @@ class RunSummary:
     sheet: str | None
     stop_reason: str | None
     warnings: tuple[str, ...]
+    was_finished: bool = False
 
     @property
     def rows_per_second(self) -> float:
-        return self.rows / self.seconds if self.seconds else 0.0
+        return self.edited / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,75 +95,127 @@ class DryRunReport:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Prepared:
-    inputs: InputSet
-    placement: Placement
-    probe: Probe
-    context: RunContext
-    plan: Plan
-    units: tuple[Unit, ...]  # of the limit
-    requests_per_unit: int
-    sample: Sample | None
-    warnings: tuple[str, ...]
-
-
 def run_edit(
     job: EditJobConfig, progress: ProgressCallback | None = None, on_started: Callable[[], None] | None = None
 ) -> RunSummary:
-    """Edit a data set. `on_started` is called right after Ray has started (the place to install signal handlers).
+    """Edit a data set, or go on with what the output holds.
 
-    Raises: ConfigError (exit 2) before any work; anything else is a bug or infrastructure (exit 1).
+    `on_started` is called right after Ray has started (the place to install signal handlers).
+
+    Raises: ConfigError (exit 2) before any work; anything else is a bug or infrastructure (exit 1), LockLost where another
+    driver has taken the output over.
     """
     started = time.monotonic()
     output = locate(job.output)
-    refuse_used_output(output, job.resume)
+    before = load_plan(output)
+    check_mode(output, job.resume, before)
     check_writable(output)
-    prepared = _prepare(job, on_started, measure_always=False)
-    context, units = prepared.context, prepared.units
-    store_plan(output, prepared.plan, prepared.inputs)
-    total = sum(unit.take for unit in units)
+    prepared = prepare(job, before, on_started, measure_always=False)
+    with hold_lock(output) as lock:
+        if _name(found := load_plan(output)) != _name(before):  # another driver has been here meanwhile
+            check_mode(output, job.resume, found)
+            prepared = prepare(job, found, None, measure_always=False)
+        return _run(prepared, lock, progress, started)
+
+
+def _name(stored: StoredPlan | None) -> tuple[str, int] | None:
+    return None if stored is None else (stored.plan.digest, stored.plan.revision)
+
+
+def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, started: float) -> RunSummary:
+    job, output = prepared.context.job, locate(prepared.context.job.output)
+    parts = _stored_parts(prepared)
+    plan = _next_plan(prepared, parts)
+    if plan is not (prepared.before.plan if prepared.before else None):
+        lock.check()
+        withdraw_success(output)
+        store_plan(output, dataclasses.replace(prepared.stored, plan=plan), prepared.inputs)
+    context = dataclasses.replace(prepared.context, generation=plan.generation, retry_statuses=plan.retry_statuses)
+    work = find_work(plan, parts, job.limit)
     summary = RunSummary(
         exit_code=STOPPED_EARLY,
         counts={},
         rows=0,
+        edited=0,
         seconds=0.0,
-        units=len(units),
+        units=len(work.units),
         data=mask_urls((output / "data").url),
         run_json=None,
         sheet=None,
         stop_reason=None,
         warnings=prepared.warnings,
     )
-    if units:
-        counter = start_counter({unit.id: unit.take for unit in units}, job.stop_failed_fraction)
-        try:
-            with reporting(counter, progress):
-                _execute(prepared, report_to(counter))
-        except Exception:
-            # Ray wraps the actor's exception in text; whether the rule stopped the run, the counter knows.
-            reason = ray.get(counter.stop_reason.remote())
-            if reason is None:
-                raise
-            state = ray.get(counter.state.remote())
+    finished = read_run(output) if not work.todo and is_complete(output) else None
+    if finished is not None:
+        return _finish_again(job, output, work, finished, summary)
+    lock.check()
+    withdraw_success(output)
+    if prepared.before is not None:
+        logger.info("going on: %d of %d units are done", len(work.units) - len(work.todo), len(work.units))
+    edited = 0
+    for _ in range(ROUNDS):
+        if not work.todo:
+            break
+        state, reason = _edit(context, prepared, plan, work, lock, progress)
+        edited += state.done
+        if reason is not None:
             seconds = time.monotonic() - started
-            return dataclasses.replace(summary, counts=state.counts, rows=state.done, seconds=seconds, stop_reason=reason)
-    parts = read_parts(output, units, prepared.plan.digest)
+            return dataclasses.replace(
+                summary, counts=state.counts, rows=state.done, edited=edited, seconds=seconds, stop_reason=reason
+            )
+        # What was there before may have been replaced since by a driver that was thought dead.
+        work = find_work(plan, read_parts(output, (unit.id for unit in plan.units), plan.digest), job.limit)
+    if work.todo:
+        raise RuntimeError(
+            f"{mask_urls((output / 'data').url)}: {len(work.todo)} of {len(work.units)} units, unit {work.todo[0].id} the first, are "
+            f"not there or not the plan's after {ROUNDS} rounds; something else deletes or writes there"
+        )
+    return _finish(context, prepared, work, lock, dataclasses.replace(summary, edited=edited), started)
+
+
+def _stored_parts(prepared: Prepared) -> dict[str, Part]:
+    """Read the footers of what an earlier attempt has left."""
+    if prepared.before is None:
+        return {}
+    plan = prepared.before.plan
+    return read_parts(locate(prepared.context.job.output), (unit.id for unit in plan.units), plan.digest)
+
+
+def _next_plan(prepared: Prepared, parts: Mapping[str, Part]) -> Plan:
+    """Return the plan to go by: the prepared one, with rows to be done again where that is asked for."""
+    plan, job = prepared.stored.plan, prepared.context.job
+    if job.resume != "retry-failed":
+        return plan
+    return raise_generation(plan, find_work(plan, parts, job.limit), job.retry_statuses)
+
+
+def _finish(context: RunContext, prepared: Prepared, work: Work, lock: Lock, summary: RunSummary, started: float) -> RunSummary:
+    """Say what the run came to, and mark the output complete last."""
+    output = locate(context.job.output)
+    parts = work.done_parts()
     counts = count_statuses(parts)
+    lock.check()
     write_manifest(output, parts)
-    sheet, warnings = _sheet(output, units, job.sheet) if units else (None, [])
-    warnings = [*prepared.warnings, *warnings]
-    seconds = time.monotonic() - started
-    code = exit_code(job, counts)
-    facts = {"exit_code": code, "counts": counts, "rows": total, "units": len(units), "seconds": round(seconds, 3)}
-    facts |= {"rows_per_second": total / seconds, "versions": prepared.probe.versions, "results_version": RESULTS_VERSION}
+    sheet, warnings = _sheet(output, work.units, context.job.sheet)
+    warnings = [*summary.warnings, *warnings]
+    code, seconds = exit_code(context.job, counts), time.monotonic() - started
+    facts = {
+        "exit_code": code,
+        "counts": counts,
+        "rows": work.num_rows,
+        "rows_edited": summary.edited,
+        "units": len(work.units),
+    }
+    facts |= {"seconds": round(seconds, 3), "rows_per_second": summary.edited / seconds}
+    facts |= {"versions": prepared.probe.versions, "results_version": RESULTS_VERSION}
     write_run(output, context, {**facts, "warnings": warnings})
+    lock.check()
     write_success(output)
     return dataclasses.replace(
         summary,
         exit_code=code,
         counts=counts,
-        rows=total,
+        rows=work.num_rows,
         seconds=seconds,
         run_json=mask_urls((output / "run.json").url),
         sheet=sheet,
@@ -159,9 +223,26 @@ def run_edit(
     )
 
 
+def _finish_again(
+    job: EditJobConfig, output: Location, work: Work, finished: dict[str, Any], summary: RunSummary
+) -> RunSummary:
+    """Say of a finished run what it came to; nothing of it is done again, but a sheet may be drawn."""
+    sheet, warnings = _sheet(output, work.units, job.sheet)
+    return dataclasses.replace(
+        summary,
+        exit_code=finished["exit_code"],
+        counts=finished["counts"],
+        rows=finished["rows"],
+        run_json=mask_urls((output / "run.json").url),
+        sheet=sheet,
+        warnings=(*summary.warnings, *warnings),
+        was_finished=True,
+    )
+
+
 def _sheet(output: Location, units: Sequence[Unit], num_results: int) -> tuple[str | None, list[str]]:
     """Draw the sheet, where one is asked for: its URL, and what to warn of. The run is finished with or without it."""
-    if not num_results:
+    if not num_results or not units:
         return None, []
     try:
         url, num_drawn = write_sheet(output, units, num_results)
@@ -173,21 +254,26 @@ def _sheet(output: Location, units: Sequence[Unit], num_results: int) -> tuple[s
 
 
 def plan_dry_run(job: EditJobConfig, on_started: Callable[[], None] | None = None) -> DryRunReport:
-    """Plan a run and measure a first batch; writes nothing into the output.
+    """Plan a run, or what is left of the one in the output, and measure a first batch; writes nothing into the output.
 
     Raises: ConfigError as `run_edit`.
     """
-    refuse_used_output(locate(job.output), job.resume)
-    prepared = _prepare(job, on_started, measure_always=True)
-    sample, requests = prepared.sample, sum(unit.take for unit in prepared.units)
-    actors = min(prepared.placement.likely_actors, max(1, len(prepared.units)))
+    output = locate(job.output)
+    before = load_plan(output)
+    check_mode(output, job.resume, before)
+    prepared = prepare(job, before, on_started, measure_always=True)
+    parts = _stored_parts(prepared)
+    plan = _next_plan(prepared, parts)
+    work = find_work(plan, parts, job.limit)
+    sample, requests = prepared.sample, sum(work.rows_to_do(plan).values())
+    actors = min(prepared.placement.likely_actors, max(1, len(work.todo)))
     return DryRunReport(
         files=len(prepared.inputs.files),
         unreadable_files=sum(file.error is not None for file in prepared.inputs.files),
         requests=requests,
-        units=len(prepared.units),
-        requests_per_unit=prepared.requests_per_unit,
-        batch_size=prepared.plan.batch_size,
+        units=len(work.todo),
+        requests_per_unit=plan.settled["requests_per_unit"],
+        batch_size=plan.batch_size,
         actors=actors,
         device=prepared.probe.device,
         dtype=prepared.probe.dtype,
@@ -199,124 +285,46 @@ def plan_dry_run(job: EditJobConfig, on_started: Callable[[], None] | None = Non
     )
 
 
-def _prepare(job: EditJobConfig, on_started: Callable[[], None] | None, *, measure_always: bool) -> _Prepared:
-    refuse_output_in_input(locate(job.output), job.input)
-    inputs = scan_inputs(job.input, job.columns)
-    num_requests = count_requests(inputs)
-    connect(job)
-    if on_started is not None:
-        on_started()
-    placement = place(job, look_at_cluster(job))
-    if placement.warning:
-        logger.warning("%s", placement.warning)  # now, not only at the end: it may be a reason to stop
-    await_worker(placement)
-    found = probe(job, placement)
-    resolved = dataclasses.replace(
-        job,
-        device=found.device,
-        dtype=found.dtype,
-        output=locate(job.output).url,  # a worker's current folder may be another
-        image_root=None if job.image_root is None else locate(job.image_root).url,
-    )
-    batch_size = job.batch_size if isinstance(job.batch_size, int) else auto_batch_size(found.device_gib)
-    context = RunContext(
-        job=resolved,
-        facts=found.facts,
-        columns=inputs.columns,
-        schema=output_schema(inputs.schema, inputs.columns),
-        input_root=inputs.root,
-        batch_size=batch_size,
-        threads=placement.threads,
-        config_digest=config_digest(resolved),
-        model_digest=found.model_digest,
-        plan_digest="",
-        version=vimaedit.__version__,
-        generation=1,
-    )
-    sample = None
-    if measure_always or is_large(num_requests, job.limit):
-        sample = _measure_first(context, inputs, placement)
-    per_unit = unit_size(
-        num_requests=num_requests,
-        batch_size=batch_size,
-        actors=placement.likely_actors,
-        row_bytes=sample.row_bytes if sample else _estimate_row_bytes(context, inputs),
-        row_seconds=sample.row_seconds if sample else None,
-        input_row_bytes=inputs.row_bytes,
-    )
-    settled = {
-        "config_digest": context.config_digest,
-        "model_digest": found.model_digest,
-        "dtype": found.dtype,
-        "device": found.device,
-        "threads": placement.threads,
-        "requests_per_unit": per_unit,
-    }
-    plan = make_plan(inputs, batch_size=batch_size, requests_per_unit=per_unit, settled=settled)
-    return _Prepared(
-        inputs=inputs,
-        placement=placement,
-        probe=found,
-        context=dataclasses.replace(context, plan_digest=plan.digest),
-        plan=plan,
-        units=limit_units(plan.units, job.limit),
-        requests_per_unit=per_unit,
-        sample=sample,
-        warnings=tuple(_run_warnings(inputs, placement, found)),
-    )
+def _edit(
+    context: RunContext, prepared: Prepared, plan: Plan, work: Work, lock: Lock, progress: ProgressCallback | None
+) -> tuple[ProgressState, str | None]:
+    """Edit all units that are to be done: what came of them in this attempt, and why the run was stopped early.
+
+    Raises: LockLost.
+    """
+    counter = start_counter(work.rows_to_do(plan), context.job.stop_failed_fraction)
+    counts = count_statuses(work.done_parts())
+    known = {"limit": context.job.limit, "rows": work.num_rows, "counts_before": counts, "editing_since": time.time()}
+
+    def tell(state: ProgressState) -> None:
+        lock.facts = {**known, "rows_edited": state.done, "rows_to_edit": state.total, "counts": state.counts}
+        if progress is not None:
+            progress(state)
+
+    lock.on_lost = lambda: counter.stop.remote("another driver has taken this run over")
+    reason: str | None = None
+    try:
+        with reporting(counter, tell):
+            _execute(context, prepared, plan, work.todo, report_to(counter))
+    except Exception:
+        lock.check()
+        # Ray wraps the actor's exception in text; whether the rule stopped the run, the counter knows.
+        reason = ray.get(counter.stop_reason.remote())
+        if reason is None:
+            raise
+    finally:
+        lock.on_lost = None
+    return ray.get(counter.state.remote()), reason
 
 
-def is_large(num_requests: int, limit: int | None) -> bool:
-    """Whether a run is worth a measurement of its rate: by what it will edit, not by what there is."""
-    return (num_requests if limit is None else min(num_requests, limit)) >= LARGE_JOB_REQUESTS
-
-
-def _measure_first(context: RunContext, inputs: InputSet, placement: Placement) -> Sample | None:
-    """Measure the first batch that can be edited among the first few of the input."""
-    first = make_plan(inputs, batch_size=context.batch_size, requests_per_unit=context.batch_size, settled={})
-    readable = (unit for unit in first.units if unit.first_row >= 0)
-    for unit in itertools.islice(readable, 3):
-        sample = measure(context, inputs.files[unit.file], unit, placement)
-        if sample is not None:
-            return sample
-    return None
-
-
-def _estimate_row_bytes(context: RunContext, inputs: InputSet) -> float:
-    """Estimate the bytes of an output row from the model's canvas and the input's footers."""
-    size = context.canvas.size
-    rows = max(1, inputs.num_rows)
-    picture = CODED_BYTES_PER_PIXEL * size * size
-    if context.job.frame == "original":
-        picture = max(picture, 2.0 * inputs.column_bytes.get(inputs.columns.edit["image"], 0) / rows)
-    num_pictures = 2 if context.job.keep_source == "true" else 1
-    passed = sum(inputs.column_bytes.get(source, 0) for source in inputs.columns.passed.values()) / rows
-    return num_pictures * picture + passed
-
-
-def _run_warnings(inputs: InputSet, placement: Placement, found: Probe) -> list[str]:
-    warnings = [*inputs.warnings]
-    warnings += [f"{file.path}: {file.error}; one rejected row" for file in inputs.files if file.error is not None]
-    renamed = inputs.columns.renamed
-    if renamed:
-        pairs = ", ".join(f"{source} as {name}" for name, source in renamed.items())
-        warnings.append(f"input columns with the names of output columns are written under another: {pairs}")
-    if placement.warning:
-        warnings.append(placement.warning)
-    if found.facts.warning:
-        warnings.append(found.facts.warning)
-    return warnings
-
-
-def _execute(prepared: _Prepared, report: Report) -> None:
-    context, placement, units = prepared.context, prepared.placement, prepared.units
-    row_seconds = prepared.sample.row_seconds if prepared.sample else UNKNOWN_ROW_SECONDS
+def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequence[Unit], report: Report) -> None:
+    placement, row_seconds = prepared.placement, plan.row_seconds or UNKNOWN_ROW_SECONDS
     set_engine(unit_seconds=math.ceil(row_seconds * max(unit.take for unit in units)))
     if placement.num_actors is None:
         pool = ActorPoolStrategy(min_size=1, max_size=len(units), max_tasks_in_flight_per_actor=2)
     else:
         pool = ActorPoolStrategy(size=min(placement.num_actors, len(units)), max_tasks_in_flight_per_actor=1)
-    source = UnitSource(context, prepared.inputs.files, units)
+    source = UnitSource(context, prepared.stored.files, units)
     suspects = read_suspects(locate(context.job.output), (unit.id for unit in units), deaths_run(context))
     ledger = start_ledger(suspects)
     # Ray Data starts an actor whose process died again, and its unit too, as often as it takes; the ledger knows when it is enough.

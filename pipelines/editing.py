@@ -87,12 +87,13 @@ class EditActor:
             started = time.perf_counter()
             self._edit(unit, slots)
             num_edited = sum(row is not None for row in slots)
-            observe_batch([str(row.status) for row in batch.rows], time.perf_counter() - started, num_edited)
-            if self.report is not None and batch.rows:
-                reason = self.report(unit.id, num_finished, [str(row.status) for row in batch.rows])
+            statuses = [str(row.status) for row in batch.rows if not row.is_kept]
+            observe_batch(statuses, time.perf_counter() - started, num_edited)
+            if self.report is not None and statuses:
+                reason = self.report(unit.id, num_finished, statuses)
                 if reason is not None:
                     raise StoppedEarly(reason)
-            num_finished += len(batch.rows)
+            num_finished += len(statuses)
         for row in rows:
             row.clip_image = row.given_mask = None  # nothing later reads them
 

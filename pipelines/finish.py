@@ -6,9 +6,7 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,33 +14,10 @@ import pyarrow.parquet as pq
 
 from pipelines.config import EditJobConfig
 from pipelines.context import RunContext
-from pipelines.plan import Unit
-from pipelines.secrets import mask_urls
-from pipelines.sink import FOOTER_KEY, part_name
-from pipelines.storage import Location, open_reader, put_atomic, retry_remote
+from pipelines.parts import Part
+from pipelines.storage import Location, exists, put_atomic, read_bytes, retry
 from pipelines.text import without_secrets
 from vimaedit.types import Status
-
-FOOTER_THREADS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """What the footer of a unit's object says."""
-
-    unit: str
-    generation: int
-    rows: int
-    counts: dict[str, int]
-
-
-def read_parts(output: Location, units: Sequence[Unit], plan_digest: str) -> list[Part]:
-    """Read the footers of all units.
-
-    Raises: RuntimeError where one does not hold the rows that were planned; FileNotFoundError where one is missing.
-    """
-    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return list(pool.map(lambda unit: _read_part(output, unit, plan_digest), units))
 
 
 def exit_code(job: EditJobConfig, counts: dict[str, int]) -> int:
@@ -76,6 +51,7 @@ def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> N
         "model_digest": context.model_digest,
         "model_warning": context.facts.warning,
         "plan_digest": context.plan_digest,
+        "generation": context.generation,
         "version": context.version,
         "batch_size": context.batch_size,
         "threads": context.threads,
@@ -84,9 +60,30 @@ def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> N
     put_atomic(output / "run.json", json.dumps(without_secrets(content), indent=2).encode())
 
 
+def read_run(output: Location) -> dict[str, Any] | None:
+    """Read what the last finished run said of itself; None where none has finished."""
+    place = output / "run.json"
+    if not exists(place):
+        return None
+    content: dict[str, Any] = json.loads(read_bytes(place))
+    return content
+
+
 def write_success(output: Location) -> None:
     """Mark the output complete."""
     put_atomic(output / "_SUCCESS", b"")
+
+
+def is_complete(output: Location) -> bool:
+    """Whether the output is marked complete."""
+    return exists(output / "_SUCCESS")
+
+
+def withdraw_success(output: Location) -> None:
+    """Take the mark away, before anything is done that it does not cover."""
+    place = output / "_SUCCESS"
+    if is_complete(output):
+        retry(lambda: place.fs.rm_file(place.path))
 
 
 def write_interrupted(output: Location, signal_name: str) -> None:
@@ -95,27 +92,9 @@ def write_interrupted(output: Location, signal_name: str) -> None:
     output.fs.pipe_file((output / "state" / "interrupted.json").path, json.dumps({"signal": signal_name}).encode())
 
 
-def count_statuses(parts: Sequence[Part]) -> dict[str, int]:
+def count_statuses(parts: Iterable[Part]) -> dict[str, int]:
     """Add up the parts' counts: every status, also those with no row."""
     total: Counter[str] = Counter({str(status): 0 for status in Status})
     for part in parts:
         total.update(part.counts)
     return dict(total)
-
-
-def _read_part(output: Location, unit: Unit, plan_digest: str) -> Part:
-    place = output / "data" / part_name(unit.id)
-
-    def read() -> tuple[int, dict[bytes, bytes]]:
-        with open_reader(place) as stream:
-            metadata = pq.read_metadata(stream)
-            return metadata.num_rows, metadata.metadata or {}
-
-    rows, metadata = retry_remote(place, read)
-    footer = json.loads(metadata.get(FOOTER_KEY, b"{}"))
-    if rows != unit.take or footer.get("plan_digest") != plan_digest or footer.get("unit") != unit.id:
-        raise RuntimeError(
-            f"{mask_urls(place.url)}: got {rows} rows of plan {footer.get('plan_digest')}, unit {footer.get('unit')}; "
-            f"expected {unit.take} rows of plan {plan_digest}, unit {unit.id}"
-        )
-    return Part(unit=unit.id, generation=footer["generation"], rows=rows, counts=footer["counts"])

@@ -13,10 +13,10 @@ from pipelines.config import EditJobConfig
 from pipelines.context import RunContext, UnitRows
 from pipelines.encoding import encode_unit
 from pipelines.inputs import InputFile
+from pipelines.parts import part_bytes
 from pipelines.plan import Unit
 from pipelines.resources import Placement, get
 from pipelines.secrets import mask_urls
-from pipelines.sink import part_bytes
 from pipelines.source import read_unit
 from pipelines.weights import with_local_weights
 from vimaedit.errors import ConfigError

@@ -96,6 +96,10 @@ class ProgressCounter:
     def state(self) -> ProgressState:
         return ProgressState(done=self.counts.total(), total=self.total, counts=dict(self.counts))
 
+    def stop(self, reason: str) -> None:
+        """End the run at the next report of its actors."""
+        self.reason = self.reason or reason
+
     def stop_reason(self) -> str | None:
         return self.reason
 

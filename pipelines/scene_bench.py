@@ -154,7 +154,6 @@ def run_scene_bench(
     for name, job in jobs.items():
         run = locate(job.output)
         if codes[name] is None:
-            _clear_unfinished(run, job)
             logger.info("editing %s", mask_urls(run.url))
             summary = run_edit(job, functools.partial(progress, name) if progress else None)
             codes[name] = summary.exit_code
@@ -246,17 +245,6 @@ def finished_code(job: EditJobConfig, found: Probe) -> int | None:
         )
     code: int = done["exit_code"]
     return code
-
-
-def _clear_unfinished(run: Location, job: EditJobConfig) -> None:
-    """Remove what an interrupted benchmark left of a variant, and nothing that another program wrote."""
-    plan = run / "plan" / "plan.json"
-    if not exists(plan):
-        return
-    if f"{json.loads(read_bytes(plan))['input']}/{FILE_NAME}" != job.input:
-        raise ConfigError(f"output: got {mask_urls(run.url)}, which holds a run on other records; allowed: another output")
-    logger.info("%s was interrupted: it starts again", mask_urls(run.url))
-    run.fs.rm(run.path, recursive=True)
 
 
 def _by_image_guidance(jobs: dict[str, EditJobConfig]) -> dict[bool, EditJobConfig]:

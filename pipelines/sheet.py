@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from pipelines.parts import part_name
 from pipelines.plan import Unit
-from pipelines.sink import part_name
 from pipelines.storage import Location, open_reader, put_atomic
 from pipelines.text import cut
 

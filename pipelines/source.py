@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -23,6 +24,7 @@ from pipelines.inputs import InputFile, list_counts, request_counts
 from pipelines.plan import Unit
 from pipelines.reading import Rows, read_rows
 from pipelines.records import has_blends_per_target, parse_record, read_record, reject
+from pipelines.retry import keep_finished_rows
 from pipelines.storage import locate
 from vimaedit.errors import RequestError
 from vimaedit.types import Status
@@ -37,7 +39,7 @@ class UnitSource(Datasource):
 
     def __init__(self, context: RunContext, files: Sequence[InputFile], units: Sequence[Unit]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.context = context
+        self.context = ray.put(context)  # once, and not with every one of perhaps a hundred thousand tasks
         self.files = files
         self.units = units
 
@@ -56,8 +58,8 @@ class UnitSource(Datasource):
         return None
 
 
-def _read_block(context: RunContext, file: InputFile, unit: Unit) -> Iterator[pa.Table]:
-    yield to_block(read_unit(context, file, unit))
+def _read_block(context: Any, file: InputFile, unit: Unit) -> Iterator[pa.Table]:
+    yield to_block(read_unit(ray.get(context), file, unit))
 
 
 def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
@@ -67,6 +69,8 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
     """
     if file.error is not None:
         unplanned = _unreadable_rows(file, [(-1, 0)], "plan", file.error)
+        if unit.generation > 1:
+            keep_finished_rows(context, unit, unplanned)
         return UnitRows(unit=unit, file=file, rows=unplanned, passed=_no_passed(context, 1))
     rows: list[Row] = []
     passed: list[pa.Table] = []
@@ -89,6 +93,8 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
     assert len(rows) == unit.take
     if context.job.canvas.fit == "keep":
         _warn_of_unknown_shapes(rows)
+    if unit.generation > 1:
+        keep_finished_rows(context, unit, rows)
     return UnitRows(unit=unit, file=file, rows=rows, passed=pa.concat_tables(passed))
 
 

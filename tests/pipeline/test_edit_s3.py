@@ -46,9 +46,11 @@ def test_records_come_from_and_go_to_object_storage(
         "manifest.parquet",
         "plan/files.parquet",
         "plan/plan.json",
+        "plan/schema.arrow",
         "plan/units.parquet",
         "run.json",
         "sheet.png",
+        "state/lock.json",
     ]
     assert read_bytes(output / "_SUCCESS") == b""
     parts = [
@@ -62,8 +64,8 @@ def test_records_come_from_and_go_to_object_storage(
     assert [row["error_type"] for row in parts[2]] == [None, "missing_image"]
     assert parts[2][0]["edited_image"] is not None
 
-    with pytest.raises(ConfigError, match="which holds a run's plan already"):
-        run_edit(make_job(input=f"{bucket}/in", output=f"{bucket}/out"))
+    again = run_edit(make_job(input=f"{bucket}/in", output=f"{bucket}/out"))
+    assert again.was_finished and (again.rows, again.counts) == (6, summary.counts)
 
 
 def test_weights_are_copied_once_for_each_state(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.bench import main
+from jobs.scenes import main as write_scenes
+from pipelines.inputs import scan_inputs
+from pipelines.plan import StoredPlan, load_plan, make_plan, store_plan
 from pipelines.progress import ProgressState
 from pipelines.scene_bench import VARIANTS, BenchSummary, SceneBenchConfig, run_scene_bench, variant_jobs
 from pipelines.scene_report import plain_text
+from pipelines.schema import output_schema
+from pipelines.storage import locate
 from vimaedit.errors import ConfigError
 
 COUNT = 4
@@ -82,6 +87,8 @@ def test_it_goes_on_where_it_was_interrupted(config: SceneBenchConfig, summary: 
     runs = Path(config.output) / "runs"
     kept = (runs / "default" / "run.json").stat().st_mtime_ns
     (runs / "true-mask" / "_SUCCESS").unlink()
+    for part in (runs / "true-mask" / "data").iterdir():
+        part.unlink()
     states: dict[str, ProgressState] = {}
     again = run_scene_bench(dataclasses.replace(config, text_to_image=0, retrieval=0), states.__setitem__)
     assert list(states) == ["true-mask"] and states["true-mask"].done == COUNT
@@ -103,12 +110,16 @@ def test_other_settings_are_refused(config: SceneBenchConfig, summary: BenchSumm
 
 @pytest.mark.timeout(200)
 def test_a_run_on_other_records_is_not_touched(config: SceneBenchConfig, summary: BenchSummary, tmp_path: Path) -> None:
-    plan = tmp_path / "runs" / "default" / "plan" / "plan.json"
-    plan.parent.mkdir(parents=True)
-    plan.write_text(json.dumps({"input": "/elsewhere"}))
-    with pytest.raises(ConfigError, match=r"/runs/default, which holds a run on other records; allowed: another output$"):
-        run_scene_bench(dataclasses.replace(config, output=str(tmp_path), variants=["default"]))
-    assert plan.exists()
+    folder, run = tmp_path / "other", locate(str(tmp_path / "out" / "runs" / "default"))
+    assert write_scenes([f"output={folder}", "count=3"]) == 0
+    inputs = scan_inputs(str(folder), {})
+    plan = make_plan(inputs, batch_size=4, requests_per_unit=4, settled={})
+    store_plan(run, StoredPlan(plan=plan, files=inputs.files, schema=output_schema(inputs.schema, inputs.columns)), inputs)
+    with pytest.raises(
+        ConfigError, match=r"^input: got .*made of: changed records.parquet \(\d+ bytes, was \d+\); allowed: the planned"
+    ):
+        run_scene_bench(dataclasses.replace(config, output=str(tmp_path / "out"), variants=["default"]))
+    assert load_plan(run) is not None
 
 
 def test_every_variant_is_the_recipe_with_its_own_changes() -> None:

@@ -29,6 +29,7 @@ def test_the_summary_names_every_status_the_rate_and_the_places() -> None:
         exit_code=5,
         counts={"ok": 11, "rejected": 3, "failed": 5},
         rows=19,
+        edited=19,
         seconds=7.6,
         units=2,
         data="s3://bucket/edited/data",

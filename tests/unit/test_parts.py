@@ -16,11 +16,11 @@ from PIL import Image
 
 from pipelines.config import EditJobConfig
 from pipelines.digest import OUTSIDE_DIGEST, config_digest
-from pipelines.edit import is_large
 from pipelines.finish import exit_code, write_interrupted
+from pipelines.parts import row_groups
+from pipelines.prepare import is_large
 from pipelines.resources import auto_batch_size, own_error
 from pipelines.sheet import CELL_PX, COLUMNS, HEADER_PX, draw_sheet
-from pipelines.sink import row_groups
 from pipelines.storage import locate
 from vimaedit.config import Thresholds
 from vimaedit.errors import ConfigError

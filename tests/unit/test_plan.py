@@ -12,14 +12,18 @@ from pipelines.plan import (
     UNIT_BYTES,
     UNIT_INPUT_BYTES,
     Plan,
+    StoredPlan,
     batches,
     count_requests,
+    extend_plan,
     limit_units,
+    load_plan,
     make_plan,
-    refuse_used_output,
+    retry_plan,
     store_plan,
     unit_size,
 )
+from pipelines.schema import output_schema
 from pipelines.storage import locate
 from vimaedit.errors import ConfigError
 
@@ -110,41 +114,69 @@ def test_a_limit_cuts_the_last_unit_and_keeps_its_planned_size(tmp_path: Path) -
     assert sum(unit.take for unit in limit_units(plan.units, 1000)) == 17
 
 
-def test_the_plan_is_stored_compactly_and_commits_with_its_last_object(tmp_path: Path) -> None:
+def stored_plan(inputs: InputSet, batch_size: int, requests_per_unit: int) -> StoredPlan:
+    settled = {"model_digest": "m", "requests_per_unit": requests_per_unit}
+    others = {"options": {"steps": 7}, "row_seconds": 0.25}
+    plan = make_plan(inputs, batch_size=batch_size, requests_per_unit=requests_per_unit, settled=settled, **others)
+    return StoredPlan(plan=plan, files=inputs.files, schema=output_schema(inputs.schema, inputs.columns))
+
+
+def test_the_plan_is_stored_compactly_commits_with_its_last_object_and_comes_back(tmp_path: Path) -> None:
     write_input(tmp_path / "in", "a.parquet", ["t"] * 17)
+    write_input(tmp_path / "in", "b.parquet", [["p"] * 2, ["q"]], pa.list_(pa.string()))
+    (tmp_path / "in" / "c.parquet").write_bytes(b"no Parquet")
     inputs = scan_inputs(str(tmp_path / "in"), {})
-    plan = plan_of(inputs, 3, 6)
+    stored = stored_plan(inputs, 3, 6)
     output = locate(str(tmp_path / "out"))
-    refuse_used_output(output, "never")
-    store_plan(output, plan, inputs)
-    stored = json.loads((tmp_path / "out/plan/plan.json").read_text())
-    assert (stored["digest"], stored["requests"], stored["batch_size"]) == (plan.digest, 17, 3)
+    assert load_plan(output) is None
+    store_plan(output, stored, inputs)
+    summary = json.loads((tmp_path / "out/plan/plan.json").read_text())
+    assert (summary["digest"], summary["requests"], summary["batch_size"]) == (stored.plan.digest, 21, 3)
     units = pq.read_table(tmp_path / "out/plan/units.parquet")
-    assert units.column_names == ["unit", "file", "start", "first_row", "first_edit", "count"]
-    assert units.column("count").to_pylist() == [6, 6, 5]
-    assert pq.read_table(tmp_path / "out/plan/files.parquet").column("path").to_pylist() == ["a.parquet"]
-    with pytest.raises(
-        ConfigError, match=r"output: got .*out, which holds a run's plan already; allowed: a new or empty folder"
-    ):
-        refuse_used_output(output, "if-possible")
+    assert units.column_names == ["unit", "file", "start", "first_row", "first_edit", "count", "generation"]
+    assert units.column("count").to_pylist() == [6, 6, 5, 3, 1]
+    loaded = load_plan(output)
+    assert loaded is not None and loaded.plan == stored.plan and loaded.files == stored.files
+    assert loaded.schema.equals(stored.schema, check_metadata=True)
+    (tmp_path / "out/plan/plan.json").unlink()
+    assert load_plan(output) is None
+
+
+def test_files_are_appended_behind_those_that_are_planned(tmp_path: Path) -> None:
+    write_input(tmp_path / "in", "m.parquet", ["t"] * 5)
+    stored = stored_plan(scan_inputs(str(tmp_path / "in"), {}), 2, 4)
+    write_input(tmp_path / "in", "a.parquet", ["t"] * 7)
+    inputs = scan_inputs(str(tmp_path / "in"), {})
+    extended = extend_plan(stored, inputs)
+    assert [file.path for file in extended.files] == ["m.parquet", "a.parquet"]
+    assert extended.plan.units[:2] == stored.plan.units
+    assert [(unit.id, unit.count) for unit in extended.plan.units[2:]] == [("00001-000000000", 4), ("00001-000000004", 3)]
+    assert (extended.plan.digest, extended.plan.revision) == (stored.plan.digest, 2)
+    output = locate(str(tmp_path / "out"))
+    store_plan(output, stored, inputs)
+    committed = (tmp_path / "out/plan/plan.json").read_bytes()
+    store_plan(output, extended, inputs)
+    assert load_plan(output).plan == extended.plan  # type: ignore[union-attr]
+    (tmp_path / "out/plan/plan.json").write_bytes(committed)  # as if it had not come to the last object
+    assert load_plan(output).plan == stored.plan  # type: ignore[union-attr]
+
+
+def test_a_raised_generation_is_that_of_some_units_and_of_what_is_written_from_now_on(tmp_path: Path) -> None:
+    write_input(tmp_path / "in", "a.parquet", ["t"] * 5)
+    plan = stored_plan(scan_inputs(str(tmp_path / "in"), {}), 2, 2).plan
+    raised = retry_plan(plan, {"00000-000000002"}, ["quarantined", "failed", "failed"])
+    assert [unit.generation for unit in raised.units] == [1, 2, 1]
+    assert (raised.generation, raised.revision, raised.retry_statuses) == (2, 2, ("failed", "quarantined"))
+    assert raised.digest == plan.digest
+    assert [unit.generation for unit in retry_plan(raised, {"00000-000000004"}, ["failed"]).units] == [1, 2, 3]
 
 
 def test_no_plan_is_stored_among_the_input(tmp_path: Path) -> None:
     write_input(tmp_path / "in", "a.parquet", ["t"] * 3)
     inputs = scan_inputs(str(tmp_path / "in"), {})
     with pytest.raises(ConfigError, match="output: got .* with input=.*: one would lie in the other"):
-        store_plan(locate(str(tmp_path / "in" / "out")), plan_of(inputs, 2, 2), inputs)
+        store_plan(locate(str(tmp_path / "in" / "out")), stored_plan(inputs, 2, 2), inputs)
     assert not (tmp_path / "in" / "out").exists()
-
-
-def test_an_output_with_data_or_another_resume_mode_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "part-0.parquet").write_bytes(b"x")
-    with pytest.raises(ConfigError, match="which holds data already"):
-        refuse_used_output(locate(str(tmp_path)), "if-possible")
-    for resume in ("always", "retry-failed", "extend"):
-        with pytest.raises(ConfigError, match=f"resume: got {resume}, which cannot be done yet; allowed: if-possible, never"):
-            refuse_used_output(locate(str(tmp_path / "empty")), resume)
 
 
 def test_the_digest_covers_batch_size_and_what_was_settled(tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ from pipelines import source, storage
 from pipelines.config import EditJobConfig
 from pipelines.context import RunContext, UnitRows, from_block, to_block
 from pipelines.encoding import encode_unit
-from pipelines.finish import read_parts
 from pipelines.inputs import InputSet, scan_inputs
+from pipelines.parts import part_bytes, part_name, read_parts
 from pipelines.plan import limit_units, make_plan
 from pipelines.schema import output_schema
-from pipelines.sink import part_bytes, part_name
 from pipelines.source import read_unit
-from pipelines.storage import locate, put_atomic
+from pipelines.storage import locate, put_atomic, read_bytes
 from tests.contexts import make_context
 from vimaedit.config import Canvas
 from vimaedit.loading import ModelFacts
@@ -270,7 +269,7 @@ def test_a_block_carries_a_unit_whole(tmp_path: Path) -> None:
     assert all((a.canvas == b.canvas).all() for a, b in zip(back.rows, unit.rows, strict=True))
 
 
-def test_a_part_says_whose_it_is_and_a_foreign_one_is_noticed(tmp_path: Path) -> None:
+def test_a_part_says_whose_it_is_and_a_foreign_or_broken_one_counts_for_nothing(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.parquet", {**records(3), "image": [b"bad"] * 3, "score": [1, 2, 3]})
     inputs = scan_inputs(str(tmp_path / "in"), {})
     (unit,) = make_plan(inputs, batch_size=2, requests_per_unit=4, settled={}).units
@@ -279,9 +278,10 @@ def test_a_part_says_whose_it_is_and_a_foreign_one_is_noticed(tmp_path: Path) ->
     assert table.schema.equals(context.schema) and table.column("score").to_pylist() == [1, 2, 3]
     output = locate(str(tmp_path / "out"))
     put_atomic(output / "data" / part_name(unit.id), part_bytes(context, unit.id, table))
-    (part,) = read_parts(output, [unit], "p")
+    (part,) = read_parts(output, [unit.id, "00001-000000000"], "p").values()
     assert (part.unit, part.generation, part.rows, part.counts) == (unit.id, 1, 3, {"rejected": 3})
-    with pytest.raises(RuntimeError, match="got 3 rows of plan p, unit 00000-000000000; expected 3 rows of plan q"):
-        read_parts(output, [unit], "q")
-    with pytest.raises(FileNotFoundError):
-        read_parts(output / "nowhere", [unit], "p")
+    assert read_parts(output, [unit.id], "q") == {} and read_parts(output / "nowhere", [unit.id], "p") == {}
+    whole = read_bytes(output / "data" / part_name(unit.id))
+    put_atomic(output / "data" / part_name("00001-000000000"), whole)  # the part of another unit
+    put_atomic(output / "data" / part_name(unit.id), whole[:-9])  # broken
+    assert read_parts(output, [unit.id, "00001-000000000"], "p") == {}

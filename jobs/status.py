@@ -1,0 +1,60 @@
+"""Say how far a run is, what came of its rows, and who is at work, from what its output holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs._main import EXIT_DONE, run_job
+from pipelines.lock import STALE_S
+from pipelines.status import RunStatus, StatusConfig, read_status
+from vimaedit.types import Status
+
+
+def status_text(status: RunStatus) -> str:
+    """Put a run's status into a few lines."""
+    share = f" ({status.rows_done / status.rows_total:.1%})" if status.rows_total else ""
+    counts = ", ".join(f"{status.counts.get(kind, 0)} {kind}" for kind in Status)
+    lines = [
+        f"state:  {_state(status)}",
+        f"rows:   {status.rows_done} of {status.rows_total}{share}: {counts}",
+        f"units:  {status.units_done} of {status.units_total}, generation {status.generation}",
+    ]
+    if not status.planned:
+        del lines[1:]
+    if status.rows_in_work is not None:
+        lines.append(f"edited: {status.rows_in_work} rows in this attempt, written or in work")
+    if status.rate:
+        lines.append(f"rate:   {status.rate:.2f} rows/s")
+    lines.append(f"lock:   {_lock(status)}")
+    return "\n".join(lines)
+
+
+def _state(status: RunStatus) -> str:
+    if status.finished:
+        return f"finished (exit code {status.exit_code})"
+    if status.is_released:
+        return "not finished, nobody at work: the same command goes on"
+    if status.age_s is not None and status.age_s > STALE_S:
+        return f"not finished; its driver has said nothing for more than {STALE_S:g} s: the same command goes on"
+    return "running" if status.planned else "being planned"
+
+
+def _lock(status: RunStatus) -> str:
+    if status.holder is None or status.age_s is None:
+        return "never taken" if status.holder is None else "being written"
+    return f"{'released' if status.is_released else 'held'} by {status.holder}; renewed {max(0.0, status.age_s):.0f} s ago"
+
+
+def _show(config: StatusConfig) -> int:
+    print(status_text(read_status(config)))
+    return EXIT_DONE
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job(StatusConfig, _show, words, name="status", summary=__doc__ or "", required=("output",))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
