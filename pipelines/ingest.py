@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.features import IMAGE, feature_of
+from pipelines.features import feature_of
 from pipelines.ingest_file import RecordFile
 from pipelines.ingest_sources import Entry, Source, open_source
+from pipelines.schema import BENCHMARK_FIELDS
 from pipelines.secrets import mask_urls
 from pipelines.storage import (
     Location,
@@ -45,16 +46,6 @@ READ_THREADS = 8
 GROUP_ROWS = 50  # of about 100 kB each
 OTHER_SIZE = "picture_not_512"  # the mask is of 512 x 512 pixels all the same
 DUPLICATE = "duplicate_id"
-FIELDS = (
-    pa.field("id", pa.string()),
-    pa.field("image", IMAGE),
-    pa.field("source_prompt", pa.string()),
-    pa.field("target_prompt", pa.string()),
-    pa.field("blend_words", pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))),
-    pa.field("category", pa.string()),
-    pa.field("instruction", pa.string()),
-    pa.field("reference_mask", IMAGE),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +170,7 @@ def _finished(output: Location, digest: str) -> IngestSummary | None:
 
 
 def _schema(source: Source, digest: str) -> pa.Schema:
-    fields = [*FIELDS, *(pa.field(name, pa.string()) for name in source.extra_columns)]
+    fields = [*BENCHMARK_FIELDS, *(pa.field(name, pa.string()) for name in source.extra_columns)]
     features = {each.name: feature_of(each.type) for each in fields}
     facts = {"benchmark": source.name, "source_digest": digest}
     return pa.schema(

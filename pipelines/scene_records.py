@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.features import IMAGE, feature_of
+from pipelines.schema import BENCHMARK_FIELDS
 from vimaedit.config import check_choice, check_range
 from vimaedit.images import encode_image, encode_mask
 from vimaedit.miniature.benchmark import MAX_COUNT, MAX_SEED, benchmark_seed, spread_categories
@@ -21,14 +22,7 @@ from vimaedit.miniature.scenes import SPLITS, scene_to_json
 FILE_NAME = "records.parquet"
 GROUP_ROWS = 100
 FIELDS = (
-    pa.field("id", pa.string()),
-    pa.field("image", IMAGE),
-    pa.field("source_prompt", pa.string()),
-    pa.field("target_prompt", pa.string()),
-    pa.field("blend_words", pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))),
-    pa.field("category", pa.string()),
-    pa.field("instruction", pa.string()),
-    pa.field("reference_mask", IMAGE),
+    *BENCHMARK_FIELDS,
     pa.field("reference_image", IMAGE),
     pa.field("target_determined", pa.bool_()),
     pa.field("source_scene", pa.string()),

@@ -19,6 +19,17 @@ REQUIRED_COLUMNS = ("image", "source_prompt", "target_prompt")
 SCORING_COLUMNS = ("reference_mask", "reference_image", "category", "instruction")  # passed through, never read here
 INPUT_COLUMNS = EDIT_COLUMNS + SCORING_COLUMNS
 
+BENCHMARK_FIELDS = (  # of the input files that the project itself writes
+    pa.field("id", pa.string()),
+    pa.field("image", IMAGE),
+    pa.field("source_prompt", pa.string()),
+    pa.field("target_prompt", pa.string()),
+    pa.field("blend_words", pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))),
+    pa.field("category", pa.string()),
+    pa.field("instruction", pa.string()),
+    pa.field("reference_mask", IMAGE),
+)
+
 IMAGE_COLUMNS = ("image", "edited_image", "edit_mask", "critical_mask")
 METRICS = ("background_psnr", "background_ssim", "background_mse", "mask_fraction", "changed_fraction")
 OUTPUT_FIELDS = (

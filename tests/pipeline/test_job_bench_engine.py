@@ -19,6 +19,6 @@ def test_the_engine_takes_less_memory_than_all_maps_and_gives_the_same(repositor
     assert [(each["side"], each["batch"]) for each in numbers["sides"]] == [("fused", 1), ("maps", 1)]
     assert all(each["cpu_s"] > 0 for each in numbers["sides"])
     same = numbers["same_results"]
-    assert same["mask_pixels"] == 0 and same["latents"] < 100 * same["latents_tolerance"]
+    assert same["mask_pixels"] == 0 and same["latents"] < same["latents_tolerance"]
     assert numbers["ceilings"]["matmul_gflops"] > 1
     assert (tmp_path / "engine.md").read_text().startswith("## Denoising, 4 steps")

@@ -15,9 +15,10 @@ from PIL import Image
 
 from jobs.ingest import main
 from pipelines.features import IMAGE, input_features
-from pipelines.ingest import FIELDS, IngestConfig, run_ingest
+from pipelines.ingest import IngestConfig, run_ingest
 from pipelines.ingest_sources import PLUS_EXTRA, is_published
 from pipelines.inputs import scan_inputs
+from pipelines.schema import BENCHMARK_FIELDS
 from pipelines.storage import locate
 from tests.piebench_tree import draw, write_mapping, write_plus_plus, write_tree
 from vimaedit.benchmarks.piebench import with_frame
@@ -65,7 +66,7 @@ def test_a_benchmark_becomes_records(form: str, request: pytest.FixtureRequest, 
             (each.words or ())[:1]
         )
     schema = pq.read_schema(tmp_path / "records.parquet")
-    assert schema.names == [*(field.name for field in FIELDS), *(PLUS_EXTRA if form == "plus_plus" else ())]
+    assert schema.names == [*(field.name for field in BENCHMARK_FIELDS), *(PLUS_EXTRA if form == "plus_plus" else ())]
     assert input_features(schema)["reference_mask"] == {"_type": "Image"} and schema.field("image").type == IMAGE
     summary = json.loads((tmp_path / "ingest.json").read_text())
     assert summary["benchmark"] == ("PIE-Bench" if form == "tree" else "PIE-Bench++")

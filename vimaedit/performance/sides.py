@@ -32,7 +32,6 @@ from vimaedit.rows import TARGET, RowKind
 from vimaedit.solvers import add_noise, build_schedule, predict_x0
 from vimaedit.types import BlendPhrase, EditRequest
 
-SIDES = ("fused", "stock", "maps")
 WORDS = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "diamond", "house")
 
 
