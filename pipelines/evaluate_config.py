@@ -46,7 +46,7 @@ class EvaluateConfig(EditConfig, ModelConfig):
     missing_blend: str = PUBLISHED_HABITS["missing_blend"]  # as published runs: ignore a phrase that its prompt lacks; reject
     long_prompt: str = PUBLISHED_HABITS["long_prompt"]  # as published runs: truncate; reject
     metrics: list[str] = field(default_factory=list)  # background, lpips, structure, clip, mask, target, scene; empty: all
-    scoring_clip: str | None = ScoreConfig.scoring_clip  # CLIP that scores: folder, URL or hub id; unset: no clip
+    scoring_clip: str | None = ScoreConfig.scoring_clip  # CLIP that scores: miniature, folder, URL or hub id; unset: no clip
     dino: str | None = ScoreConfig.dino  # DINO ViT-B/8 for structure: file, folder, URL or hub id; unset: no structure
     lpips: str | None = None  # SqueezeNet 1.1 of ImageNet for lpips: file, folder, URL or hub id; unset: no lpips
     lpips_heads: str | None = None  # linear heads of lpips: file or URL; unset: those of an installed torchmetrics or lpips

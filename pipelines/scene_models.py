@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -65,7 +64,7 @@ def read_drawn(scenes: Sequence[CaptionedScene], pictures: Sequence[UInt8Array])
 
 
 def similarities(clip: str, images: Sequence[UInt8Array], texts: Sequence[str]) -> list[float]:
-    """Return 100 times the cosine between each picture and its text, by the CLIP in a folder or below a URL.
+    """Return 100 times the cosine between each picture and its text, by a CLIP that is named as `scoring_clip` is.
 
     Raises: ConfigError where it does not load.
     """
@@ -77,7 +76,7 @@ def similarities(clip: str, images: Sequence[UInt8Array], texts: Sequence[str]) 
 
 
 def num_found(clip: str, images: Sequence[UInt8Array], texts: Sequence[str]) -> int:
-    """Count the pictures whose own caption is the nearest of all, by the CLIP in a folder or below a URL.
+    """Count the pictures whose own caption is the nearest of all, by a CLIP that is named as `scoring_clip` is.
 
     Raises: ConfigError where it does not load.
     """
@@ -119,7 +118,7 @@ def _draw_scenes(
 
     torch.set_num_threads(threads)
     files = resolve_model(with_local_weights(job), image_guidance=False)
-    pipe = load_text_to_image(files.diffusers, job.device, job.dtype)
+    pipe = load_text_to_image(files, job.device, job.dtype)
     captions, seeds = [each.caption for each in scenes], [each.seed for each in scenes]
     return draw_pictures(pipe, captions, seeds, steps=steps, guidance=guidance)
 
@@ -129,15 +128,23 @@ def _read_drawn(drawn: CaptionedScene, picture: UInt8Array) -> Comparison:
 
 
 def _similarities(clip: str, images: Sequence[UInt8Array], texts: Sequence[str]) -> list[float]:
-    from vimaedit.metrics.scene_models import ScoringClip
+    import torch
 
-    return ScoringClip(_local_folder(clip)).similarities(images, texts)
+    from vimaedit.metrics.clip import ClipScore
+
+    with torch.inference_mode():
+        cosines = ClipScore(_local_weights(clip)).cosines(images, texts)
+    return [100 * value for value in cosines.tolist()]
 
 
 def _num_found(clip: str, images: Sequence[UInt8Array], texts: Sequence[str]) -> int:
-    from vimaedit.metrics.scene_models import ScoringClip
+    import torch
 
-    return ScoringClip(_local_folder(clip)).num_found(images, texts)
+    from vimaedit.metrics.clip import ClipScore
+    from vimaedit.metrics.scene_models import num_found
+
+    with torch.inference_mode():
+        return num_found(ClipScore(_local_weights(clip)), images, texts)
 
 
 def _steering_clip(job: EditJobConfig) -> str | None:
@@ -147,5 +154,5 @@ def _steering_clip(job: EditJobConfig) -> str | None:
     return None if folder is None else str(folder)
 
 
-def _local_folder(clip: str) -> Path:
-    return Path(local_copy("scoring_clip", clip) if "://" in clip else clip)
+def _local_weights(clip: str) -> str:
+    return local_copy("scoring_clip", clip) if "://" in clip else clip

@@ -196,7 +196,7 @@ def _facts(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
         "records": f"{facts['records']} of the {facts['split']} split, scenes_seed {facts['scenes_seed']}, {facts['picture_px']} px",
         "model": f"{facts['model']}, digest {facts['model_digest']}",
         "recipe": f"{facts['steps']} steps, seed {facts['seed']}, config digest {facts['config_digest']}",
-        "scoring CLIP": facts["scoring_clip"] or "none named (scoring_clip=FOLDER), so no CLIP values",
+        "scoring CLIP": facts["scoring_clip"] or "none (scoring_clip unset), so no CLIP values",
         "processor": facts["processor"],
         "versions": versions,
     }

@@ -44,7 +44,9 @@ class ScoreConfig:
     output: str = ""  # folder, local or any fsspec URL; gets scores/<name>.parquet and scores/<name>.json
     name: str = ""  # of these scores; empty: the run's method, else the last part of `edited`
     metrics: list[str] = field(default_factory=list)  # background, lpips, structure, clip, mask, target, scene; empty: all
-    scoring_clip: str | None = "openai/clip-vit-large-patch14"  # CLIP that scores: folder, URL or hub id; unset: no clip
+    scoring_clip: str | None = (
+        "openai/clip-vit-large-patch14"  # CLIP that scores: miniature, folder, URL or hub id; unset: no clip
+    )
     dino: str | None = "facebook/dino-vitb8"  # DINO ViT-B/8 for structure: file, folder, URL or hub id; unset: no structure
     lpips: str | None = None  # SqueezeNet 1.1 of ImageNet for lpips: file, folder, URL or hub id; unset: no lpips
     lpips_heads: str | None = None  # linear heads of lpips: file or URL; unset: those of an installed torchmetrics or lpips

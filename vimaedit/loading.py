@@ -18,7 +18,8 @@ from vimaedit.recipes import config_of, recipe_of
 from vimaedit.types import Editor
 
 BUNDLE_FILE = "bundle.json"
-BUILT_IN = ("random",)
+BUILT_IN = ("miniature", "miniature-lcm", "random")
+SHIPPED = Path(__file__).with_name("miniature") / "weights"  # of the built-in family
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_IP_ADAPTER = "h94/IP-Adapter"
 DEFAULT_CLIP = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -30,11 +31,15 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """Local paths of one model. `diffusers` is a pipeline folder; with a `checkpoint` it only lends configs and tokenizer."""
+    """Local paths of one model. `diffusers` is a pipeline folder; with a `checkpoint` it only lends configs and tokenizer.
+
+    `few_step_unet` is a folder with a consistency-distilled UNet that takes the place of the pipeline's own.
+    """
 
     name: str
     diffusers: Path
     checkpoint: Path | None
+    few_step_unet: Path | None
     ip_adapter: Path | None
     clip: Path | None
     loras: tuple[tuple[Path, float], ...]
@@ -80,11 +85,12 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         name=model.model,
         diffusers=diffusers_dir,
         checkpoint=checkpoint,
+        few_step_unet=SHIPPED / "lcm_unet" if model.model == "miniature-lcm" else None,
         ip_adapter=ip_adapter,
         clip=clip,
         loras=tuple((_find_lora(entry.path), entry.scale) for entry in model.lora),
         variant=model.variant,
-        bundle=_bundle_facts(bundle_root),
+        bundle=_bundle_facts(model.model),
     )
 
 
@@ -112,7 +118,10 @@ def model_digest(files: ModelFiles) -> str:
     weights = [files.checkpoint] if files.checkpoint is not None else []
     if files.checkpoint is None:
         for component in ("unet", "vae", "text_encoder"):
-            weights += _component_weights("model", files.diffusers / component, files.variant)
+            if component == "unet" and files.few_step_unet is not None:
+                weights += _component_weights("model", files.few_step_unet, None)
+            else:
+                weights += _component_weights("model", files.diffusers / component, files.variant)
     if files.ip_adapter is not None and files.clip is not None:
         weights += [files.ip_adapter, *_component_weights("clip", files.clip, None)]
     for path in weights:
@@ -136,8 +145,9 @@ def load_editor(config: EditConfig, model: ModelConfig, files: ModelFiles | None
 
 def bundle_recipe(name: str) -> dict[str, Any]:
     """Return the options of `EditConfig` that a bundle states as its own, nested as in a file; empty for other models."""
-    root = None if name == "random" else _bundle_root(name)  # that one need not be built to know that it states none
-    recipe: dict[str, Any] = _bundle_facts(root).get("recipe", {})
+    if name == "random":  # it need not be built to know that it states none
+        return {}
+    recipe: dict[str, Any] = _bundle_facts(name).get("recipe", {})
     return recipe
 
 
@@ -155,15 +165,16 @@ def recipe_config(name: str, method: str | None = None) -> EditConfig:
 
 
 def _bundle_root(name: str) -> Path | None:
-    if name in BUILT_IN:
+    if name == "random":
         from vimaedit.miniature.random_bundle import random_bundle
 
         return random_bundle()
-    root = Path(name)
+    root = SHIPPED / "miniature" if name in BUILT_IN else Path(name)
     return root if (root / "sd" / "model_index.json").is_file() else None
 
 
-def _bundle_facts(root: Path | None) -> dict[str, Any]:
+def _bundle_facts(name: str) -> dict[str, Any]:
+    root = SHIPPED / "lcm_unet" if name == "miniature-lcm" else _bundle_root(name)
     path = root / BUNDLE_FILE if root is not None else None
     return _read_json(path) if path is not None and path.is_file() else {}
 

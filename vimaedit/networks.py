@@ -111,12 +111,19 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _load_pipeline(files: ModelFiles, dtype: torch.dtype) -> StableDiffusionPipeline:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-    options = {"dtype": dtype, "safety_checker": None, "requires_safety_checker": False, "local_files_only": True}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "safety_checker": None,
+        "requires_safety_checker": False,
+        "local_files_only": True,
+    }
     try:
         if files.checkpoint is not None:
             return StableDiffusionPipeline.from_single_file(str(files.checkpoint), config=str(files.diffusers), **options)
+        if files.few_step_unet is not None:
+            options["unet"] = UNet2DConditionModel.from_pretrained(files.few_step_unet, dtype=dtype, local_files_only=True)
         return StableDiffusionPipeline.from_pretrained(files.diffusers, variant=files.variant, image_encoder=None, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"model: got {files.name!r}, which does not load: {str(error).strip()}") from error

@@ -47,7 +47,7 @@ class ViMAEditOutput:
 class ViMAEditPipeline:
     """Edit one picture from two prompts.
 
-    >>> pipe = ViMAEditPipeline.from_pretrained("random")
+    >>> pipe = ViMAEditPipeline.from_pretrained("miniature")
     >>> output = pipe(image, "a red circle on a lawn", "a red star on a lawn", num_inference_steps=10)
     >>> output.images[0].save("edited.png")
     """

@@ -133,7 +133,7 @@ class SynthesizeConfig(EditJobConfig):
     source: SourceImages = field(default_factory=SourceImages)
     candidates: int = 4  # tries at each pair
     spread: Spread = field(default_factory=Spread)
-    scoring_clip: str | None = None  # CLIP of the filters: folder, URL or hub id; unset: those filters are off
+    scoring_clip: str | None = None  # CLIP of the filters: miniature, folder, URL or hub id; unset: those filters are off
     lpips: str | None = None  # SqueezeNet 1.1 of ImageNet for background LPIPS: file, folder, URL or hub id; unset: off
     lpips_heads: str | None = None  # linear heads of lpips: file or URL; unset: those of an installed torchmetrics or lpips
     aesthetic: str | None = None  # linear head on scoring_clip's picture embedding: file with weight and bias; unset: off

@@ -81,7 +81,14 @@ def class_name(input_file: str) -> str:
 def load_actor(group: str) -> EditActor:
     """Load the built-in random model with the options of a group of classes, on the smallest canvas."""
     job = EditJobConfig(
-        input="in", output="out", steps=1, device="cpu", dtype="float32", canvas=Canvas(size=64), **OPTIONS[group]
+        input="in",
+        output="out",
+        model="random",
+        steps=1,
+        device="cpu",
+        dtype="float32",
+        canvas=Canvas(size=64),
+        **OPTIONS[group],
     )
     facts = model_facts(resolve_model(job, image_guidance=True))
     return EditActor(make_context(job, facts, batch_size=BATCH_SIZE))
@@ -98,6 +105,7 @@ def run_group(world: World, group: str, classes: Sequence[RecordClass], per_clas
     job = EditJobConfig(
         input=str(folder),
         output="out",
+        model="random",
         image_root=str(world.root),
         max_pixels=4_000_000,
         steps=1,

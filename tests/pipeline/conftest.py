@@ -64,7 +64,8 @@ def make_job(tmp_path: Path, cluster: None) -> MakeJob:
     """Return a maker of small jobs on the built-in random model."""
 
     def make(**options: Any) -> EditJobConfig:
-        defaults = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "steps": 1, "actors": 1, "threads": 1}
+        defaults: dict[str, Any] = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "model": "random"}
+        defaults |= {"steps": 1, "actors": 1, "threads": 1}
         return EditJobConfig(**{**defaults, **options})
 
     return make

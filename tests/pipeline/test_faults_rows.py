@@ -162,7 +162,7 @@ def test_an_actor_killed_from_outside_costs_no_row(tmp_path: Path, make_job: Mak
 def copy_bundle(folder: Path) -> Path:
     """Copy the built-in random model as a bundle folder."""
     bundle = folder / "bundle"
-    shutil.copytree(resolve_model(EditJobConfig(input="in", output="out")).diffusers.parent, bundle)
+    shutil.copytree(resolve_model(EditJobConfig(input="in", output="out", model="random")).diffusers.parent, bundle)
     return bundle
 
 

@@ -69,7 +69,7 @@ def test_one_command_edits_scores_and_compares(config: SceneBenchConfig, summary
     assert sum(each["rows"] for each in numbers["categories"]) == COUNT
     model = numbers["model"]
     assert [(each["objects"], each["pictures"]) for each in model["text_to_image"]] == [(1, 1), (2, 1), (3, 1)]
-    assert [each["clip"] for each in model["retrieval"]] == ["steering CLIP"]
+    assert [each["clip"] for each in model["retrieval"]] == ["steering CLIP", "scoring CLIP"]
     assert numbers["facts"]["split"] == "validation" and numbers["facts"]["model_warning"]
     text = plain_text(numbers)
     assert "true-mask" in text and (output / "table.md").read_text().startswith("# Edits of drawn scenes")

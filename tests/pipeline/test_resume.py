@@ -202,6 +202,7 @@ def test_new_files_are_appended_and_move_nothing(
         run_edit(make_job(**job, resume="extend"))
 
 
+@pytest.mark.faults
 def test_what_is_missing_at_the_end_and_a_lost_lock_are_noticed(
     tmp_path: Path, make_job: MakeJob, make_picture: MakePicture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def test_an_empty_value_unsets_an_optional_text(tmp_path: Path) -> None:
 
 def test_other_types_follow_yaml() -> None:
     config = load(
+        "model=random",
         "steps=7",
         "text_guidance=no",
         "thresholds.edit=3e-1",

@@ -128,7 +128,7 @@ def test_everything_stands_in_the_text() -> None:
     for line in (
         "model: random, digest m1",
         "warning: random weights",
-        "scoring CLIP: none named (scoring_clip=FOLDER), so no CLIP values",
+        "scoring CLIP: none (scoring_clip unset), so no CLIP values",
     ):
         assert line in text.splitlines()
     (row,) = [line for line in text.splitlines() if line.startswith("cross-attention") and "failed" in line]

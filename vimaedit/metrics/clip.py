@@ -11,8 +11,11 @@ from torch import Tensor
 
 from vimaedit.errors import ConfigError
 from vimaedit.images import clip_view
+from vimaedit.loading import SHIPPED
 from vimaedit.metrics.backbones import find_weights
 from vimaedit.types import UInt8Array
+
+BUILT_IN_CLIP = "miniature"
 
 
 class ClipScore:
@@ -23,13 +26,13 @@ class ClipScore:
     """
 
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
-        """Load it: a folder or hub id in transformers' format.
+        """Load it: `miniature` (of the scene world), or a folder or hub id in transformers' format.
 
         Raises: ConfigError where it cannot be had or lacks a part.
         """
         from transformers import CLIPModel, CLIPTokenizer
 
-        folder = find_weights("scoring_clip", name)
+        folder = SHIPPED / "scoring_clip" if name == BUILT_IN_CLIP else find_weights("scoring_clip", name)
         try:
             self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval().to(device)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

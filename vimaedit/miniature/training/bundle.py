@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import CLIPModel, PreTrainedModel
@@ -27,6 +27,16 @@ from vimaedit.miniature.training.stages import find_components, load_adapted, lo
 from vimaedit.miniature.vocabulary import write_json, write_tokenizer
 
 Network = TypeVar("Network", bound=PreTrainedModel)
+_FACTS = {"canvas_size": CANVAS_SIZE, "grounding_sides": GROUNDING_SIDES}
+# Chosen on the validation split.
+RECIPE: dict[str, Any] = {
+    "target_guidance": 2.0,
+    "image_strength": 0.8,
+    "grounding_rounds": 1,
+    "windows": {"self": 0.4, "text": 0.4, "image": 0.0},
+}
+# The student has its teacher's guidance built in.
+FEW_STEP_RECIPE: dict[str, Any] = {**RECIPE, "steps": 8, "target_guidance": 1.0}
 
 
 def write_family(checkpoints: Path, folder: Path) -> None:
@@ -35,6 +45,7 @@ def write_family(checkpoints: Path, folder: Path) -> None:
     student = new_unet()
     load_averaged("consistency", checkpoints, student)
     student.half().save_pretrained(folder / "lcm_unet")
+    write_json(folder / "lcm_unet" / "bundle.json", {"name": "miniature-lcm", **_FACTS, "recipe": FEW_STEP_RECIPE})
     _write_clip(_halved(load_averaged("scoring_clip", checkpoints, new_clip())), folder / "scoring_clip")
 
 
@@ -58,7 +69,7 @@ def _write_bundle(checkpoints: Path, folder: Path) -> None:
     write_adapter(folder / "ip_adapter" / "models", weights, clip)
     write_json(
         folder / "bundle.json",
-        {"name": "miniature", "canvas_size": CANVAS_SIZE, "grounding_sides": GROUNDING_SIDES},
+        {"name": "miniature", **_FACTS, "recipe": RECIPE},
     )
 
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 LOG_EVERY_S = 60.0
 SAVE_EVERY_S = 120.0
 WARM_UP_STEPS = 200
-STEADY_PART = (
-    0.7  # of the budget with the full learning rate; then it falls, so that a longer budget can go on from a shorter one
-)
+# Of the budget with the full learning rate; then it falls. A longer budget can go on from a shorter one, but what shapes the words
+# mean is learned while the rate falls: a wrong shape word raised the UNet's error by 6 % before (30,000 steps) and by 32 % after.
+STEADY_PART = 0.4
 FINAL_RATE = 0.02  # of the learning rate
 
 MEET_EVERY_STEPS = 50
@@ -73,7 +73,7 @@ ALONE = Replica()
 def train(stage: Stage, budget: Budget, folder: Path, *, seed: int, replica: Replica = ALONE) -> nn.Module:
     """Train a stage for its budget and return the averaged weights; what an earlier call left in `folder` is gone on from.
 
-    The learning rate is steady for most of the budget and then falls evenly. Batches, and what is drawn within a step, follow
+    The learning rate is steady for a part of the budget and then falls evenly. Batches, and what is drawn within a step, follow
     from the seed and the step's number; the time a machine takes decides how many steps there are.
     """
     folder.mkdir(parents=True, exist_ok=True)
