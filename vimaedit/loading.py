@@ -85,7 +85,7 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         name=model.model,
         diffusers=diffusers_dir,
         checkpoint=checkpoint,
-        few_step_unet=SHIPPED / "lcm_unet" if model.model == "miniature-lcm" else None,
+        few_step_unet=_few_step_unet(model.model),
         ip_adapter=ip_adapter,
         clip=clip,
         loras=tuple((_find_lora(entry.path), entry.scale) for entry in model.lora),
@@ -173,8 +173,13 @@ def _bundle_root(name: str) -> Path | None:
     return root if (root / "sd" / "model_index.json").is_file() else None
 
 
+def _few_step_unet(name: str) -> Path | None:
+    """Return the UNet, with facts of its own, that takes the place of the bundle's."""
+    return SHIPPED / "lcm_unet" if name == "miniature-lcm" else None
+
+
 def _bundle_facts(name: str) -> dict[str, Any]:
-    root = SHIPPED / "lcm_unet" if name == "miniature-lcm" else _bundle_root(name)
+    root = _few_step_unet(name) or _bundle_root(name)
     path = root / BUNDLE_FILE if root is not None else None
     return _read_json(path) if path is not None and path.is_file() else {}
 

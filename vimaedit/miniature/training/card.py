@@ -33,9 +33,10 @@ def write_record(checkpoints: Path, path: Path) -> None:
         "|---|---|---|---|---|",
     ]
     for name, curve in curves.items():
-        last = curve[-1]
-        samples = last["step"] * _SAMPLES[name]
-        lines.append(f"| {name} | {last['minutes']:.1f} | {last['step']} | {samples} | {LEARNING_RATES[name]:g} |")
+        steps = [_read(path)[-1]["step"] for path in sorted(checkpoints.glob(f"{name}*.jsonl"))]  # of all replicas
+        samples = sum(steps) * _SAMPLES[name]
+        shown = " + ".join(str(count) for count in reversed(steps))
+        lines.append(f"| {name} | {curve[-1]['minutes']:.1f} | {shown} | {samples} | {LEARNING_RATES[name]:g} |")
     for name, curve in curves.items():
         figures = [key for key in curve[-1] if key not in _BESIDE]
         lines += ["", f"## {name}", "", f"| minutes | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
