@@ -11,6 +11,12 @@ from vimaedit.miniature.scenes import SPLIT_SEEDS, may_train_on
 from vimaedit.miniature.training import loop
 from vimaedit.miniature.training.adapter import adapt, adapter_weights
 from vimaedit.miniature.training.components import fit_components, set_encoder
+from vimaedit.miniature.training.corrections import (
+    EDITED_WEIGHT,
+    encode_corrections,
+    training_correction,
+    validation_correction,
+)
 from vimaedit.miniature.training.data import (
     STAGES,
     load_tokenizer,
@@ -21,7 +27,16 @@ from vimaedit.miniature.training.data import (
     training_scene,
     validation_scene,
 )
-from vimaedit.miniature.training.denoiser import add_noise, level_weights, spread_timesteps
+from vimaedit.miniature.training.denoiser import (
+    CLOSE_UP_BATCHES,
+    CORRECTIONS,
+    DenoiserStage,
+    add_noise,
+    level_weights,
+    spread_timesteps,
+    velocity,
+    velocity_to,
+)
 from vimaedit.miniature.training.loop import Budget, Replica, train
 
 
@@ -149,6 +164,45 @@ def test_noise_is_added_by_the_cumulative_alpha():
     assert abs(float(noisy) - (0.6 * 3 + 0.8 * 7)) < 1e-6
 
 
+def test_the_velocity_to_a_picture_is_the_one_whose_clean_picture_it_is():
+    clean, other, noise = torch.randn(3, 2, 4, 3, 3).unbind()
+    alphas = torch.tensor([0.9, 0.1])
+    noisy = add_noise(clean, noise, alphas)
+    assert torch.allclose(velocity_to(noisy, clean, alphas), velocity(clean, noise, alphas), atol=1e-5)
+    signal, spread = alphas.sqrt().view(-1, 1, 1, 1), (1 - alphas).sqrt().view(-1, 1, 1, 1)
+    assert torch.allclose(signal * noisy - spread * velocity_to(noisy, other, alphas), other, atol=1e-5)
+
+
+def test_corrections_are_edits_of_the_training_split_that_add_nothing():
+    edits = [training_correction("denoiser", n) for n in range(96)]
+    for each in edits:
+        assert may_train_on(each.source) and may_train_on(each.target)
+        assert len(each.target.objects) <= len(each.source.objects)
+    assert {each.category for each in edits} > {"delete_object", "change_object", "change_style"}
+    assert not all(may_train_on(validation_correction(n).target) for n in range(100))
+
+
+def test_the_errors_of_corrections_weigh_more_where_they_differ(components):
+    corrections = [training_correction("denoiser", n) for n in range(20)]
+    seen, wanted, weights = encode_corrections(components, corrections)
+    assert seen.shape == wanted.shape == (20, LATENT_CHANNELS, 16, 16) and weights.shape == (20, 1, 16, 16)
+    assert set(weights.unique().tolist()) == {1.0, EDITED_WEIGHT}
+    differ = (seen - wanted).abs().amax(dim=1, keepdim=True) > 1e-4
+    assert differ.flatten(1).any(dim=1).all() and not (differ & (weights == 1)).any()
+
+
+def test_corrections_follow_the_close_ups(components):
+    torch.manual_seed(0)
+    stage = DenoiserStage(components, torch.device("cpu"))
+    asked = []
+    stage._errors = lambda denoiser, seen, wanted, *rest: asked.append((seen, wanted)) or torch.zeros(len(seen))
+    for step in (CLOSE_UP_BATCHES - 1, CLOSE_UP_BATCHES):
+        stage.loss(step)
+    differ = [(seen != wanted).flatten(1).any(dim=1) for seen, wanted in asked]
+    assert not differ[0].any()
+    assert 0 < differ[1][:CORRECTIONS].sum() and not differ[1][CORRECTIONS:].any()
+
+
 def test_the_family_has_the_stated_sizes():
     sizes = [sum(p.numel() for p in network.parameters()) for network in (new_unet(), new_text_encoder(), new_clip())]
     assert 3.3e6 < sizes[0] < 3.5e6 and sizes[1] < 0.8e6 and sizes[2] < 0.8e6
@@ -206,7 +260,7 @@ def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, mon
     monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 1)
     first, second = SlopeStage(), SlopeStage()
     two = Replica(index=1, count=2)
-    train(second, Budget(minutes=0.002, learning_rate=0.05), tmp_path, seed=1, replica=two)
+    train(second, Budget(minutes=0.01, learning_rate=0.05), tmp_path, seed=1, replica=two)
     assert second.seen[:3] == [1, 3, 5]
     assert second.trained.slope.item() > 0.01
     left = torch.load(tmp_path / "slope-1.weights", weights_only=True)["slope"]

@@ -14,6 +14,7 @@ from vimaedit.miniature.family import CONTEXT_SIZE, EMBEDDING_SIZE, IMAGE_TOKENS
 from vimaedit.miniature.scenes import Scene
 from vimaedit.miniature.training.components import Components
 from vimaedit.miniature.training.contrastive import clip_pixels
+from vimaedit.miniature.training.corrections import FIRST_TIMESTEP, encode_corrections, mix, training_correction
 from vimaedit.miniature.training.data import (
     load_tokenizer,
     render_batch,
@@ -29,10 +30,11 @@ from vimaedit.miniature.training.denoiser import (
     level_weights,
     spread_timesteps,
     use_plain_attention,
-    velocity,
+    velocity_to,
 )
 
 BATCH_SIZE = 20
+CORRECTIONS = 10  # of a batch's pictures, as in the UNet's training: their embedding is that of what is wanted
 DROPPED_PROMPTS = 0.4  # the picture alone has to be able to steer
 DROPPED_PICTURES = 0.1
 _EVALUATED = 128
@@ -93,12 +95,23 @@ class AdapterStage:
 
     def loss(self, step: int) -> Tensor:
         """Return the squared error of the predicted velocity, weighted by level."""
-        pairs = [training_scene(self.name, step * BATCH_SIZE + n) for n in range(BATCH_SIZE)]
-        dropped = (torch.rand(BATCH_SIZE) < DROPPED_PROMPTS).tolist()
-        latents, context, images = self._prepare(pairs, dropped)
-        images = images * (torch.rand(BATCH_SIZE, 1) >= DROPPED_PICTURES).to(self.device)
+        first = step * BATCH_SIZE
+        corrections = [training_correction(self.name, first + n) for n in range(CORRECTIONS)]
+        scenes = [training_scene(self.name, first + n) for n in range(CORRECTIONS, BATCH_SIZE)]
+        dropped = torch.rand(BATCH_SIZE) < DROPPED_PROMPTS
+        wanted, context, images = self._prepare(
+            [(each.target, each.target_prompt) for each in corrections] + scenes, dropped.tolist()
+        )
+        before, after, edited = encode_corrections(self.components, corrections)
+        seen = torch.cat([mix(before, after), wanted[CORRECTIONS:]])
+        hidden = torch.rand(BATCH_SIZE) < DROPPED_PICTURES
+        images = images * (~hidden).view(-1, 1).to(self.device)
+        # Where nothing tells otherwise what is seen stays.
+        wanted = torch.where((dropped & hidden).view(-1, 1, 1, 1), seen, wanted)
+        weights = torch.cat([edited, torch.ones_like(wanted[CORRECTIONS:, :1])])
         timesteps = spread_timesteps(BATCH_SIZE)
-        errors = self._errors(self.trained, latents, context, images, timesteps)
+        timesteps[:CORRECTIONS].clamp_(min=FIRST_TIMESTEP)
+        errors = self._errors(self.trained, seen, wanted, context, images, timesteps, weights)
         return (errors * level_weights(self.alphas[timesteps]).to(self.device)).mean()
 
     def evaluate(self, trained: nn.Module) -> dict[str, float]:
@@ -113,7 +126,7 @@ class AdapterStage:
             ("error_of_none", 0 * images),
         ):
             torch.manual_seed(0)
-            figures[name] = self._errors(trained, latents, context, shown, timesteps).mean().item()
+            figures[name] = self._errors(trained, latents, latents, context, shown, timesteps, 1.0).mean().item()
         return figures
 
     @torch.no_grad()
@@ -129,11 +142,24 @@ class AdapterStage:
         context: Tensor = self.text_encoder(tokenize(self.tokenizer, captions).to(self.device))[0]
         return context
 
-    def _errors(self, unet: nn.Module, latents: Tensor, context: Tensor, images: Tensor, timesteps: Tensor) -> Tensor:
-        noise, alphas = torch.randn_like(latents), self.alphas[timesteps]
-        noisy = add_noise(latents, noise, alphas).to(self.device)
+    def _errors(
+        self,
+        unet: nn.Module,
+        seen: Tensor,
+        wanted: Tensor,
+        context: Tensor,
+        images: Tensor,
+        timesteps: Tensor,
+        weights: Tensor | float,
+    ) -> Tensor:
+        noise, alphas = torch.randn_like(seen), self.alphas[timesteps]
+        noisy = add_noise(seen, noise, alphas)
         shown = {"image_embeds": [images[:, None]]}
         with torch.autocast(self.device.type, torch.bfloat16), attention_kernels(self.device):
-            predicted = unet(noisy, timesteps.to(self.device), context, added_cond_kwargs=shown, return_dict=False)[0]
-        errors: Tensor = (predicted.float() - velocity(latents, noise, alphas).to(self.device)).square().mean(dim=(1, 2, 3))
-        return errors
+            predicted = unet(
+                noisy.to(self.device), timesteps.to(self.device), context, added_cond_kwargs=shown, return_dict=False
+            )[0]
+        errors: Tensor = (predicted.float() - velocity_to(noisy, wanted, alphas).to(self.device)).square() * torch.as_tensor(
+            weights
+        ).to(self.device)
+        return errors.mean(dim=(1, 2, 3))

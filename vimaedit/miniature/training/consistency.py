@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vimaedit.miniature.family import new_scheduler
 from vimaedit.miniature.scenes import Scene
 from vimaedit.miniature.training.components import Components
+from vimaedit.miniature.training.corrections import encode_corrections, mix, training_correction
 from vimaedit.miniature.training.data import (
     load_tokenizer,
     render_batch,
@@ -22,7 +23,8 @@ from vimaedit.miniature.training.data import (
 from vimaedit.miniature.training.denoiser import Denoiser, add_noise, use_plain_attention
 
 BATCH_SIZE = 20
-GUIDANCE = 4.0  # of the teacher: the student has it built in
+CORRECTIONS = 10  # of a batch's pictures, as in the teacher's training
+GUIDANCE = 3.0  # of the teacher: the student has it built in
 LEVELS = 50  # between which the teacher steps, as in few-step sampling
 FOLLOWED = 0.98  # share of its mean that each step leaves the network which the student has to agree with
 HUBER = 0.001 * 2**0.5  # the loss is linear beyond about it, per number
@@ -50,7 +52,12 @@ class ConsistencyStage:
 
     def loss(self, step: int) -> Tensor:
         """Return how far the student's clean pictures at a level and, after the teacher's step, at the next are apart."""
-        latents, context, empty = self._prepare([training_scene(self.name, step * BATCH_SIZE + n) for n in range(BATCH_SIZE)])
+        first = step * BATCH_SIZE
+        corrections = [training_correction(self.name, first + n) for n in range(CORRECTIONS)]
+        scenes = [training_scene(self.name, first + n) for n in range(CORRECTIONS, BATCH_SIZE)]
+        latents, context, empty = self._prepare([(each.source, each.target_prompt) for each in corrections] + scenes)
+        before, after, _ = encode_corrections(self.components, corrections)
+        latents[:CORRECTIONS] = mix(before, after).to(self.device)
         spacing = len(self.alphas) // LEVELS
         high = ((torch.randint(LEVELS, (BATCH_SIZE,)) + 1) * spacing - 1).to(self.device)
         low = high - spacing

@@ -42,15 +42,20 @@ def training_close_up(stage: str, index: int) -> tuple[Scene, str]:
     return _captioned(seed, sample_close_up(seed))
 
 
-def training_edit(stage: str, index: int) -> Edit:
-    """Return edit number `index` of a stage, of all categories in turn."""
-    return make_edit(_training_seed(stage, index), CATEGORIES[1 + index % (len(CATEGORIES) - 1)])
+def training_edit(stage: str, index: int, categories: Sequence[str] = CATEGORIES[1:]) -> Edit:
+    """Return edit number `index` of a stage, of the categories in turn."""
+    return make_edit(_training_seed(stage, index), categories[index % len(categories)])
 
 
 def validation_scene(index: int) -> tuple[Scene, str]:
     """Return scene and caption number `index` of the validation split; benchmarks have its beginning."""
     seed = SPLIT_SEEDS["validation"].start + 2**59 + index
     return _captioned(seed, sample_scene(seed))
+
+
+def validation_edit(index: int, categories: Sequence[str]) -> Edit:
+    """Return edit number `index` of the validation split, of the categories in turn; benchmarks have its beginning."""
+    return make_edit(SPLIT_SEEDS["validation"].start + 2**59 + index, categories[index % len(categories)])
 
 
 def _training_seed(stage: str, index: int) -> int:

@@ -14,6 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vimaedit.miniature.family import new_scheduler, new_text_encoder, new_unet
 from vimaedit.miniature.scenes import Scene
 from vimaedit.miniature.training.components import Components
+from vimaedit.miniature.training.corrections import (
+    FIRST_TIMESTEP,
+    encode_corrections,
+    mix,
+    training_correction,
+    validation_correction,
+)
 from vimaedit.miniature.training.data import (
     load_tokenizer,
     render_batch,
@@ -26,6 +33,7 @@ from vimaedit.miniature.training.data import (
 
 BATCH_SIZE = 20  # small: many steps count for more here than smooth ones
 DROPPED_PROMPTS = 0.1  # for classifier-free guidance
+CORRECTIONS = 12  # of a batch's pictures, once close-ups are over: their captions overrule what is seen
 CLOSE_UPS = 12  # of a batch's pictures, in the first batches; none later
 CLOSE_UP_BATCHES = 75_000
 TIMESTEP_LOGIT_MEAN, TIMESTEP_LOGIT_SPREAD = 0.5, 1.2  # of t / 1000
@@ -62,50 +70,83 @@ class DenoiserStage:
         self.alphas = new_scheduler().alphas_cumprod
         pairs = [validation_scene(n) for n in range(_EVALUATED)]
         self._evaluated = self._prepare([scene for scene, _ in pairs], [caption for _, caption in pairs])
+        corrections = [validation_correction(n) for n in range(_EVALUATED)]
+        ids = tokenize(self.tokenizer, [each.target_prompt for each in corrections])
+        self._corrected = (*encode_corrections(components, corrections), ids)
 
     def loss(self, step: int) -> Tensor:
-        """Return the squared error of the predicted velocity, weighted by level."""
+        """Return the squared error of the predicted velocity, weighted by level and, in corrections, by place."""
+        corrected = 0 if step < CLOSE_UP_BATCHES else CORRECTIONS
         close_ups = CLOSE_UPS if step < CLOSE_UP_BATCHES else 0
+        numbers = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
         pairs = [
-            (training_close_up if n < close_ups else training_scene)(self.name, step * BATCH_SIZE + n)
-            for n in range(BATCH_SIZE)
+            (training_close_up if n < close_ups else training_scene)(self.name, number)
+            for n, number in enumerate(numbers[corrected:])
         ]
-        dropped = (torch.rand(BATCH_SIZE) < DROPPED_PROMPTS).tolist()
-        captions = ["" if drop else caption for (_, caption), drop in zip(pairs, dropped, strict=True)]
-        latents, ids = self._prepare([scene for scene, _ in pairs], captions)
+        wanted = self.components.encode(to_pixels(render_batch([scene for scene, _ in pairs])))
+        captions, seen, weights = [caption for _, caption in pairs], wanted, torch.ones_like(wanted[:, :1])
+        if corrected:
+            corrections = [training_correction(self.name, number) for number in numbers[:corrected]]
+            captions = [each.target_prompt for each in corrections] + captions
+            before, after, edited = encode_corrections(self.components, corrections)
+            seen = torch.cat([mix(before, after), seen])
+            wanted, weights = torch.cat([after, wanted]), torch.cat([edited, weights])
+        dropped = torch.rand(BATCH_SIZE) < DROPPED_PROMPTS
+        # Without a caption what is seen stays.
+        wanted = torch.where(dropped.view(-1, 1, 1, 1), seen, wanted)
+        captions = ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]
         timesteps = spread_timesteps(BATCH_SIZE)
-        errors = self._errors(self.trained, latents, ids, timesteps)
+        timesteps[:corrected].clamp_(min=FIRST_TIMESTEP)
+        errors = self._errors(self.trained, seen, wanted, tokenize(self.tokenizer, captions), timesteps, weights)
         return (errors * level_weights(self.alphas[timesteps]).to(self.device)).mean()
 
     def evaluate(self, trained: nn.Module) -> dict[str, float]:
-        """Return the error on validation scenes, at levels spread evenly, with their captions and with those of others."""
+        """Return errors on validation scenes, at levels spread evenly, with their captions and with those of others.
+
+        `uncorrected`: what is left of the squared difference between what is seen and what a correction's caption tells, where
+        its edit is; 1 for a UNet that believes what it sees, 0 for one that believes the caption.
+        """
         latents, ids = self._evaluated
         timesteps = (torch.arange(len(ids)) * 1000 // len(ids)).flip(0)
         order = torch.randperm(len(ids))
         latents, ids = latents[order], ids[order]
         state = torch.random.get_rng_state()
-        own = self._errors(trained, latents, ids, timesteps)
+        own = self._errors(trained, latents, latents, ids, timesteps, 1.0)
         torch.random.set_rng_state(state)
-        others = self._errors(trained, latents, ids.roll(1, dims=0), timesteps)
+        others = self._errors(trained, latents, latents, ids.roll(1, dims=0), timesteps, 1.0)
         noisy = (timesteps >= 500).to(self.device)  # where the caption has to say what is seen
         return {
             "error": own.mean().item(),
             "noisy_half": own[noisy].mean().item(),
             "noisy_half_of_wrong_captions": others[noisy].mean().item(),
+            "uncorrected": self._uncorrected(trained),
         }
+
+    def _uncorrected(self, trained: nn.Module) -> float:
+        seen, wanted, weights, ids = self._corrected
+        timesteps = FIRST_TIMESTEP + torch.arange(len(ids)) * (1000 - FIRST_TIMESTEP) // len(ids)
+        alphas = self.alphas[timesteps].view(-1, 1, 1, 1)
+        touched = (weights > 1).float()
+        errors = self._errors(trained, seen, wanted, ids, timesteps, touched).cpu() * (
+            1 - alphas.flatten()
+        )  # of the clean picture
+        return float(errors.sum() / ((seen - wanted).square() * touched).mean(dim=(1, 2, 3)).sum())
 
     def _prepare(self, scenes: Sequence[Scene], captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return latents (B, C, h, w) and token ids (B, T)."""
         return self.components.encode(to_pixels(render_batch(scenes))), tokenize(self.tokenizer, captions)
 
-    def _errors(self, denoiser: nn.Module, latents: Tensor, ids: Tensor, timesteps: Tensor) -> Tensor:
-        noise, alphas = torch.randn_like(latents), self.alphas[timesteps]
-        noisy, wanted = add_noise(latents, noise, alphas), velocity(latents, noise, alphas)
+    def _errors(
+        self, denoiser: nn.Module, seen: Tensor, wanted: Tensor, ids: Tensor, timesteps: Tensor, weights: Tensor | float
+    ) -> Tensor:
+        """Return each picture's weighted squared error of the velocity that leads from what is seen, noised, to what is wanted."""
+        noise, alphas = torch.randn_like(seen), self.alphas[timesteps]
+        noisy = add_noise(seen, noise, alphas)
+        goal = velocity_to(noisy, wanted, alphas)
         with torch.autocast(self.device.type, torch.bfloat16), attention_kernels(self.device):
-            noisy, timesteps = noisy.to(self.device), timesteps.to(self.device)
-            predicted = denoiser(noisy, timesteps, ids.to(self.device))
-        errors: Tensor = (predicted.float() - wanted.to(self.device)).square().mean(dim=(1, 2, 3))
-        return errors
+            predicted = denoiser(noisy.to(self.device), timesteps.to(self.device), ids.to(self.device))
+        errors: Tensor = (predicted.float() - goal.to(self.device)).square() * torch.as_tensor(weights).to(self.device)
+        return errors.mean(dim=(1, 2, 3))
 
 
 def use_plain_attention(unet: UNet2DConditionModel, device: torch.device) -> None:
@@ -146,3 +187,9 @@ def velocity(latents_BChw: Tensor, noise_BChw: Tensor, alphas_B: Tensor) -> Tens
     """Return sqrt(a) noise - sqrt(1 - a) x0 (arXiv 2202.00512)."""
     signal, spread = alphas_B.sqrt().view(-1, 1, 1, 1), (1 - alphas_B).sqrt().view(-1, 1, 1, 1)
     return signal * noise_BChw - spread * latents_BChw
+
+
+def velocity_to(noisy_BChw: Tensor, clean_BChw: Tensor, alphas_B: Tensor) -> Tensor:
+    """Return the velocity that leads from a noisy picture to a clean one, whichever was noised: (sqrt(a) z - x0) / sqrt(1 - a)."""
+    signal, spread = alphas_B.sqrt().view(-1, 1, 1, 1), (1 - alphas_B).sqrt().view(-1, 1, 1, 1)
+    return (signal * noisy_BChw - clean_BChw) / spread
