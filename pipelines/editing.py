@@ -174,7 +174,7 @@ def unit_batches(
     The shape of a batch follows from the plan, never from which of its requests are good. With several canvas shapes
     (`keep_shape`) the requests of each shape are grouped in input order; those without a canvas have no slot then and
     finish with the batch of the next request that has one. Where requests share a source, those of one record stand together and
-    fill up with holes to a multiple of `targets_per_source`.
+    fill up with holes to a multiple of `targets_per_source`; a unit that a limit cuts may then end in a smaller batch.
     """
     if not keep_shape and targets_per_source == 1:
         places: Slots = [*rows, *[None] * (unit.count - len(rows))]

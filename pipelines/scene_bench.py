@@ -92,7 +92,7 @@ class SceneBenchConfig(EditConfig, ModelConfig):
     scenes_seed: int = 0  # another seed, other scenes
     variants: list[str] = field(default_factory=list)  # which to compare with the recipe itself; empty: all
     scoring_clip: str | None = (
-        "miniature"  # CLIP that judges, another one than steers: built-in name, folder, URL or hub id; unset: none
+        "miniature"  # CLIP that judges and steers nothing: built-in name, folder, URL or hub id; unset: none
     )
     text_to_image: int = 20  # pictures drawn from captions for each number of objects; 0: none
     text_to_image_steps: int = 50  # of the stock pipeline

@@ -118,12 +118,8 @@ class EditConfig:
     solver: str = "ddim"  # ddim, or dpmsolver++ (second order, for few steps)
     variance: str = "adaptive"  # where noise is injected: the critical region, everywhere once a mask exists, nowhere
     eta: float = 1.0  # how much of it: 0 = deterministic, 1 = the full posterior variance (DDIM only)
-    source_variance: bool = (
-        True  # whether it is injected into the source too; false makes the source the same for all its edits
-    )
-    targets_per_source: int = (
-        1  # 2, 4, ...: so many edits of one picture do the work on their source once, as far as it is the same
-    )
+    source_variance: bool = True  # whether it is injected into the source too; false: all edits of a picture have one source
+    targets_per_source: int = 1  # 2, 4, ...: so many edits of a picture do their source's work once, where it is the same
     grounding: str = "vimaedit"  # how the place of the edit is found, see README; given: a mask per record
     grounding_sides: GroundingSides = field(default_factory=GroundingSides)
     grounding_rounds: int = 5  # K, refinement rounds with self-attention; `cross-attention` has none

@@ -16,4 +16,5 @@ def grainy_picture(seed: int, size: int, grain: float = PHOTOGRAPH) -> UInt8Arra
     coarse = Image.fromarray(draw.integers(0, 256, (9, 9, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.int16)
     noise = draw.normal(0.0, grain, smooth.shape).round().astype(np.int16)
-    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    picture: UInt8Array = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    return picture
