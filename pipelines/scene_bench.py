@@ -91,9 +91,7 @@ class SceneBenchConfig(EditConfig, ModelConfig):
     count: int = 50  # records
     scenes_seed: int = 0  # another seed, other scenes
     variants: list[str] = field(default_factory=list)  # which to compare with the recipe itself; empty: all
-    scoring_clip: str | None = (
-        "miniature"  # CLIP that judges and steers nothing: built-in name, folder, URL or hub id; unset: none
-    )
+    scoring_clip: str | None = "miniature"  # CLIP that judges, not the one that steers: name, folder, URL, hub id; null: none
     text_to_image: int = 20  # pictures drawn from captions for each number of objects; 0: none
     text_to_image_steps: int = 50  # of the stock pipeline
     text_to_image_guidance: float = 7.5  # of the stock pipeline
