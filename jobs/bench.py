@@ -1,6 +1,7 @@
-"""Measure by one command: suite=miniature edits drawn scenes with the recipe and its ablations; suite=engine and suite=gpu time the engine.
+"""Measure by one command: suite=miniature edits drawn scenes with the recipe and its ablations, suite=few-steps with fewer steps.
 
-suite=NAME --help lists the keys of a suite.
+suite=engine and suite=gpu time the engine, suite=growth how its time and memory grow, suite=pipeline what Ray, reading and writing add
+to it, suite=images what coding pictures takes. suite=NAME --help lists the keys of a suite.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from jobs._signals import exit_on_signals
 if TYPE_CHECKING:
     from pipelines.engine_bench import EngineBenchConfig
     from pipelines.gpu_bench import GpuBenchConfig
+    from pipelines.growth_bench import GrowthBenchConfig
+    from pipelines.image_bench import ImageBenchConfig
+    from pipelines.pipeline_bench import PipelineBenchConfig
     from pipelines.progress import ProgressState
     from pipelines.scene_bench import SceneBenchConfig
 
@@ -26,9 +30,7 @@ if TYPE_CHECKING:
 class BenchConfig:
     """What a command line without a known suite is held against."""
 
-    suite: str = (
-        ""  # miniature: edits of drawn scenes with exact answers; engine: CPU time and memory beside other ways; gpu: on a GPU
-    )
+    suite: str = ""  # miniature, few-steps: edits of drawn scenes with exact answers; engine, growth, gpu, pipeline, images: time, memory, size
 
     def __post_init__(self) -> None:
         from vimaedit.config import check_choice
@@ -51,6 +53,12 @@ def _miniature() -> Suite:
     return Suite(SceneBenchConfig, _run_miniature, ("suite", "output"))
 
 
+def _few_steps() -> Suite:
+    from pipelines.scene_bench import FewStepBenchConfig
+
+    return Suite(FewStepBenchConfig, _run_miniature, ("suite", "output"))
+
+
 def _engine() -> Suite:
     from pipelines.engine_bench import EngineBenchConfig
 
@@ -63,7 +71,33 @@ def _gpu() -> Suite:
     return Suite(GpuBenchConfig, _run_gpu, ("suite",))
 
 
-SUITES: dict[str, Callable[[], Suite]] = {"miniature": _miniature, "engine": _engine, "gpu": _gpu}
+def _growth() -> Suite:
+    from pipelines.growth_bench import GrowthBenchConfig
+
+    return Suite(GrowthBenchConfig, _run_growth, ("suite",))
+
+
+def _images() -> Suite:
+    from pipelines.image_bench import ImageBenchConfig
+
+    return Suite(ImageBenchConfig, _run_images, ("suite",))
+
+
+def _pipeline() -> Suite:
+    from pipelines.pipeline_bench import PipelineBenchConfig
+
+    return Suite(PipelineBenchConfig, _run_pipeline, ("suite",))
+
+
+SUITES: dict[str, Callable[[], Suite]] = {
+    "miniature": _miniature,
+    "few-steps": _few_steps,
+    "engine": _engine,
+    "growth": _growth,
+    "gpu": _gpu,
+    "pipeline": _pipeline,
+    "images": _images,
+}
 
 
 def _run_miniature(config: SceneBenchConfig) -> int:
@@ -121,6 +155,30 @@ def _run_gpu(config: GpuBenchConfig) -> int:
     from pipelines.gpu_bench import run_gpu_bench
 
     _, tables = run_gpu_bench(config, _say)
+    print("\n\n".join(table.text() for table in tables))
+    return 0
+
+
+def _run_growth(config: GrowthBenchConfig) -> int:
+    from pipelines.growth_bench import run_growth_bench
+
+    _, tables = run_growth_bench(config, _say)
+    print("\n\n".join(table.text() for table in tables))
+    return 0
+
+
+def _run_images(config: ImageBenchConfig) -> int:
+    from pipelines.image_bench import run_image_bench
+
+    _, tables = run_image_bench(config, _say)
+    print("\n\n".join(table.text() for table in tables))
+    return 0
+
+
+def _run_pipeline(config: PipelineBenchConfig) -> int:
+    from pipelines.pipeline_bench import run_pipeline_bench
+
+    _, tables = run_pipeline_bench(config, _say)
     print("\n\n".join(table.text() for table in tables))
     return 0
 

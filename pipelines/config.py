@@ -10,7 +10,7 @@ from vimaedit.errors import ConfigError
 
 FRAMES = ("canvas", "original")
 KEEP_SOURCES = ("true", "path", "false")
-IMAGE_FORMATS = ("png", "webp", "jpeg")
+IMAGE_FORMATS = ("auto", "png", "webp", "jpeg")
 ALWAYS_MEASURED = (*METRICS, "unchanged")
 RETRY_STATUSES = ("failed", "quarantined")  # by default
 RESUMES = ("if-possible", "never", "always", "retry-failed", "extend")
@@ -30,7 +30,7 @@ class DataConfig:
     max_pixels: int = 100_000_000  # a picture of more is rejected before it is decoded
     frame: str = "canvas"  # of all pictures of a row. canvas: what the model saw; original: pasted back at its own size
     keep_source: str = "true"  # the source in the output. true: its pixels; path: its path, with frame=original; false: not
-    image_format: str = "png"  # png (level 1) and webp are lossless; jpeg is quality 95
+    image_format: str = "auto"  # png (level 1) and webp are lossless, jpeg is quality 95; auto: webp, with frame=original png
     metrics: list[str] = field(default_factory=list)  # beyond those that every row has; none can be computed yet
     limit: int | None = None  # the first N requests only
     dry_run: bool = False  # say what a run would be and take, from a measured sample; writes nothing
@@ -75,6 +75,13 @@ class DataConfig:
             else:
                 check_range(name, value, 1, high)
 
+    @property
+    def picture_coding(self) -> str:
+        """The format that pictures are written in. WebP is the smaller and, for photographs, the faster one; PNG holds any size."""
+        if self.image_format != "auto":
+            return self.image_format
+        return "png" if self.frame == "original" else "webp"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditJobConfig(DataConfig, EditConfig, ModelConfig):
@@ -86,3 +93,7 @@ class EditJobConfig(DataConfig, EditConfig, ModelConfig):
         DataConfig.__post_init__(self)
         if ":" in self.device:
             raise ConfigError(f"device: got {self.device}; allowed: auto, cpu, cuda (Ray gives every actor its GPU)")
+        if isinstance(self.batch_size, int) and self.batch_size % self.targets_per_source:
+            raise ConfigError(
+                f"batch_size: got {self.batch_size} with targets_per_source={self.targets_per_source}; allowed: a multiple of it, or auto"
+            )

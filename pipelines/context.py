@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -15,7 +15,9 @@ from pipelines.references import ReferenceRules
 from pipelines.schema import ColumnMap
 from vimaedit.images import CanvasSpec
 from vimaedit.loading import ModelFacts
-from vimaedit.types import BlendPhrase, BoolArray, RequestOverrides, Status, UInt8Array
+from vimaedit.types import BlendPhrase, BoolArray, Editor, RequestOverrides, Status, UInt8Array
+
+MakeEditor = Callable[[EditJobConfig], Editor]  # from a job whose weights lie on this node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class RunContext:
     version: str
     generation: int  # of the parts that this run writes
     retry_statuses: tuple[str, ...] = ()  # of rows that are done again where a unit has a part of a lower generation
+    make_editor: MakeEditor | None = None  # what edits in an actor; None: the job's method on its model
 
     @property
     def canvas(self) -> CanvasSpec:

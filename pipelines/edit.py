@@ -15,7 +15,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from pipelines.config import EditJobConfig
-from pipelines.context import RunContext
+from pipelines.context import MakeEditor, RunContext
 from pipelines.digest import RESULTS_VERSION
 from pipelines.editing import EditActor, deaths_run
 from pipelines.finish import (
@@ -96,11 +96,15 @@ class DryRunReport:
 
 
 def run_edit(
-    job: EditJobConfig, progress: ProgressCallback | None = None, on_started: Callable[[], None] | None = None
+    job: EditJobConfig,
+    progress: ProgressCallback | None = None,
+    on_started: Callable[[], None] | None = None,
+    make_editor: MakeEditor | None = None,
 ) -> RunSummary:
     """Edit a data set, or go on with what the output holds.
 
-    `on_started` is called right after Ray has started (the place to install signal handlers).
+    `on_started` is called right after Ray has started (the place to install signal handlers). `make_editor` makes another editor
+    than the job's method on its model, to time the pipeline by; what it writes carries the job's digests all the same.
 
     Raises: ConfigError (exit 2) before any work; anything else is a bug or infrastructure (exit 1), LockLost where another
     driver has taken the output over.
@@ -110,11 +114,11 @@ def run_edit(
     before = load_plan(output)
     check_mode(output, job.resume, before)
     check_writable(output)
-    prepared = prepare(job, before, on_started, measure_always=False)
+    prepared = prepare(job, before, on_started, measure_always=False, make_editor=make_editor)
     with hold_lock(output) as lock:
         if _name(found := load_plan(output)) != _name(before):  # another driver has been here meanwhile
             check_mode(output, job.resume, found)
-            prepared = prepare(job, found, None, measure_always=False)
+            prepared = prepare(job, found, None, measure_always=False, make_editor=make_editor)
         return _run(prepared, lock, progress, started)
 
 
@@ -323,7 +327,7 @@ def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequenc
     if placement.num_actors is None:
         pool = ActorPoolStrategy(min_size=1, max_size=len(units), max_tasks_in_flight_per_actor=2)
     else:
-        pool = ActorPoolStrategy(size=min(placement.num_actors, len(units)), max_tasks_in_flight_per_actor=1)
+        pool = ActorPoolStrategy(size=min(placement.num_actors, len(units)), max_tasks_in_flight_per_actor=2)
     source = UnitSource(context, prepared.stored.files, units)
     suspects = read_suspects(locate(context.job.output), (unit.id for unit in units), deaths_run(context))
     ledger = start_ledger(suspects)

@@ -75,7 +75,9 @@ class EditActor:
         for row in rows:
             if row.seed is None:
                 row.seed = record_seed(self.context.job.seed, row.id)
-        cut = list(unit_batches(unit, rows, self.context.batch_size, keep_shape=self.context.job.canvas.fit == "keep"))
+        job = self.context.job
+        keep_shape, targets = job.canvas.fit == "keep", job.targets_per_source
+        cut = list(unit_batches(unit, rows, self.context.batch_size, keep_shape=keep_shape, targets_per_source=targets))
         suspects = self._enter(unit)
         # First of all: if there is a killer among them, it shall not cost the others' work once more.
         for batch in cut:
@@ -151,7 +153,7 @@ def _load(context: RunContext) -> Editor:
 
     torch.set_num_threads(context.threads)
     job = with_local_weights(context.job)
-    return load_editor(job, job)
+    return load_editor(job, job) if context.make_editor is None else context.make_editor(job)
 
 
 def _key(row: Row) -> RequestKey:
@@ -164,14 +166,17 @@ def _deaths(slots: Slots, place: int, suspects: Suspects) -> Deaths:
     return suspects[_key(row)]
 
 
-def unit_batches(unit: Unit, rows: Sequence[Row], batch_size: int, *, keep_shape: bool) -> Iterator[Batch]:
+def unit_batches(
+    unit: Unit, rows: Sequence[Row], batch_size: int, *, keep_shape: bool, targets_per_source: int = 1
+) -> Iterator[Batch]:
     """Cut a unit into its batches; requests without a picture to edit and those beyond a limit leave holes.
 
     The shape of a batch follows from the plan, never from which of its requests are good. With several canvas shapes
     (`keep_shape`) the requests of each shape are grouped in input order; those without a canvas have no slot then and
-    finish with the batch of the next request that has one.
+    finish with the batch of the next request that has one. Where requests share a source, those of one record stand together and
+    fill up with holes to a multiple of `targets_per_source`; a unit that a limit cuts may then end in a smaller batch.
     """
-    if not keep_shape:
+    if not keep_shape and targets_per_source == 1:
         places: Slots = [*rows, *[None] * (unit.count - len(rows))]
         yield from _cut(places, [[] if row is None else [row] for row in places], batch_size)
         return
@@ -179,15 +184,26 @@ def unit_batches(unit: Unit, rows: Sequence[Row], batch_size: int, *, keep_shape
     waiting: list[Row] = []
     for row in rows:
         waiting.append(row)
-        if row.canvas is not None:
-            members, finished = groups.setdefault(row.canvas.shape, ([], []))
+        if not keep_shape or row.canvas is not None:
+            shape = row.canvas.shape if keep_shape and row.canvas is not None else ()
+            members, finished = groups.setdefault(shape, ([], []))
+            if members and members[-1] is not None and members[-1].input_row != row.input_row:
+                _fill_up(members, finished, targets_per_source)
             members.append(row)
             finished.append(waiting)
             waiting = []
     for members, finished in groups.values():
+        _fill_up(members, finished, targets_per_source)
         yield from _cut(members, finished, batch_size)
     if waiting:
         yield Batch(slots=[], rows=waiting)
+
+
+def _fill_up(members: Slots, finished: list[list[Row]], multiple: int) -> None:
+    """Add holes until there is a multiple of so many places."""
+    while len(members) % multiple:
+        members.append(None)
+        finished.append([])
 
 
 def _cut(places: Slots, finished: Sequence[list[Row]], batch_size: int) -> Iterator[Batch]:

@@ -99,12 +99,14 @@ def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
     ok = row.status == Status.OK and source is not None and edited is not None
     image: dict[str, Any] | None = None
     if source is not None and job.keep_source == "true":
-        image = {"bytes": encode_image(source, job.image_format), "path": None}
+        image = {"bytes": encode_image(source, job.picture_coding), "path": None}
     elif source is not None and job.keep_source == "path" and row.image_path is not None:
         image = {"bytes": None, "path": row.image_path}
     return {
         "image": image,
-        "edited_image": {"bytes": encode_image(edited, job.image_format), "path": None} if ok and edited is not None else None,
+        "edited_image": {"bytes": encode_image(edited, job.picture_coding), "path": None}
+        if ok and edited is not None
+        else None,
         "edit_mask": {"bytes": encode_mask(edit_mask), "path": None} if ok and edit_mask is not None else None,
         "critical_mask": {"bytes": encode_mask(critical_mask), "path": None} if ok and critical_mask is not None else None,
         "metrics": _metrics(source, edited, edit_mask) if ok else None,

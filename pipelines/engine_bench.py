@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 import vimaedit
-from pipelines.storage import check_writable, locate, put_atomic
+from pipelines.bench_output import write_numbers
+from pipelines.storage import check_writable, locate
 from pipelines.tables import Table
 from vimaedit.config import check_choice, check_range, check_types
 from vimaedit.errors import ConfigError
@@ -34,7 +35,7 @@ MEANINGS = {
     MAPS: "one edit after the other, all attention maps kept; part of the tests, needs a checkout",
 }
 LATENT_TOLERANCE = 1e-5  # largest difference over largest value
-LIBRARIES = ("torch", "diffusers", "transformers")
+LIBRARIES = ("torch", "diffusers", "transformers", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +104,7 @@ def run_engine_bench(config: EngineBenchConfig, show: Callable[[str], None]) -> 
     numbers["ratios"] = ratios(numbers["sides"])
     tables = make_tables(numbers)
     if output is not None:
-        put_atomic(output / "engine.json", json.dumps(numbers, indent=2).encode())
-        put_atomic(output / "engine.md", "\n\n".join(table.markdown() for table in tables).encode())
+        write_numbers(output, "engine", numbers, tables)
     return numbers, tables
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipelines.bench_output import write_numbers
 from pipelines.engine_bench import environment, refusal, run_python
-from pipelines.storage import check_writable, locate, put_atomic
+from pipelines.storage import check_writable, locate
 from pipelines.tables import Table
 from vimaedit.config import check_choice, check_range, check_types
 
@@ -80,8 +81,7 @@ def run_gpu_bench(config: GpuBenchConfig, show: Callable[[str], None]) -> tuple[
             numbers = {"environment": environment(), "settings": settings, "figures": figures}
             tables = make_tables(figures)
             if output is not None:
-                put_atomic(output / "gpu.json", json.dumps(numbers, indent=2).encode())
-                put_atomic(output / "gpu.md", "\n\n".join(table.markdown() for table in tables).encode())
+                write_numbers(output, "gpu", numbers, tables)
     return numbers, tables
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import vimaedit
 from pipelines.config import EditJobConfig
-from pipelines.context import RunContext
+from pipelines.context import MakeEditor, RunContext
 from pipelines.digest import config_digest
 from pipelines.inputs import InputSet, scan_inputs
 from pipelines.listing import refuse_output_in_input
@@ -42,7 +42,12 @@ class Prepared:
 
 
 def prepare(
-    job: EditJobConfig, before: StoredPlan | None, on_started: Callable[[], None] | None, *, measure_always: bool
+    job: EditJobConfig,
+    before: StoredPlan | None,
+    on_started: Callable[[], None] | None,
+    *,
+    measure_always: bool,
+    make_editor: MakeEditor | None = None,
 ) -> Prepared:
     """Scan the input, join the cluster, ask a worker, and plan, or check that the stored plan `before` is of the same run.
 
@@ -76,13 +81,16 @@ def prepare(
         columns=inputs.columns,
         schema=output_schema(inputs.schema, inputs.columns),
         input_root=inputs.root,
-        batch_size=job.batch_size if isinstance(job.batch_size, int) else auto_batch_size(found.device_gib),
+        batch_size=job.batch_size
+        if isinstance(job.batch_size, int)
+        else auto_batch_size(found.device_gib, job.targets_per_source),
         threads=placement.threads,
         config_digest=config_digest(resolved),
         model_digest=found.model_digest,
         plan_digest="",
         version=vimaedit.__version__,
         generation=1,
+        make_editor=make_editor,
     )
     sample = None
     if before is not None:

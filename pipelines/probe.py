@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import ray
@@ -114,25 +115,34 @@ def _begin() -> None:
 def _probe(job: EditJobConfig, use_gpu: bool) -> Probe:
     import platform
 
-    import torch
-
     from vimaedit.loading import model_digest, model_facts, resolve_model
 
-    if use_gpu and not torch.cuda.is_available():
-        raise ConfigError(f"device: got {job.device}, but torch {torch.__version__} sees no GPU on the worker; allowed: cpu")
+    device, device_gib = _gpu(job) if use_gpu else ("cpu", None)
     local = with_local_weights(job)
     files = resolve_model(local, image_guidance=job.image_guidance)
     dtype = job.dtype if job.dtype != "auto" else "float16" if use_gpu else "float32"
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__}
-    versions |= {"machine": platform.machine(), "device": torch.cuda.get_device_name() if use_gpu else "cpu"}
+    versions = {"python": platform.python_version(), "torch": version("torch"), "ray": ray.__version__}
+    versions |= {"machine": platform.machine(), "device": device}
     return Probe(
         facts=model_facts(files),
         model_digest=model_digest(files),
         device="cuda" if use_gpu else "cpu",
         dtype=dtype,
-        device_gib=torch.cuda.get_device_properties(0).total_memory / 2**30 if use_gpu else None,
+        device_gib=device_gib,
         versions=versions,
     )
+
+
+def _gpu(job: EditJobConfig) -> tuple[str, float]:
+    """Return the name and the memory in GiB of this worker's GPU. Only here is torch imported: that takes seconds.
+
+    Raises: ConfigError where torch sees none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device: got {job.device}, but torch {torch.__version__} sees no GPU on the worker; allowed: cpu")
+    return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 2**30
 
 
 def _measure(context: RunContext, file: InputFile, unit: Unit) -> Sample | None:

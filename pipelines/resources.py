@@ -172,11 +172,10 @@ def _place_on_gpus(job: EditJobConfig, cluster: Cluster) -> Placement:
     )
 
 
-def auto_batch_size(device_gib: float | None) -> int:
-    """Settle the batch size by the device's memory in GiB (None: CPU)."""
-    if device_gib is None:
-        return CPU_BATCH
-    return next(size for least, size in GPU_BATCHES if device_gib >= least)
+def auto_batch_size(device_gib: float | None, multiple: int = 1) -> int:
+    """Settle the batch size by the device's memory in GiB (None: CPU), raised to a multiple."""
+    size = CPU_BATCH if device_gib is None else next(size for least, size in GPU_BATCHES if device_gib >= least)
+    return -(-size // multiple) * multiple
 
 
 def set_engine(unit_seconds: float) -> None:

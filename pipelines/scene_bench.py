@@ -44,16 +44,18 @@ from pipelines.scene_rows import (
     score_round_trips,
     write_scores,
 )
-from pipelines.scene_table import DEFAULT, Found, make_numbers
+from pipelines.scene_table import DEFAULT, Found, make_numbers, trade
 from pipelines.secrets import mask_urls
 from pipelines.storage import Location, check_writable, exists, locate, open_reader, put_atomic, read_bytes
 from pipelines.text import without_secrets
+from pipelines.weights import stated_recipe
 from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.benchmark import MAX_COUNT, MAX_SEED, benchmark_seed
 from vimaedit.miniature.judge_compare import Comparison
 from vimaedit.miniature.render import render_scene
 from vimaedit.miniature.scenes import SPLITS
+from vimaedit.recipes import config_of, recipe_of
 from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,9 @@ VARIANTS: dict[str, dict[str, Any]] = {  # options that differ from the recipe's
     "dpmsolver-50": {"solver": "dpmsolver++", "steps": 50},
     "dpmsolver-20": {"solver": "dpmsolver++", "steps": 20},
     "dpmsolver-10": {"solver": "dpmsolver++", "steps": 10},
+    "quiet-source": {"source_variance": False},
 }
+CARRIED = ("seed", "canvas", "blend", "missing_blend", "long_prompt")  # from the command line to a variant of another model
 FINISHED_WITH_LOSSES = 3
 VariantProgress = Callable[[str, ProgressState], None]
 
@@ -87,9 +91,7 @@ class SceneBenchConfig(EditConfig, ModelConfig):
     count: int = 50  # records
     scenes_seed: int = 0  # another seed, other scenes
     variants: list[str] = field(default_factory=list)  # which to compare with the recipe itself; empty: all
-    scoring_clip: str | None = (
-        "miniature"  # CLIP that judges, another one than steers: built-in name, folder, URL or hub id; unset: none
-    )
+    scoring_clip: str | None = "miniature"  # CLIP that judges, not the one that steers: name, folder, URL, hub id; null: none
     text_to_image: int = 20  # pictures drawn from captions for each number of objects; 0: none
     text_to_image_steps: int = 50  # of the stock pipeline
     text_to_image_guidance: float = 7.5  # of the stock pipeline
@@ -108,12 +110,36 @@ class SceneBenchConfig(EditConfig, ModelConfig):
         check_range("count", self.count, 1, MAX_COUNT)
         check_range("scenes_seed", self.scenes_seed, 0, MAX_SEED)
         for name in self.variants:
-            check_choice("variants", name, VARIANTS)
+            check_choice("variants", name, self.choices)
         check_range("text_to_image", self.text_to_image, 0, 10_000)
         check_range("text_to_image_steps", self.text_to_image_steps, 1, 999)
         check_range("text_to_image_guidance", self.text_to_image_guidance, 0.0, 100.0)
         check_range("retrieval", self.retrieval, 0, 10_000)
         variant_jobs(self)  # a variant that contradicts the recipe is refused now
+
+    @property
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """The variants that there are."""
+        return VARIANTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewStepBenchConfig(SceneBenchConfig):
+    """The suite `few-steps` of `jobs.bench`: what fewer steps save, and what they cost in quality, on drawn scenes."""
+
+    suite: str = "few-steps"  # this one
+    few_step_model: str = "miniature-lcm"  # distilled for few steps: built-in name, bundle folder or URL
+    text_to_image: int = 0  # pictures drawn from captions for each number of objects; 0: none
+    retrieval: int = 0  # captions among which each CLIP looks for the one of a picture; 0: none
+
+    @property
+    def choices(self) -> dict[str, dict[str, Any]]:
+        distilled: dict[str, dict[str, Any]] = {}
+        for steps in (12, 8, 4):
+            distilled[f"distilled-{steps}"] = {"model": self.few_step_model, "steps": steps}
+            distilled[f"distilled-infedit-{steps}"] = {"model": self.few_step_model, "method": "infedit", "steps": steps}
+        fewer = {name: changes for name, changes in VARIANTS.items() if "steps" in changes and changes["steps"] < 50}
+        return {DEFAULT: {}, **fewer, **distilled}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +170,10 @@ def run_scene_bench(
         on_started()
     placement = place(default, look_at_cluster(default))
     await_worker(placement)
-    probes = {guidance: probe(job, placement) for guidance, job in _by_image_guidance(jobs).items()}
-    found = probes[default.image_guidance]
+    probes = {weights: probe(job, placement) for weights, job in _by_weights(jobs).items()}
+    found = probes[_weights(default)]
     size = config.canvas.size or found.facts.canvas_size
-    codes = {name: finished_code(job, probes[job.image_guidance]) for name, job in jobs.items()}
+    codes = {name: finished_code(job, probes[_weights(job)]) for name, job in jobs.items()}
     records = keep_records(output, config, size)
     pictures = [decode_picture(record["image"]) for record in records]
     prompts = [record["target_prompt"] for record in records]
@@ -180,6 +206,8 @@ def run_scene_bench(
         source_clip=similarities(config.scoring_clip, pictures, prompts) if config.scoring_clip else None,
         facts=_facts(config, default, found, size),
     )
+    if isinstance(config, FewStepBenchConfig):
+        numbers["trade"] = trade(numbers["variants"], {name: f"{job.method}, {job.model}" for name, job in jobs.items()})
     numbers = without_secrets(numbers)
     texts = {"table.json": json.dumps(numbers, indent=2), "table.md": markdown(numbers)}
     for name, text in texts.items():
@@ -198,10 +226,10 @@ def variant_jobs(config: SceneBenchConfig) -> dict[str, EditJobConfig]:
     own |= {name: getattr(config, name) for name in ("actors", "batch_size", "threads", "ray_address")}
     own["input"] = (output / "records" / FILE_NAME).url
     jobs = {}
-    for name, changes in VARIANTS.items():
+    for name, changes in config.choices.items():
         if name != DEFAULT and config.variants and name not in config.variants:
             continue
-        options = {**own, **changes, "output": (output / "runs" / name).url}
+        options = {**own, **_recipe(config, changes), **changes, "output": (output / "runs" / name).url}
         if options["grounding"] == "given":
             options["columns"] = {"given_mask": "reference_mask"}
         try:
@@ -209,6 +237,15 @@ def variant_jobs(config: SceneBenchConfig) -> dict[str, EditJobConfig]:
         except ConfigError as error:
             raise ConfigError(f"variants: {name} does not go with the other options ({error}); leave it out") from error
     return jobs
+
+
+def _recipe(config: SceneBenchConfig, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of another model's own recipe, for a variant that names one."""
+    if "model" not in changes:
+        return {}
+    recipe = config_of(recipe_of(stated_recipe(changes["model"]), changes.get("method")))
+    options = {each.name: getattr(recipe, each.name) for each in dataclasses.fields(EditConfig)}
+    return {**options, **{name: getattr(config, name) for name in CARRIED}}
 
 
 def keep_records(output: Location, config: SceneBenchConfig, size: int) -> list[Record]:
@@ -249,9 +286,13 @@ def finished_code(job: EditJobConfig, found: Probe) -> int | None:
     return code
 
 
-def _by_image_guidance(jobs: dict[str, EditJobConfig]) -> dict[bool, EditJobConfig]:
-    """Return a job of either kind that there is: which weights are loaded depends on nothing else."""
-    return {job.image_guidance: job for job in jobs.values()}
+def _by_weights(jobs: dict[str, EditJobConfig]) -> dict[tuple[str, bool], EditJobConfig]:
+    """Return a job of each kind that there is: which weights are loaded depends on nothing else."""
+    return {_weights(job): job for job in jobs.values()}
+
+
+def _weights(job: EditJobConfig) -> tuple[str, bool]:
+    return job.model, job.image_guidance
 
 
 def _settled(job: EditJobConfig, found: Probe) -> EditJobConfig:

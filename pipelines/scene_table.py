@@ -135,6 +135,25 @@ def make_numbers(
     }
 
 
+def trade(variants: Sequence[Mapping[str, Any]], editors: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Set what each variant takes beside what it gives. `front`: no other takes no more time and is nowhere worse.
+
+    `editors`: the method and model of each variant.
+    """
+    measures = ("success", "target_psnr", "background_psnr")
+    rows = []
+    for each in variants:
+        values = {"success": each["success"]["value"], **{name: each[name] for name in measures[1:]}}
+        rows.append({"variant": each["variant"], "editor": editors[each["variant"]], "seconds": each["seconds"], **values})
+
+    def dominates(other: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+        ours, theirs = ([-each["seconds"], *[each[name] for name in measures]] for each in (other, row))
+        return all(a >= b for a, b in zip(ours, theirs, strict=True)) and ours != theirs
+
+    known = [row for row in rows if None not in row.values()]
+    return [{**row, "front": row in known and not any(dominates(other, row) for other in known)} for row in rows]
+
+
 def summarise(rows: Sequence[SceneScore]) -> dict[str, Any]:
     """Return counts, shares of all rows with their intervals, and means over the rows that have the value."""
     statuses = [row.status for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -205,7 +206,7 @@ class Backbone:
         return sum(int(self.networks.unet.get_submodule(name.removesuffix(".processor")).heads) for name in names)
 
     def _choose_sites(self, config: EditConfig) -> SiteChoice:
-        return choose_sites(
+        choice = choose_sites(
             list_sites(self.networks.unet),
             window_side=WINDOW_SIDE,
             self_side=self.self_side if config.reads_self_attention else None,
@@ -213,6 +214,9 @@ class Backbone:
             routed=config.parts.routed_sites,
             coarser_side=self.cross_side,
         )
+        if self.networks.unet.config.addition_embed_type is not None:  # text comes in with the timestep already
+            choice = dataclasses.replace(choice, before_text=frozenset())
+        return choice
 
     def _clip(self) -> CLIPModel:
         assert self.networks.clip is not None, "a run with image_guidance loads CLIP"

@@ -28,6 +28,7 @@ BLENDS = ("auto", "given", "none")
 MISSING_BLENDS = ("reject", "ignore")
 LONG_PROMPTS = ("truncate", "reject")
 FITS = ("crop", "keep")
+MOST_TARGETS = 64  # that share a source
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -117,6 +118,8 @@ class EditConfig:
     solver: str = "ddim"  # ddim, or dpmsolver++ (second order, for few steps)
     variance: str = "adaptive"  # where noise is injected: the critical region, everywhere once a mask exists, nowhere
     eta: float = 1.0  # how much of it: 0 = deterministic, 1 = the full posterior variance (DDIM only)
+    source_variance: bool = True  # whether it is injected into the source too; false: all edits of a picture have one source
+    targets_per_source: int = 1  # 2, 4, ...: so many edits of a picture do their source's work once, where it is the same
     grounding: str = "vimaedit"  # how the place of the edit is found, see README; given: a mask per record
     grounding_sides: GroundingSides = field(default_factory=GroundingSides)
     grounding_rounds: int = 5  # K, refinement rounds with self-attention; `cross-attention` has none
@@ -157,6 +160,7 @@ class EditConfig:
         check_choice("solver", self.solver, SOLVERS)
         check_choice("variance", self.variance, VARIANCES)
         check_range("eta", self.eta, 0.0, 1.0)
+        self._check_sharing()
         check_choice("grounding", self.grounding, GROUNDINGS)
         if self.grounding not in self.parts.groundings:
             allowed = ", ".join(self.parts.groundings)
@@ -187,6 +191,17 @@ class EditConfig:
             )
         if self.eta != 1.0 and self.solver != "ddim":
             raise ConfigError(f"eta: got {self.eta} with solver={self.solver}; allowed: 1.0, or solver=ddim")
+
+    def _check_sharing(self) -> None:
+        if not self.source_variance and (self.parts.spread != "masked" or "locatedit-variance" in self.quirks):
+            raise ConfigError(f"source_variance: got false with method={self.method}; allowed: true, or vimaedit, locatedit")
+        count = self.targets_per_source
+        if not 1 <= count <= MOST_TARGETS or count & (count - 1):
+            raise ConfigError(f"targets_per_source: got {count}; allowed: 1, 2, 4, ... {MOST_TARGETS}")
+        if count > 1 and (self.parts.track != "shared" or self.parts.has_auxiliary):
+            raise ConfigError(
+                f"targets_per_source: got {count} with method={self.method}; allowed: 1, or vimaedit, locatedit, virtual-p2p"
+            )
 
     @property
     def parts(self) -> Method:

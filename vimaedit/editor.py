@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,8 +87,7 @@ class BatchEditor:
         ready = [slot for slot in slots if isinstance(slot, PreparedEdit)]
         if not ready:
             return [slot for slot in slots if not isinstance(slot, PreparedEdit)]
-        # A hole repeats a neighbour: what stands in it reaches no other row, only the batch's shape matters.
-        filled = [slot if isinstance(slot, PreparedEdit) else ready[0] for slot in slots]
+        filled = self._fill(slots)
         batch = self.encode(filled)
         final = self.run(batch, filled)
         results = self.finish(filled, batch, final)
@@ -157,8 +157,9 @@ class BatchEditor:
         """Run the encoders over a batch. All edits share one canvas shape."""
         backbone, config = self.backbone, self.config
         layout = edit_layout(len(edits), config, max(1, len(edits[0].concepts)))
+        shared = self._check_groups(edits)
         texts = self._texts(edits)
-        x0_BChw = backbone.encode_images(np.stack([edit.image for edit in edits]))
+        x0_BChw = backbone.encode_images(np.stack([edit.image for edit in edits[::shared]])).repeat_interleave(shared, dim=0)
         device = x0_BChw.device
         settings = torch.tensor(
             [(edit.target_guidance, edit.thresholds.edit, edit.thresholds.critical) for edit in edits], device=device
@@ -238,6 +239,44 @@ class BatchEditor:
                 message=f"record {request.id!r}: {error}",
             )
 
+    def _shared(self, num_slots: int) -> int:
+        """Return how many consecutive slots of a batch have one source; in a smaller batch than the run's it may be fewer."""
+        return math.gcd(self.config.targets_per_source, num_slots)
+
+    def _fill(self, slots: Sequence[PreparedEdit | EditResult | None]) -> list[PreparedEdit]:
+        """Let holes repeat a neighbour, where they can one of the same source: what stands in them reaches no other edit, only the
+        batch's shape matters."""
+        ready = [slot for slot in slots if isinstance(slot, PreparedEdit)]
+        shared = self._shared(len(slots))
+        filled: list[PreparedEdit] = []
+        for start in range(0, len(slots), shared):
+            group = slots[start : start + shared]
+            own = next((slot for slot in group if isinstance(slot, PreparedEdit)), ready[0])
+            filled += [slot if isinstance(slot, PreparedEdit) else own for slot in group]
+        return filled
+
+    def _check_groups(self, edits: Sequence[PreparedEdit]) -> int:
+        """Return how many consecutive edits have one source.
+
+        Raises: ConfigError where they differ in what makes a source.
+        """
+        shared = self._shared(len(edits))
+        for position, edit in enumerate(edits if shared > 1 else ()):
+            first = edits[position - position % shared]
+            alike = (
+                edit.request.source_prompt == first.request.source_prompt
+                and edit.request.seed == first.request.seed
+                and edit.image_strength == first.image_strength
+                and np.array_equal(edit.image, first.image)
+                and np.array_equal(edit.clip_image, first.clip_image)
+            )
+            if not alike:
+                raise ConfigError(
+                    f"targets_per_source: got {self.config.targets_per_source}, but edits {first.request.id!r} and "
+                    f"{edit.request.id!r} of a batch differ in picture, source prompt, seed or strength; allowed: edits of one picture in a row, or 1"
+                )
+        return shared
+
     def _plan_words(self, request: EditRequest) -> WordPlan:
         plan = plan_words(request, self.config, self.backbone.tokenizer)
         if not self.config.parts.links_words:
@@ -309,9 +348,12 @@ class BatchEditor:
     def _image_rows(self, layout: RowLayout, edits: Sequence[PreparedEdit]) -> Tensor | None:
         if not self.config.image_guidance:
             return None
-        image_BE = self.backbone.embed_images(np.stack([edit.clip_image for edit in edits]))
-        prompts = [edit.request.source_prompt for edit in edits] + [edit.request.target_prompt for edit in edits]
-        source_BE, target_BE = self.backbone.embed_texts(prompts).chunk(2)
+        shared = self._shared(len(edits))
+        sources = edits[::shared]
+        image_BE = self.backbone.embed_images(np.stack([edit.clip_image for edit in sources])).repeat_interleave(shared, dim=0)
+        prompts = [edit.request.source_prompt for edit in sources] + [edit.request.target_prompt for edit in edits]
+        source_BE, target_BE = self.backbone.embed_texts(prompts).split([len(sources), len(edits)])
+        source_BE = source_BE.repeat_interleave(shared, dim=0)
         estimated_BE = estimate_target_embedding(image_BE, source_BE, target_BE, self.config.direction_kept)
         return image_embedding_rows(layout, image_BE, estimated_BE, self.config.image_order)
 

@@ -48,7 +48,7 @@ def combine_guidance(eps_R: Tensor, layout: RowLayout, source_scale: float, targ
 
 def branch_rows(eps_R: Tensor, layout: RowLayout, kind: RowKind) -> Tensor | None:
     """Return the rows of a kind, (B, C, h, w); None where the layout has none."""
-    return eps_R[layout.block(kind)] if kind in layout.kinds else None
+    return layout.of_kind(eps_R, kind) if kind in layout.kinds else None
 
 
 def combine_source(uncond: Tensor | None, cond: Tensor | None, scale: float, *, exchanged: bool = False) -> Tensor:

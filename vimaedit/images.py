@@ -35,6 +35,11 @@ MIN_SIDE_PX = 16
 MAX_PIXELS = 100_000_000
 READABLE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_SIDE_PX = {"webp": 16_383, "jpeg": 65_500}  # what the file formats can hold
+CODINGS: dict[str, dict[str, int | bool]] = {
+    "png": {"compress_level": 1},
+    "webp": {"lossless": True, "method": 0},
+    "jpeg": {"quality": 95},
+}
 MAX_ASPECT = 4.0
 AREA_TOLERANCE = 0.1  # how far a bucket's area may be from the square's
 MAX_AREA_DEVIATION = 0.25  # ... where a width has none that near
@@ -330,13 +335,8 @@ def encode_image(image: UInt8Array, image_format: str) -> bytes:
             got=f"{image_format} for {width}x{height} px",
             allowed=f"up to {limit} px a side, or image_format=png",
         )
-    options: dict[str, dict[str, int | bool]] = {
-        "png": {"compress_level": 1},
-        "webp": {"lossless": True, "method": 0},
-        "jpeg": {"quality": 95},
-    }
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=image_format, **options[image_format])
+    Image.fromarray(image).save(buffer, format=image_format, **CODINGS[image_format])
     return buffer.getvalue()
 
 

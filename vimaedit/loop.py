@@ -85,7 +85,7 @@ def conditioning_of_step(batch: EditBatch, rows: RowLayout, free_text: Tensor | 
     """Choose what a step's rows are conditioned on; `free_text` (B, T, E) stands in all unconditional rows where it is given."""
     text, image = batch.conditioning.text, batch.conditioning.image
     if rows != batch.layout:
-        chosen = torch.cat([batch.layout.indices(kind) for kind in rows.kinds]).to(text.device)
+        chosen = rows.arrange({kind: batch.layout.indices(kind) for kind in rows.kinds}).to(text.device)
         text, image = text[chosen], None if image is None else image[chosen]
     if free_text is not None:
         text = text.clone()
@@ -135,6 +135,8 @@ def take_step(
     spread, eta = config.parts.spread, config.eta
     if spread == "masked":
         region = variance_region(masks, config.variance)
+        if not config.source_variance:
+            region = torch.stack([torch.zeros_like(region), region])
         if "locatedit-variance" in config.quirks:
             variance = torch.full_like(region, posterior_variance(schedule, i, eta))
             return spread_step(x, x0, schedule, i, variance, noise * region.amax(dim=(1, 2, 3), keepdim=True))

@@ -1,7 +1,7 @@
 """Which row of the UNet batch is whose: (request, branch, with or without text), and what each row is given.
 
 The batch is laid out in blocks of B rows, one block per kind, in the order of `RowLayout.kinds`. Row r of a block belongs to
-request r.
+request r. Where K requests share their source's rows, a block of the source has B / K.
 """
 
 from __future__ import annotations
@@ -44,32 +44,58 @@ RowKind.AUXILIARY_COND = RowKind(AUXILIARY, True)
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The rows of a batch of `num_requests` edits, one block per kind."""
+    """The rows of a batch of `num_requests` edits, one block per kind; `shared` consecutive edits have one source row of a kind."""
 
     num_requests: int
     kinds: tuple[RowKind, ...]
+    shared: int = 1
 
     @property
     def num_rows(self) -> int:
-        return len(self.kinds) * self.num_requests
+        return sum(self.num_requests // self._edits_of_row(kind) for kind in self.kinds)
 
     def block(self, kind: RowKind) -> slice:
         """Return the rows of one kind."""
-        start = self.kinds.index(kind) * self.num_requests
-        return slice(start, start + self.num_requests)
+        before = self.kinds[: self.kinds.index(kind)]
+        start = sum(self.num_requests // self._edits_of_row(each) for each in before)
+        return slice(start, start + self.num_requests // self._edits_of_row(kind))
 
     def indices(self, kind: RowKind) -> Tensor:
-        """Return the row numbers of one kind, (B,) int64."""
+        """Return the row number of every request for one kind, (B,) int64."""
         block = self.block(kind)
-        return torch.arange(block.start, block.stop)
+        return torch.arange(block.start, block.stop).repeat_interleave(self._edits_of_row(kind))
+
+    def of_kind(self, rows_R: Tensor, kind: RowKind) -> Tensor:
+        """Give every request its row of one kind: (R, ...) -> (B, ...)."""
+        rows = rows_R[self.block(kind)]
+        count = self._edits_of_row(kind)
+        return rows if count == 1 else rows.repeat_interleave(count, dim=0)
 
     def expand(self, branches: Tensor) -> Tensor:
         """Give every row its branch's value: (branches, B, ...) -> (R, ...)."""
-        return torch.cat([branches[kind.branch] for kind in self.kinds])
+        return torch.cat([branches[kind.branch][:: self._edits_of_row(kind)] for kind in self.kinds])
 
     def arrange(self, per_kind: dict[RowKind, Tensor]) -> Tensor:
         """Stack one (B, ...) tensor per kind in row order -> (R, ...)."""
-        return torch.cat([per_kind[kind] for kind in self.kinds])
+        return torch.cat([per_kind[kind][:: self._edits_of_row(kind)] for kind in self.kinds])
+
+    def apart(self) -> tuple[Tensor, Tensor] | None:
+        """Return the rows that differ where nothing but the latents is known, (U,), and which of these each row equals, (R,) int64.
+
+        Rows of one branch do not differ. None where there is one row of each branch.
+        """
+        first: dict[int, RowKind] = {}
+        for kind in self.kinds:
+            first.setdefault(kind.branch, kind)
+        if len(first) == len(self.kinds):
+            return None
+        rows = [torch.arange(self.num_rows)[self.block(kind)] for kind in first.values()]
+        place = torch.empty(self.num_rows, dtype=torch.int64)
+        place[torch.cat(rows)] = torch.arange(sum(len(each) for each in rows))
+        return torch.cat(rows), torch.cat([place[self.block(first[kind.branch])] for kind in self.kinds])
+
+    def _edits_of_row(self, kind: RowKind) -> int:
+        return self.shared if kind.branch == SOURCE else 1
 
 
 def edit_layout(num_requests: int, config: EditConfig, num_concepts: int = 1) -> RowLayout:

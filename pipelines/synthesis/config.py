@@ -146,6 +146,10 @@ class SynthesizeConfig(EditJobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.targets_per_source != 1:
+            raise ConfigError(
+                f"targets_per_source: got {self.targets_per_source}; allowed: 1, since every candidate has a seed of its own"
+            )
         check_choice("pairs", self.pairs, PAIRS)
         for category in self.edits:
             check_choice("edits", category, CATEGORIES)

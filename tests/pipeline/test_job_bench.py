@@ -16,7 +16,7 @@ from jobs.scenes import main as write_scenes
 from pipelines.inputs import scan_inputs
 from pipelines.plan import StoredPlan, load_plan, make_plan, store_plan
 from pipelines.progress import ProgressState
-from pipelines.scene_bench import VARIANTS, BenchSummary, SceneBenchConfig, run_scene_bench, variant_jobs
+from pipelines.scene_bench import VARIANTS, BenchSummary, FewStepBenchConfig, SceneBenchConfig, run_scene_bench, variant_jobs
 from pipelines.scene_report import plain_text
 from pipelines.schema import output_schema
 from pipelines.storage import locate
@@ -130,6 +130,23 @@ def test_every_variant_is_the_recipe_with_its_own_changes() -> None:
     assert (jobs["dpmsolver-20"].solver, jobs["dpmsolver-20"].steps, jobs["default"].steps) == ("dpmsolver++", 20, 50)
     assert jobs["no-text-guidance"].text_guidance is False and jobs["default"].text_guidance
     assert len({job.output for job in jobs.values()}) == len(VARIANTS)
+
+
+def test_variants_with_few_steps_follow_the_distilled_model_s_own_recipe() -> None:
+    jobs = variant_jobs(FewStepBenchConfig(output="out", target_guidance=3.5, seed=7, missing_blend="ignore"))
+    assert [name for name, job in jobs.items() if job.model == "miniature"] == [
+        *("default", "ddim-20", "ddim-10", "dpmsolver-20", "dpmsolver-10"),
+    ]
+    distilled, infedit = jobs["distilled-8"], jobs["distilled-infedit-4"]
+    assert (distilled.model, distilled.method, distilled.steps, distilled.target_guidance) == (
+        "miniature-lcm",
+        "vimaedit",
+        8,
+        1.0,
+    )
+    assert (infedit.method, infedit.steps, infedit.grounding) == ("infedit", 4, "auxiliary")
+    assert {job.seed for job in jobs.values()} == {7} and {job.missing_blend for job in jobs.values()} == {"ignore"}
+    assert jobs["ddim-20"].target_guidance == 3.5
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,17 @@ def test_record_seed_is_the_stated_hash() -> None:
     digest = hashlib.blake2b(b"7:a/b.parquet#3", digest_size=8).digest()
     assert record_seed(7, "a/b.parquet#3") == int.from_bytes(digest, "big") >> 1
     assert record_seed(7, "x") != record_seed(8, "x") and 0 <= record_seed(7, "x") < 2**63
+
+
+def test_rows_that_share_a_source_and_those_that_text_alone_tells_apart() -> None:
+    layout = RowLayout(4, (RowKind.TARGET_UNCOND, RowKind.SOURCE_COND, RowKind.TARGET_COND), shared=2)
+    assert layout.num_rows == 10 and layout.block(RowKind.TARGET_COND) == slice(6, 10)
+    assert layout.indices(RowKind.SOURCE_COND).tolist() == [4, 4, 5, 5]
+    branches = torch.stack([torch.tensor([10, 10, 20, 20]), torch.tensor([1, 2, 3, 4])])
+    rows = layout.expand(branches)
+    assert rows.tolist() == [1, 2, 3, 4, 10, 20, 1, 2, 3, 4]
+    assert layout.of_kind(rows, RowKind.SOURCE_COND).tolist() == [10, 10, 20, 20]
+    assert layout.of_kind(rows, RowKind.TARGET_COND).tolist() == [1, 2, 3, 4]
+    apart = layout.apart()
+    assert apart is not None and torch.equal(rows[apart[0]][apart[1]], rows) and len(apart[0]) == 6
+    assert RowLayout(2, (RowKind.SOURCE_COND, RowKind.TARGET_COND)).apart() is None

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.scene_report import difference_text, markdown, plain_text, report_tables
 from pipelines.scene_rows import AttributeReading, RoundTripScore, SceneScore
-from pipelines.scene_table import Claim, Found, compare, judge_claim, make_numbers, summarise
+from pipelines.scene_table import Claim, Found, compare, judge_claim, make_numbers, summarise, trade
 from pipelines.tables import Table
 from vimaedit.miniature.judge_compare import Comparison
 
@@ -147,3 +147,20 @@ def test_tables_are_aligned() -> None:
     ]
     assert difference_text({"value": 0.125, "low": -0.5, "high": 1.0}, 1, 100) == "+12.5 [-50.0, +100.0]"
     assert difference_text(None, 1) == "-"
+
+
+def test_the_front_holds_what_no_other_variant_beats() -> None:
+    def variant(name: str, seconds: float | None, success: float, target: float) -> dict:
+        values = {"seconds": seconds, "target_psnr": target, "background_psnr": 30.0}
+        return {"variant": name, "success": {"value": success}, **values}
+
+    measured = [
+        variant("default", 5.0, 0.5, 25.0),
+        variant("same, slower", 6.0, 0.5, 25.0),
+        variant("faster, worse", 1.0, 0.2, 20.0),
+        variant("fast, no worse than the faster", 1.5, 0.2, 20.0),
+        variant("never ok", None, 0.0, 30.0),
+    ]
+    rows = trade(measured, {each["variant"]: "an editor" for each in measured})
+    assert [row["front"] for row in rows] == [True, False, True, False, False]
+    assert rows[0]["success"] == 0.5 and rows[0]["editor"] == "an editor"

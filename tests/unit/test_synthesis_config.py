@@ -39,6 +39,7 @@ def config(**options: Any) -> SynthesizeConfig:
         ({"edits": ["paint"]}, "edits: got 'paint'; allowed: change_object, add_object"),
         ({"edits_per_caption": 0}, "edits_per_caption: got 0; allowed: 1 to 100"),
         ({"candidates": 0}, "candidates: got 0; allowed: 1 to 1000"),
+        ({"targets_per_source": 2}, "targets_per_source: got 2; allowed: 1, since every candidate has a seed of its own"),
         ({"validation_fraction": 1.5}, "validation_fraction: got 1.5; allowed: 0.0 to 1.0"),
         ({"shard_mb": 0}, "shard_mb: got 0; allowed: 1 to 100000"),
         ({"keep_source": "false"}, "keep_source: got false; allowed: true, since a record has both pictures"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vimaedit.attention.control import AttentionControl
 from vimaedit.attention.recorder import MapRecorder
-from vimaedit.attention.routing import Routes, layout_of_step, open_windows, route_rows
+from vimaedit.attention.routing import Routes, layout_of_step, open_windows, route_rows, shared_steps
 from vimaedit.config import EditConfig, Windows
 from vimaedit.rows import RowKind, RowLayout
 
@@ -37,6 +37,8 @@ class _Rows:
     target: Tensor
     source: Tensor | None
     text_from: Tensor | None
+    apart: Tensor | None
+    apart_of: Tensor | None
 
 
 class InjectionPlan:
@@ -60,9 +62,10 @@ class InjectionPlan:
         self.dtype = dtype
         open_SB = open_windows(config, windows, steps)
         self.text_open_SB = open_SB["text"].to(device)
-        self.layouts = [layout_of_step(layout, config, open_SB["self"][i]) for i in range(steps)]
+        num_shared = shared_steps(config, steps)
+        self.layouts = [layout_of_step(layout, config, open_SB["self"][i], shares=i < num_shared) for i in range(steps)]
         strength_B = torch.tensor(image_strength, dtype=dtype)
-        self._rows = {each.kinds: self._place(each, open_SB, strength_B) for each in dict.fromkeys(self.layouts)}
+        self._rows = {each: self._place(each, open_SB, strength_B) for each in dict.fromkeys(self.layouts)}
         self.text_edit = TextEdit(*(t.to(device) for t in (text_edit.fold, text_edit.keep, text_edit.words)))
         self.concept_words = None if concept_words is None else concept_words.to(device)
 
@@ -70,6 +73,7 @@ class InjectionPlan:
         source = layout.indices(RowKind.SOURCE_COND) if RowKind.SOURCE_COND in layout.kinds else None
         follows = RowKind.AUXILIARY_COND in layout.kinds and self.config.auxiliary.text_from == "auxiliary"
         text_from = layout.indices(RowKind.AUXILIARY_COND) if follows else source
+        apart, apart_of = layout.apart() or (None, None)
         return _Rows(
             layout=layout,
             routes=route_rows(layout, self.config.parts, open_SB, self.device),
@@ -77,11 +81,13 @@ class InjectionPlan:
             target=layout.indices(RowKind.TARGET_COND).to(self.device),
             source=None if source is None else source.to(self.device),
             text_from=None if text_from is None else text_from.to(self.device),
+            apart=None if apart is None else apart.to(self.device),
+            apart_of=None if apart_of is None else apart_of.to(self.device),
         )
 
     def control(self, i: int, buffers: MapBuffers | None) -> AttentionControl:
         """Build the control of step i; with buffers the step's attention weights are recorded into them."""
-        rows = self._rows[self.layouts[i].kinds]
+        rows = self._rows[self.layouts[i]]
         routes = rows.routes
         fold_BTT = keep_RT = recorder = None
         if self.config.parts.edits_text:
@@ -106,6 +112,8 @@ class InjectionPlan:
             self_keys_from=_at(routes.keys, i),
             self_values_from=_at(routes.values, i),
             features_from=_at(routes.features, i),
+            apart=rows.apart,
+            apart_of=rows.apart_of,
         )
 
     def _recorder(self, rows: _Rows, fold_BTT: Tensor | None, keep_BT: Tensor | None, buffers: MapBuffers) -> MapRecorder:

@@ -30,6 +30,7 @@ class ControlledProcessor(nn.Module):
         self.routes_image = name in choice.image_routing
         self.records_self = name in choice.self_maps
         self.records_words = name in choice.text_maps
+        self.is_before_text = name in choice.before_text
         self._attention_backend = None  # diffusers' `set_attention_backend` sets it per processor
         self._dispatch = dispatch_attention_fn
 
@@ -56,8 +57,10 @@ class ControlledProcessor(nn.Module):
         attended = attn.to_out[1](attn.to_out[0](attended))
         if attn.residual_connection:
             attended = attended + hidden_states
-        rescaled: Tensor = attended / attn.rescale_output_factor
-        return rescaled
+        if attn.rescale_output_factor != 1:
+            attended = attended / attn.rescale_output_factor
+        finished: Tensor = attended
+        return finished
 
     def _self_attention(self, attn: Attention, query_RLHD: Tensor, hidden_states: Tensor, control: AttentionControl) -> Tensor:
         key_RMHD = _split_heads(attn.to_k(hidden_states), attn.heads)
@@ -69,6 +72,10 @@ class ControlledProcessor(nn.Module):
                 value_RMHD = value_RMHD[control.self_values_from]
         if self.records_self and control.recorder is not None:  # what is read are the weights after the controls acted
             control.recorder.add_self(query_RLHD, key_RMHD, attn.scale)
+        if self.is_before_text and not self.routes_self and control.apart is not None and control.apart_of is not None:
+            # Rows of one branch are still equal here: each is attended once.
+            query_RLHD, key_RMHD, value_RMHD = (each[control.apart] for each in (query_RLHD, key_RMHD, value_RMHD))
+            return self._attend(query_RLHD, key_RMHD, value_RMHD)[control.apart_of]
         return self._attend(query_RLHD, key_RMHD, value_RMHD)
 
     def _cross_attention(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,14 +55,27 @@ def open_windows(config: EditConfig, windows: Sequence[Windows], steps: int) -> 
     return open_SB
 
 
-def layout_of_step(layout: RowLayout, config: EditConfig, self_open_B: Tensor) -> RowLayout:
-    """Leave out the rows that a step does not need.
+def shared_steps(config: EditConfig, steps: int) -> int:
+    """Return for how many of the executed steps, from the first, a source is the same whatever its picture is to become.
+
+    It is until noise is injected inside a mask that follows from the target too. At the step that finds the first mask the
+    prediction is made before.
+    """
+    injects = config.parts.spread == "masked" and config.source_variance and config.variance != "zero" and config.eta > 0
+    if not injects or not (config.reads_words or config.grounding == "given"):
+        return steps
+    return 1 if config.grounding == "given" else min(steps, max(1, int(config.grounding_start * config.steps)))
+
+
+def layout_of_step(layout: RowLayout, config: EditConfig, self_open_B: Tensor, *, shares: bool = False) -> RowLayout:
+    """Leave out the rows that a step does not need; with `shares` edits of one picture have one source.
 
     While the self window is open an auxiliary row equals the source's, so it is not computed; afterwards nothing reads the
     source's unconditional row, unless the source is guided. A batch whose requests differ has both.
     """
     if not config.parts.has_auxiliary:
-        return layout
+        count = math.gcd(config.targets_per_source, layout.num_requests)
+        return dataclasses.replace(layout, shared=count) if shares and count > 1 else layout
     kinds = list(layout.kinds)
     if bool(self_open_B.all()):
         kinds = [kind for kind in kinds if kind not in (RowKind.AUXILIARY_UNCOND, RowKind.AUXILIARY_COND)]

@@ -28,12 +28,14 @@ class Site:
 @dataclass(frozen=True)
 class SiteChoice:
     """What happens where, as sets of processor names: whose self-attention and image attention may be taken over, and
-    which layers' weights grounding reads. The text attention of every layer can be edited."""
+    which layers' weights grounding reads. The text attention of every layer can be edited. `before_text`: the self-attention that a
+    UNet comes to before anything of its text."""
 
     self_routing: frozenset[str]
     image_routing: frozenset[str]
     self_maps: frozenset[str]
     text_maps: frozenset[str]
+    before_text: frozenset[str] = frozenset()
 
 
 def list_sites(unet: UNet2DConditionModel) -> tuple[Site, ...]:
@@ -85,6 +87,7 @@ def choose_sites(
         image_routing=frozenset(s.name for s in sites if s.cross and s.side <= window_side),
         self_maps=_grounding_sites(sites, "self", self_side),
         text_maps=_grounding_sites(sites, "cross", cross_side),
+        before_text=frozenset(s.name for s in own[:1] if s.path == "down"),
     )
 
 

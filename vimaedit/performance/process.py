@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -28,7 +30,44 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _status_mb(field: str) -> float:
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024 / 1e6
+def give_back_memory() -> None:
+    """Return what the C library keeps of freed memory to the operating system, where it can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Return the processes that a process has started, and those that these have started, as far as they still run."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            children.setdefault(int(status.read_text().rpartition(")")[2].split()[1]), []).append(int(status.parent.name))
+    found: list[int] = []
+    waiting = [ancestor]
+    while waiting:
+        own = children.get(waiting.pop(), [])
+        found += own
+        waiting += own
+    return sorted(found)
+
+
+def private_mb(process: int) -> float:
+    """Return the memory that a process holds alone, without what it has mapped from files and shares, MB; 0 once it has ended."""
+    try:
+        return _status_mb("RssAnon", process)
+    except OSError:
+        return 0.0
+
+
+def process_name(process: int) -> str:
+    """Return the command line of a process; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _status_mb(field: str, process: int | str = "self") -> float:
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found is not None else 0.0  # one that is ending has no memory left

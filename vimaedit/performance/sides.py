@@ -51,17 +51,18 @@ def load_editor(model: str, config: EditConfig, device: str, dtype: str) -> Batc
     return BatchEditor(Backbone(networks, config), config, model_facts(files))
 
 
-def drawn_requests(count: int, canvas_size: int) -> list[EditRequest]:
-    """Return edits of smooth random pictures, each with words of its own."""
+def drawn_requests(count: int, canvas_size: int, targets: int = 1) -> list[EditRequest]:
+    """Return edits of smooth random pictures, each with words of its own; `targets` consecutive ones are of one picture."""
     requests = []
-    for number in range(count):
+    for index in range(count):
+        number = index // targets
         draw = np.random.Generator(np.random.PCG64(number))
         coarse = torch.from_numpy(draw.random((1, 3, 9, 9), dtype=np.float32))
         smooth = torch.nn.functional.interpolate(coarse, size=(canvas_size, canvas_size), mode="bicubic").clamp(0, 1)
-        old, new = WORDS[number % len(WORDS)], WORDS[(number + 3) % len(WORDS)]
+        old, new = WORDS[number % len(WORDS)], WORDS[(number + 3 + index % targets) % len(WORDS)]
         requests.append(
             EditRequest(
-                id=str(number),
+                id=str(index),
                 image=(smooth[0].permute(1, 2, 0) * 255).byte().numpy(),
                 source_prompt=f"a picture of a red {old} on a white background",
                 target_prompt=f"a picture of a red {new} on a white background",

@@ -1,0 +1,103 @@
+"""How the engine's time and memory grow: `python -m vimaedit.performance.growth '{"model": ..., "points": [...], ...}'`.
+
+Prints one line of JSON, a list of `PointFigures`, of all points in turn, as often as there are rounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vimaedit.attention.routing import shared_steps
+from vimaedit.config import Canvas, EditConfig
+from vimaedit.editor import BatchEditor
+from vimaedit.performance.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
+from vimaedit.performance.sides import drawn_requests, load_editor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Work to measure: so many edits in batches of `batch`; of each picture there are `targets`. `size` in px; None: the model's."""
+
+    edits: int
+    batch: int
+    steps: int
+    size: int | None = None
+    targets: int = 1
+    source_variance: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointFigures:
+    """What a point took. `denoise_s`, `whole_s`: CPU seconds of the loop alone, and with encoders and decoder. `memory_mb`: the most
+    held above what was held before. `rows`: how many rows the UNet was asked for."""
+
+    denoise_s: float
+    whole_s: float
+    memory_mb: float
+    rows: int
+
+
+def measure_points(model: str, points: list[Point], rounds: int, threads: int) -> list[list[PointFigures]]:
+    """Measure all points in turn, after each has run once with one step; return the figures of every round."""
+    torch.set_num_threads(threads)
+    first = load_editor(model, EditConfig(blend="given"), "cpu", "float32")
+    editors = [_editor(first, point) for point in points]
+    for point in points:
+        measure_point(_editor(first, dataclasses.replace(point, steps=1)), point)
+    return [[measure_point(*each) for each in zip(editors, points, strict=True)] for _ in range(rounds)]
+
+
+def _editor(first: BatchEditor, point: Point) -> BatchEditor:
+    config = dataclasses.replace(
+        first.config,
+        steps=point.steps,
+        canvas=Canvas(size=point.size),
+        targets_per_source=point.targets,
+        source_variance=point.source_variance,
+    )
+    return BatchEditor(first.backbone, config, first.facts)
+
+
+def measure_point(editor: BatchEditor, point: Point) -> PointFigures:
+    """Do a point's work."""
+    requests = drawn_requests(point.edits, editor.canvas.size, point.targets)
+    give_back_memory()
+    held = resident_mb()
+    forget_peak()
+    denoise, began = 0.0, cpu_seconds()
+    for start in range(0, point.edits, point.batch):
+        edits = [editor.prepare(each) for each in requests[start : start + point.batch]]
+        batch = editor.encode(edits)
+        before = cpu_seconds()
+        final = editor.run(batch, edits)
+        denoise += cpu_seconds() - before
+        editor.finish(edits, batch, final)
+    return PointFigures(
+        denoise_s=denoise,
+        whole_s=cpu_seconds() - began,
+        memory_mb=peak_mb() - held,
+        rows=count_rows(editor.config, point),
+    )
+
+
+def count_rows(config: EditConfig, point: Point) -> int:
+    """Count the rows of all steps: three for each edit, less what edits of one picture share."""
+    shared = shared_steps(config, point.steps) if point.targets > 1 else 0
+    return point.edits * 3 * (point.steps - shared) + (point.edits * 2 + point.edits // point.targets) * shared
+
+
+def main(settings: dict[str, Any]) -> None:
+    """Measure what the settings say."""
+    points = [Point(**each) for each in settings["points"]]
+    found = measure_points(settings["model"], points, settings["rounds"], settings["threads"])
+    print(json.dumps([[dataclasses.asdict(each) for each in figures] for figures in found]))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
