@@ -122,7 +122,7 @@ def _probe(job: EditJobConfig, use_gpu: bool) -> Probe:
         raise ConfigError(f"device: got {job.device}, but torch {torch.__version__} sees no GPU on the worker; allowed: cpu")
     local = with_local_weights(job)
     files = resolve_model(local, image_guidance=job.image_guidance)
-    dtype = job.dtype if job.dtype != "auto" else "float16" if use_gpu else "float32"
+    dtype = job.dtype if job.dtype != "auto" else "float16" if use_gpu and not job.needs_gradients else "float32"
     versions = {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__}
     versions |= {"machine": platform.machine(), "device": torch.cuda.get_device_name() if use_gpu else "cpu"}
     return Probe(

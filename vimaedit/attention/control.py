@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vimaedit.attention.recorder import MapRecorder
+from vimaedit.attention.recorder import MapRecorder, TextProbe
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class AttentionControl:
     `text_rows`, `text_from` (P,) int64, the edited rows and their source rows; `text_fold` (P, T, T) = W; `text_keep` (R, T) = w,
     1 in rows that are not edited. `recorder` None: no weights are read in this step. None in `self_from`, `image_from`,
     `text_rows`: every row is its own. `self_keys_from` None: as `self_from`; `self_values_from` None: its own.
-    `features_from` (R,), the row whose features each row has at the feature layer.
+    `features_from` (R,), the row whose features each row has at the feature layer. `text_probe`: keeps all text attention.
     """
 
     self_from: Tensor | None
@@ -36,6 +36,7 @@ class AttentionControl:
     self_keys_from: Tensor | None = None
     self_values_from: Tensor | None = None
     features_from: Tensor | None = None
+    text_probe: TextProbe | None = None
 
 
 def plain_control(image_scale: Tensor) -> AttentionControl:
