@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipelines.schema import METRICS
+from pipelines.score_config import ScoreConfig
 from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
 from vimaedit.errors import ConfigError
+from vimaedit.metrics.names import RIDING_GROUPS
 
 FRAMES = ("canvas", "original")
 KEEP_SOURCES = ("true", "path", "false")
@@ -31,7 +33,11 @@ class DataConfig:
     frame: str = "canvas"  # of all pictures of a row. canvas: what the model saw; original: pasted back at its own size
     keep_source: str = "true"  # the source in the output. true: its pixels; path: its path, with frame=original; false: not
     image_format: str = "auto"  # png (level 1) and webp are lossless, jpeg is quality 95; auto: webp, with frame=original png
-    metrics: list[str] = field(default_factory=list)  # beyond those that every row has; none can be computed yet
+    metrics: list[str] = field(default_factory=list)  # beyond those that every row has: clip, lpips, structure
+    scoring_clip: str | None = ScoreConfig.scoring_clip  # CLIP of metrics=[clip]: miniature, folder, URL or hub id
+    dino: str | None = ScoreConfig.dino  # DINO ViT-B/8 of metrics=[structure]: file, folder, URL or hub id
+    lpips: str | None = None  # SqueezeNet 1.1 of ImageNet of metrics=[lpips]: file, folder, URL or hub id
+    lpips_heads: str | None = None  # linear heads of lpips: file or URL; unset: those of an installed torchmetrics or lpips
     limit: int | None = None  # the first N requests only
     dry_run: bool = False  # say what a run would be and take, from a measured sample; writes nothing
     sheet: int = 0  # the first N results as <output>/sheet.png
@@ -55,7 +61,7 @@ class DataConfig:
             raise ConfigError(f"keep_source: got path with frame={self.frame}; allowed: path needs frame=original")
         check_choice("image_format", self.image_format, IMAGE_FORMATS)
         for name in self.metrics:
-            check_choice("metrics", name, ALWAYS_MEASURED)
+            check_choice("metrics", name, (*RIDING_GROUPS, *ALWAYS_MEASURED))
         check_choice("resume", self.resume, RESUMES)
         if not self.retry_statuses:
             raise ConfigError(f"retry_statuses: got nothing; allowed: some of {', '.join((*RETRY_STATUSES, 'rejected'))}")
@@ -81,6 +87,11 @@ class DataConfig:
         if self.image_format != "auto":
             return self.image_format
         return "png" if self.frame == "original" else "webp"
+
+    @property
+    def riding(self) -> tuple[str, ...]:
+        """The groups of metrics that ride along, in their fixed order."""
+        return tuple(group for group in RIDING_GROUPS if group in self.metrics)
 
 
 @dataclass(frozen=True, kw_only=True)

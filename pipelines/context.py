@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,6 +37,7 @@ class RunContext:
     plan_digest: str
     version: str
     generation: int  # of the parts that this run writes
+    absent_metrics: tuple[str, ...] = ()  # of those that ride along: whose networks cannot be had
     retry_statuses: tuple[str, ...] = ()  # of rows that are done again where a unit has a part of a lower generation
     make_editor: MakeEditor | None = None  # what edits in an actor; None: the job's method on its model
 
@@ -86,6 +88,8 @@ class Row:
     attempts: int = 0
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    references: Mapping[str, Any] | None = None  # the record's reference columns, only where metrics ride along
+    measured: Mapping[str, float | None] = field(default_factory=dict)  # by the metrics that ride along
     is_kept: bool = False  # the row that stands in the output stays as it is; `status` is that row's
 
     def stop(self, status: Status, stage: str, kind: str, message: str) -> None:

@@ -20,6 +20,7 @@ OUTSIDE_DIGEST = frozenset(
         *("max_failed_fraction", "max_rejected_fraction", "stop_failed_fraction"),
     }
 )
+METRIC_NETWORKS = frozenset({"scoring_clip", "dino", "lpips", "lpips_heads"})
 
 
 def config_digest(job: EditJobConfig) -> str:
@@ -29,5 +30,6 @@ def config_digest(job: EditJobConfig) -> str:
 
 
 def digested_options(job: EditJobConfig) -> dict[str, Any]:
-    """Return the options that the digest covers, as plain values."""
-    return {name: value for name, value in dataclasses.asdict(job).items() if name not in OUTSIDE_DIGEST}
+    """Return the options that the digest covers, as plain values. Networks that measure nothing change no row."""
+    without = OUTSIDE_DIGEST if job.riding else OUTSIDE_DIGEST | METRIC_NETWORKS
+    return {name: value for name, value in dataclasses.asdict(job).items() if name not in without}

@@ -20,6 +20,7 @@ from pipelines.metrics import observe_batch
 from pipelines.plan import Unit, batches
 from pipelines.progress import Report
 from pipelines.records import shown
+from pipelines.riding import RidingMetrics
 from pipelines.secrets import mask_urls
 from pipelines.storage import locate
 from pipelines.suspects import Deaths, RequestKey, Suspects, write_suspects
@@ -59,6 +60,7 @@ class EditActor:
         self.ledger = ledger
         with nullcontext() if ledger is None else starting(ledger):
             self.editor = _load(context)
+            self.measure = RidingMetrics(context) if context.job.riding else None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         (unit_rows,) = from_block(block)
@@ -129,10 +131,16 @@ class EditActor:
             return
         if self.ledger is None:
             edit_batch(self.editor, slots)
+            self._measure(slots)
             return
         ray.get(self.ledger.begin.remote(unit.id, requests, this_worker()))
         edit_batch(self.editor, slots, lost=lambda cause: self._leave(unit, cause))
+        self._measure(slots)  # a reference picture that kills the process is a killer too
         ray.get(self.ledger.end.remote(unit.id))
+
+    def _measure(self, slots: Slots) -> None:
+        if self.measure is not None:
+            self.measure([row for row in slots if row is not None])
 
     def _leave(self, unit: Unit, cause: str) -> NoReturn:
         """End this process: only a new one can use the device again. Ray starts it."""

@@ -17,7 +17,7 @@ from pipelines.text import cut_quotes
 from vimaedit.errors import RequestError
 from vimaedit.images import decode_image, encode_image, encode_mask, paste_back, paste_mask
 from vimaedit.metrics.background import background_metrics
-from vimaedit.types import Status
+from vimaedit.types import BoolArray, Status, UInt8Array
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ PICTURE_COLUMNS = ("image", "edited_image", "edit_mask", "critical_mask", "metri
 def encode_unit(context: RunContext, unit_rows: UnitRows) -> pa.Table:
     """Build the output table of one unit: the contract's columns, then the passed-through ones."""
     values = [encode_row(context, unit_rows.unit.id, row) for row in unit_rows.rows]
-    columns = [pa.array([value[field.name] for value in values], field.type) for field in OUTPUT_FIELDS]
+    kinds = [context.schema.field(field.name) for field in OUTPUT_FIELDS]
+    columns = [pa.array([value[field.name] for value in values], field.type) for field in kinds]
     passed = [unit_rows.passed.column(name) for name in context.columns.passed]
     return pa.table([*columns, *passed], schema=context.schema)
 
@@ -87,8 +88,18 @@ def _warnings(context: RunContext, row: Row) -> list[str]:
     return []
 
 
-def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
-    """Bring source, edit and masks to the output's frame, code them and measure the edit."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FramedPictures:
+    """A row's pictures and masks in the output's frame. Shapes: (height, width, 3) uint8, masks (height, width) bool."""
+
+    source: UInt8Array | None
+    edited: UInt8Array | None
+    edit_mask: BoolArray | None
+    critical_mask: BoolArray | None
+
+
+def frame_pictures(context: RunContext, row: Row) -> FramedPictures:
+    """Bring source, edit and masks to the output's frame."""
     job = context.job
     source, edited, edit_mask, critical_mask = row.canvas, row.edited, row.edit_mask, row.critical_mask
     if job.frame == "original" and row.original is not None and row.crop_box is not None and row.original_size is not None:
@@ -96,6 +107,13 @@ def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
         edited = None if edited is None else paste_back(source, edited, row.crop_box)
         edit_mask = None if edit_mask is None else paste_mask(edit_mask, row.original_size, row.crop_box)
         critical_mask = None if critical_mask is None else paste_mask(critical_mask, row.original_size, row.crop_box)
+    return FramedPictures(source=source, edited=edited, edit_mask=edit_mask, critical_mask=critical_mask)
+
+
+def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
+    """Code the pictures in the output's frame and measure the edit."""
+    job, framed = context.job, frame_pictures(context, row)
+    source, edited, edit_mask, critical_mask = framed.source, framed.edited, framed.edit_mask, framed.critical_mask
     ok = row.status == Status.OK and source is not None and edited is not None
     image: dict[str, Any] | None = None
     if source is not None and job.keep_source == "true":
@@ -109,7 +127,7 @@ def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
         else None,
         "edit_mask": {"bytes": encode_mask(edit_mask), "path": None} if ok and edit_mask is not None else None,
         "critical_mask": {"bytes": encode_mask(critical_mask), "path": None} if ok and critical_mask is not None else None,
-        "metrics": _metrics(source, edited, edit_mask) if ok else None,
+        "metrics": {**_metrics(source, edited, edit_mask), **row.measured} if ok else None,
     }
 
 

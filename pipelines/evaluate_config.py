@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.config import RETRY_STATUSES, DataConfig, EditJobConfig
+from pipelines.digest import METRIC_NETWORKS
 from pipelines.score_config import ScoreConfig
 from pipelines.storage import locate
 from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
@@ -124,7 +125,7 @@ def read_variant(text: str) -> Variant:
 
 def edit_job(config: EvaluateConfig, records: str) -> EditJobConfig:
     """Return the editing run of a configuration with one method: an ordinary `jobs.edit` output below `runs/`."""
-    own = _shared(config, EditConfig, ModelConfig, DataConfig, without=("output", "metrics"))
+    own = _shared(config, EditConfig, ModelConfig, DataConfig, without=("output", "metrics", *METRIC_NETWORKS))
     run = (locate(config.output) / "runs" / config.names[0]).url
     return EditJobConfig(**own, input=records, output=run)
 

@@ -14,6 +14,7 @@ from pipelines.context import MakeEditor, RunContext
 from pipelines.digest import config_digest
 from pipelines.inputs import InputSet, scan_inputs
 from pipelines.listing import refuse_output_in_input
+from pipelines.measuring import MetricNetworks, absent_warnings, find_absent
 from pipelines.plan import Plan, StoredPlan, count_requests, extend_plan, make_plan, unit_size
 from pipelines.probe import Probe, Sample, await_worker, measure, probe
 from pipelines.resources import Placement, auto_batch_size, connect, look_at_cluster, place
@@ -75,11 +76,13 @@ def prepare(
         output=locate(job.output).url,  # a worker's current folder may be another
         image_root=None if job.image_root is None else locate(job.image_root).url,
     )
+    absent = find_absent(MetricNetworks.of(resolved, resolved.riding), placement)
+    warnings += absent_warnings(absent)
     context = RunContext(
         job=resolved,
         facts=found.facts,
         columns=inputs.columns,
-        schema=output_schema(inputs.schema, inputs.columns),
+        schema=output_schema(inputs.schema, inputs.columns, resolved.riding),
         input_root=inputs.root,
         batch_size=job.batch_size
         if isinstance(job.batch_size, int)
@@ -91,6 +94,7 @@ def prepare(
         version=vimaedit.__version__,
         generation=1,
         make_editor=make_editor,
+        absent_metrics=tuple(sorted(absent)),
     )
     sample = None
     if before is not None:
@@ -135,6 +139,7 @@ def _new_plan(context: RunContext, inputs: InputSet, placement: Placement, sampl
         "device": context.job.device,
         "threads": placement.threads,
         "requests_per_unit": per_unit,
+        "absent_metrics": list(context.absent_metrics),
     }
     return make_plan(
         inputs,

@@ -120,7 +120,7 @@ def _probe(job: EditJobConfig, use_gpu: bool) -> Probe:
     device, device_gib = _gpu(job) if use_gpu else ("cpu", None)
     local = with_local_weights(job)
     files = resolve_model(local, image_guidance=job.image_guidance)
-    dtype = job.dtype if job.dtype != "auto" else "float16" if use_gpu else "float32"
+    dtype = job.dtype if job.dtype != "auto" else "float16" if use_gpu and not job.needs_gradients else "float32"
     versions = {"python": platform.python_version(), "torch": version("torch"), "ray": ray.__version__}
     versions |= {"machine": platform.machine(), "device": device}
     return Probe(

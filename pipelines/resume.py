@@ -118,6 +118,11 @@ def check_settled(output: Location, stored: StoredPlan, context: RunContext) -> 
         found.append(
             f"model_digest {context.model_digest}, was {plan.settled['model_digest']}: model={mask_urls(context.job.model)} has other weights"
         )
+    was_absent = plan.settled.get("absent_metrics", [])
+    if list(context.absent_metrics) != was_absent:
+        found.append(
+            f"absent metrics {_shown(list(context.absent_metrics))}, were {_shown(was_absent)}: other networks are there"
+        )
     found += _schema_differences(stored.schema, context.schema)
     if found:
         raise ConfigError(

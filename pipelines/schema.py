@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipelines.column_types import UnwritableType, common_type, written_type
 from pipelines.features import IMAGE, feature_of, input_features
 from vimaedit.errors import ConfigError
+from vimaedit.metrics.names import columns_of
 
 EDIT_COLUMNS = ("image", "source_prompt", "target_prompt", "id", "blend_words", "given_mask", "seed", "overrides")
 REQUIRED_COLUMNS = ("image", "source_prompt", "target_prompt")
@@ -31,6 +32,7 @@ BENCHMARK_FIELDS = (  # of the input files that the project itself writes
 )
 
 IMAGE_COLUMNS = ("image", "edited_image", "edit_mask", "critical_mask")
+# Measured outside the edit mask, in every row.
 METRICS = ("background_psnr", "background_ssim", "background_mse", "mask_fraction", "changed_fraction")
 OUTPUT_FIELDS = (
     pa.field("id", pa.string()),
@@ -59,7 +61,9 @@ OUTPUT_FIELDS = (
     pa.field("version", pa.string()),
     pa.field("unit_id", pa.string()),
     pa.field("seconds", pa.float32()),
-    pa.field("metrics", pa.struct([*((name, pa.float32()) for name in METRICS), ("unchanged", pa.bool_())])),
+    pa.field(
+        "metrics", pa.struct([*((name, pa.float32()) for name in METRICS), ("unchanged", pa.bool_())])
+    ),  # and those that ride along
 )
 OUTPUT_NAMES = frozenset(field.name for field in OUTPUT_FIELDS)
 INPUT_PREFIX = "input_"  # of passed-through columns whose own name is taken
@@ -160,14 +164,17 @@ def _written_type(field: pa.Field, file: str) -> pa.DataType:
         ) from error
 
 
-def output_schema(input_schema: pa.Schema, columns: ColumnMap) -> pa.Schema:
+def output_schema(input_schema: pa.Schema, columns: ColumnMap, riding: Sequence[str] = ()) -> pa.Schema:
     """Build the output's schema: the contract's columns, then the passed-through ones, with Hugging Face `features`.
 
-    Columns for which `datasets` has no name have no feature.
+    `riding`: groups of metrics that stand in `metrics` beside those that every run has. Columns for which `datasets` has no name
+    have no feature.
     """
     kinds = {field.name: field.type for field in input_schema}
     passed = [pa.field(name, kinds[source]) for name, source in columns.passed.items()]
-    fields = [*OUTPUT_FIELDS, *passed]
+    metrics = OUTPUT_FIELDS[-1]
+    more = [pa.field(name, pa.float32()) for name in columns_of(riding)]
+    fields = [*OUTPUT_FIELDS[:-1], metrics.with_type(pa.struct([*metrics.type, *more])), *passed]
     known = input_features(input_schema)
     features: dict[str, Any] = {field.name: feature_of(field.type) for field in fields}
     features.update({name: {"_type": "Image"} for name in IMAGE_COLUMNS})

@@ -25,9 +25,10 @@ from ray.data import ActorPoolStrategy
 
 import vimaedit
 from pipelines.config import EditJobConfig
+from pipelines.measuring import Measurer, MetricNetworks, absent_warnings, find_absent
 from pipelines.probe import await_worker
 from pipelines.progress import ProgressCallback, ProgressState
-from pipelines.resources import Placement, connect, get, look_at_cluster, place, set_engine
+from pipelines.resources import Placement, connect, look_at_cluster, place, set_engine
 from pipelines.score_config import MISSING, UNSCORED
 from pipelines.score_config import ScoreConfig as ScoreConfig
 from pipelines.score_pairs import Pair, Pairs, find_pairs
@@ -48,9 +49,8 @@ from pipelines.score_table import (
 from pipelines.secrets import mask_urls
 from pipelines.storage import Location, check_writable, locate
 from pipelines.text import without_secrets
-from pipelines.weights import local_copy
 from vimaedit.errors import ConfigError
-from vimaedit.metrics.names import BACKBONES
+from vimaedit.metrics.names import METRICS
 from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,6 @@ UNIT_PAIRS = 16  # read and measured together; at 512 px some 40 MB
 UNIT_SECONDS = 600.0  # the longest they may take, on a slow CPU with all networks
 FINISHED_WITH_LOSSES = 3
 SHOWN_UNMATCHED = 20
-WEIGHT_OPTIONS = ("scoring_clip", "dino", "lpips", "lpips_heads")
 # Where work is placed and when a run counts as a failure changes no score.
 OUTSIDE_DIGEST = frozenset(
     {"output", "name", "against", "max_missing_fraction", "device", "actors", "batch_size", "threads", "ray_address"}
@@ -105,7 +104,7 @@ def run_score(
         on_started()
     placement = place(placed, look_at_cluster(placed))
     await_worker(placement)
-    absent = find_absent(config, placement)
+    absent = find_absent(MetricNetworks.of(config, config.groups), placement)
     warnings = [*pairs.warnings, *absent_warnings(absent)]
     if pairs.unmatched:
         names = ", ".join(repr(each) for each in pairs.unmatched[:SHOWN_UNMATCHED])
@@ -172,25 +171,9 @@ def placement_job(config: ScoreConfig) -> EditJobConfig:
 def settings_digest(config: ScoreConfig, content: str) -> str:
     """Digest what scores depend on: the settings, and the `content` that is scored."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in OUTSIDE_DIGEST}
-    text = json.dumps({"content": content, "version": vimaedit.__version__, **settings}, sort_keys=True)
+    made_by = {"version": vimaedit.__version__, "metrics_known": list(METRICS)}
+    text = json.dumps({"content": content, **made_by, **settings}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def find_absent(config: ScoreConfig, placement: Placement) -> dict[str, str]:
-    """Load the networks once on a worker of the scoring kind: which metrics cannot be had, and why."""
-    if not BACKBONES.keys() & set(config.groups):
-        return {}
-    task = ray.remote(_find_absent).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
-    absent: dict[str, str] = get(task.remote(config, placement.threads, placement.use_gpu))
-    return absent
-
-
-def absent_warnings(absent: Mapping[str, str]) -> list[str]:
-    """Say once for each reason which metrics are absent."""
-    reasons: dict[str, list[str]] = {}
-    for metric, reason in absent.items():
-        reasons.setdefault(reason, []).append(metric)
-    return [f"{', '.join(metrics)}: absent, since {reason}" for reason, metrics in reasons.items()]
 
 
 def compared(output: Location, against: str, table: pa.Table) -> Numbers | None:
@@ -268,10 +251,8 @@ class ScoreActor:
     """Hosts the metrics' networks; called by Ray Data with the block of one unit."""
 
     def __init__(self, config: ScoreConfig, threads: int, use_gpu: bool, absent: dict[str, str]) -> None:
-        self.batch_size = config.batch_size
-        self.suite = _load_suite(config, threads, use_gpu)
-        if self.suite.absent.keys() != absent.keys():
-            raise RuntimeError(f"networks: got {self.suite.absent} absent here, {absent} on another worker; all need the same")
+        networks = MetricNetworks.of(config, config.groups)
+        self.measurer = Measurer(networks, batch_size=config.batch_size, threads=threads, use_gpu=use_gpu, absent=list(absent))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         units = [pickle.loads(unit.as_buffer()) for unit in block.column("unit")]
@@ -282,37 +263,14 @@ class ScoreActor:
     def measure(self, items: Sequence[Loaded]) -> None:
         """Measure the samples among the items in place, and let go of their pictures."""
         ready = [item for item in items if item.sample is not None]
-        for start in range(0, len(ready), self.batch_size):
-            batch = ready[start : start + self.batch_size]
-            samples = [sample for item in batch if (sample := item.sample) is not None]
-            for item, values in zip(batch, self.suite(samples), strict=True):
-                item.values = {**values, **item.values}
-                item.sample = None
+        samples = [sample for item in ready if (sample := item.sample) is not None]
+        for item, values in zip(ready, self.measurer(samples), strict=True):
+            item.values = {**values, **item.values}
+            item.sample = None
 
 
 def _to_block(units: Sequence[Any]) -> pa.Table:
     return pa.table({"unit": pa.array([pickle.dumps(unit, protocol=5) for unit in units], pa.large_binary())})
-
-
-def _load_suite(config: ScoreConfig, threads: int, use_gpu: bool) -> Any:
-    import torch
-
-    from vimaedit.metrics.suite import MetricSuite
-
-    torch.set_num_threads(threads)
-    names: dict[str, str | None] = {}
-    for option in WEIGHT_OPTIONS:
-        name = getattr(config, option)
-        try:
-            names[option] = local_copy(option, name) if name is not None and "://" in name else name
-        except ConfigError:  # there is nothing: the suite says so, with the option's name
-            names[option] = name
-    return MetricSuite(config.groups, **names, device="cuda" if use_gpu else "cpu")
-
-
-def _find_absent(config: ScoreConfig, threads: int, use_gpu: bool) -> dict[str, str]:
-    absent: dict[str, str] = _load_suite(config, threads, use_gpu).absent
-    return absent
 
 
 __all__ = ["MISSING", "UNSCORED", "ScoreConfig", "ScoreSummary", "run_score"]

@@ -18,7 +18,7 @@ from pipelines.secrets import mask_urls
 from pipelines.storage import Location, is_transient, locate, open_reader, retry_remote
 from vimaedit.benchmarks.piebench import with_frame
 from vimaedit.errors import RequestError
-from vimaedit.images import Box, decode_image, decode_mask, fit_mask
+from vimaedit.images import Box, Size, decode_image, decode_mask, fit_mask
 from vimaedit.metrics.samples import EditSample
 from vimaedit.miniature.judge import judge_edit
 from vimaedit.miniature.scenes import scene_from_json
@@ -152,42 +152,63 @@ def _sample(context: ScoreContext, pair: Pair, record: Mapping[str, Any], result
         if prompt is None:
             raise RequestError("null_value", field=name, got="null", allowed="a string")
     edited_rules = ReferenceRules(root=context.edited_root, allow_http=False, http_hosts=())
-    edited = _picture(result.get("edited_image"), "edited_image", edited_rules, config)
+    edited = _picture(result.get("edited_image"), "edited_image", edited_rules, config.max_pixels)
     # In this order: squares side by side were published in one JPEG, and colours run over their borders.
     if config.jpeg_quality is not None:
         edited = through_jpeg(edited, config.jpeg_quality)
     if config.part == "last":
         side = min(edited.shape[:2])
         edited = np.ascontiguousarray(edited[-side:, -side:])
-    source = _picture(record.get("image"), "image", rules, config)
+    source = _picture(record.get("image"), "image", rules, config.max_pixels)
     size = (source.shape[1], source.shape[0])
     box = frame_box(size, edited.shape[:2], result.get("crop_box"), result.get("original_size"))
-    mask, framed = None, False
-    if record.get("reference_mask") is not None:
-        whole = _mask(record["reference_mask"], "reference_mask", rules, config)
-        framed = is_framed(whole)
-        mask = fit_mask(whole, size, box, edited.shape[:2])
-        mask = with_frame(mask) if framed else mask
+    references = read_references(record, rules, config.max_pixels, size, box, edited.shape[:2])
     edit_mask = None
     if result.get("edit_mask") is not None:
-        found = _mask(result["edit_mask"], "edit_mask", edited_rules, config)
+        found = _mask(result["edit_mask"], "edit_mask", edited_rules, config.max_pixels)
         height, width = edited.shape[:2]
         edit_mask = fit_mask(found, (width, height), (0, 0, width, height), (height, width))
-    target = None
-    # Where the prompts leave the answer open, one picture of it is no measure of another.
-    if record.get("reference_image") is not None and record.get("target_determined") is not False:
-        target = resize(_picture(record["reference_image"], "reference_image", rules, config), size)
-        target = resize(cut(target, box), (edited.shape[1], edited.shape[0]))
     return EditSample(
         source=resize(cut(source, box), (edited.shape[1], edited.shape[0])),
         edited=edited,
         source_prompt=str(pair.source_prompt),
         target_prompt=str(pair.target_prompt),
-        reference_mask=mask,
+        reference_mask=references.mask,
         edit_mask=edit_mask,
-        target=target,
-        framed=framed,
+        target=references.target,
+        framed=references.framed,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class References:
+    """What a record knows of its edit, in the frame of the edited picture; None: it does not know. Shapes: as `EditSample`."""
+
+    mask: BoolArray | None
+    framed: bool
+    target: UInt8Array | None
+
+
+def read_references(
+    record: Mapping[str, Any], rules: ReferenceRules, max_pixels: int, size: Size, box: Box, shape: tuple[int, ...]
+) -> References:
+    """Decode a record's reference mask and picture: of an original of `size` (width, height) the part within `box`, brought to
+    the edited picture's `shape` (height, width).
+
+    Raises: RequestError for what cannot be read.
+    """
+    mask, framed = None, False
+    if record.get("reference_mask") is not None:
+        whole = _mask(record["reference_mask"], "reference_mask", rules, max_pixels)
+        framed = is_framed(whole)
+        mask = fit_mask(whole, size, box, shape)
+        mask = with_frame(mask) if framed else mask
+    target = None
+    # Where the prompts leave the answer open, one picture of it is no measure of another.
+    if record.get("reference_image") is not None and record.get("target_determined") is not False:
+        target = resize(_picture(record["reference_image"], "reference_image", rules, max_pixels), size)
+        target = resize(cut(target, box), (shape[1], shape[0]))
+    return References(mask=mask, framed=framed, target=target)
 
 
 def frame_box(size: tuple[int, int], shape: tuple[int, ...], crop_box: Any, original_size: Any) -> Box:
@@ -262,18 +283,18 @@ def _scene_values(sample: EditSample, record: Mapping[str, Any]) -> dict[str, fl
     }
 
 
-def _picture(value: Any, field: str, rules: ReferenceRules, config: ScoreConfig) -> UInt8Array:
+def _picture(value: Any, field: str, rules: ReferenceRules, max_pixels: int) -> UInt8Array:
     data = _bytes(value, field, rules)
     try:
-        return decode_image(data, min_side_px=1, max_pixels=config.max_pixels)
+        return decode_image(data, min_side_px=1, max_pixels=max_pixels)
     except RequestError as error:
         raise RequestError(error.code, field=field, got=error.got, allowed=error.allowed) from error
 
 
-def _mask(value: Any, field: str, rules: ReferenceRules, config: ScoreConfig) -> BoolArray:
+def _mask(value: Any, field: str, rules: ReferenceRules, max_pixels: int) -> BoolArray:
     data = _bytes(value, field, rules)
     try:
-        return decode_mask(data, max_pixels=config.max_pixels)
+        return decode_mask(data, max_pixels=max_pixels)
     except RequestError as error:
         raise RequestError(error.code, field=field, got=error.got, allowed=error.allowed) from error
 

@@ -25,6 +25,7 @@ from pipelines.plan import Unit
 from pipelines.reading import Rows, read_rows
 from pipelines.records import has_blends_per_target, parse_record, read_record, reject
 from pipelines.retry import keep_finished_rows
+from pipelines.riding import add_references
 from pipelines.storage import locate
 from vimaedit.errors import RequestError
 from vimaedit.types import Status
@@ -95,7 +96,10 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
         _warn_of_unknown_shapes(rows)
     if unit.generation > 1:
         keep_finished_rows(context, unit, rows)
-    return UnitRows(unit=unit, file=file, rows=rows, passed=pa.concat_tables(passed))
+    table = pa.concat_tables(passed)
+    if context.job.riding:
+        add_references(rows, table)
+    return UnitRows(unit=unit, file=file, rows=rows, passed=table)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

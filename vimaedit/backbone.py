@@ -196,11 +196,16 @@ class Backbone:
             self_sum=torch.zeros(num_rows, num_tokens, num_tokens, device=self.device) if reads_self else None,
             word_sum=torch.zeros(num_rows, cross_h * cross_w, device=self.device),
             self_layers=self._count_heads(self.sites.self_maps),
-            word_layers=self._count_heads(self.sites.text_maps),
+            word_layers=self.num_word_maps,
             token_sum=torch.zeros(3 * num_requests, cross_h * cross_w, self.text_length, device=self.device)
             if self._keeps_tokens
             else None,
         )
+
+    @property
+    def num_word_maps(self) -> int:
+        """How many maps, one per layer and head, a pass adds to those of the words."""
+        return self._count_heads(self.sites.text_maps)
 
     def _count_heads(self, names: frozenset[str]) -> int:
         return sum(int(self.networks.unet.get_submodule(name.removesuffix(".processor")).heads) for name in names)

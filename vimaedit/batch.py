@@ -12,6 +12,7 @@ from vimaedit.backbone import Conditioning
 from vimaedit.concepts import ConceptBatch
 from vimaedit.config import Windows
 from vimaedit.grounding import Masks
+from vimaedit.prompt_learning import LearnedWords
 from vimaedit.rows import RowLayout
 
 
@@ -22,7 +23,7 @@ class EditBatch:
     Shapes: `x0` (B, C, h, w) float32; `conditioning` for R rows; `target_guidance`, `edit_threshold`, `critical_threshold` (B,)
     float32; `given_mask` (B, h, w) bool with `grounding=given`, else None. `windows`, `image_strength`:
     one per request. `has_words` (B,) bool: words were given, whether or not a prompt has them. `inversion_text`, `free_text`
-    (B, T, E): what the inversion (None: there is none) and the target's unconditional rows read.
+    (B, T, E): what the inversion (None: there is none) and the target's unconditional rows read. `learned` with `grounding=dpl`.
     """
 
     layout: RowLayout
@@ -39,6 +40,7 @@ class EditBatch:
     inversion_text: Tensor | None
     free_text: Tensor
     concepts: ConceptBatch | None
+    learned: LearnedWords | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,12 +15,12 @@ from vimaedit.checks import check_range as check_range
 from vimaedit.checks import check_types as check_types
 from vimaedit.errors import ConfigError
 from vimaedit.method import Method
-from vimaedit.method_options import QUIRKS, Auxiliary, Concepts, Laplacian, NullText
+from vimaedit.method_options import QUIRKS, Auxiliary, Concepts, Laplacian, NullText, Pix2PixZero, PromptLearning
 from vimaedit.methods import METHODS
 
 SOLVERS = ("ddim", "dpmsolver++")
 VARIANCES = ("adaptive", "uniform", "zero")
-GROUNDINGS = ("vimaedit", "cross-attention", "laplacian", "local-blend", "auxiliary", "concepts", "given")
+GROUNDINGS = ("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "auxiliary", "concepts", "given")
 STARTS = ("image", "noise")
 IMAGE_ORDERS = ("reference", "conventional")
 TEXT_CONTROLS = ("refine", "replace", "auto")
@@ -148,6 +148,8 @@ class EditConfig:
     proximal_quantile: float = 0.75  # proximal-p2p: share of the guidance's entries that is dropped
     laplacian: Laplacian = field(default_factory=Laplacian)
     null_text: NullText = field(default_factory=NullText)
+    prompt_learning: PromptLearning = field(default_factory=PromptLearning)
+    pix2pix_zero: Pix2PixZero = field(default_factory=Pix2PixZero)
     concepts: Concepts = field(default_factory=Concepts)
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
     quirks: list[str] = field(default_factory=list)  # what published programs do though it is not right, see method_options.py
@@ -216,9 +218,19 @@ class EditConfig:
         return self.grounding != "given" and self.blend != "none"
 
     @property
+    def needs_gradients(self) -> bool:
+        """Whether an edit's latents or words are fitted by gradients of the attention, which vanish in float16."""
+        return self.parts.keeps_attention or self.learns_words
+
+    @property
+    def learns_words(self) -> bool:
+        """Whether grounding fits the source's words first, which needs gradients."""
+        return self.reads_words and self.grounding == "dpl"
+
+    @property
     def reads_self_attention(self) -> bool:
         """Whether grounding refines by self-attention."""
-        if self.grounding == "laplacian":
+        if self.grounding in ("laplacian", "dpl"):
             return self.reads_words
         return self.reads_words and self.grounding == "vimaedit" and self.grounding_rounds > 0
 

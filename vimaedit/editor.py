@@ -25,10 +25,11 @@ from vimaedit.images import CanvasSpec, clip_view, fit_image, fit_mask
 from vimaedit.loading import ModelFacts
 from vimaedit.loop import denoise
 from vimaedit.noise import NoiseSource, SeededNoise
+from vimaedit.prompt_learning import LearnedWords
 from vimaedit.rows import TARGET, RowLayout, edit_layout, image_embedding_rows
 from vimaedit.solvers import method_schedule
 from vimaedit.types import BoolArray, EditRequest, EditResult, Status, UInt8Array
-from vimaedit.words import WordPlan, link_words, plan_words
+from vimaedit.words import WordPlan, content_words, link_words, plan_words
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +73,11 @@ class BatchEditor:
         if config.image_guidance and not backbone.has_image_prompt:
             raise ConfigError(
                 f"image_guidance: got true, but {facts.name!r} has no IP-Adapter; allowed: false, or ip_adapter= and clip="
+            )
+        if config.needs_gradients and backbone.dtype == torch.float16:
+            raise ConfigError(
+                f"dtype: got float16 with method={config.method}, grounding={config.grounding}, whose gradients vanish in it; "
+                "allowed: float32, bfloat16"
             )
         method_schedule(config, backbone.alphas_cumprod)  # refuses steps that the model's levels cannot give
         self.backbone = backbone
@@ -184,6 +190,7 @@ class BatchEditor:
             inversion_text=None if config.parts.inversion == "none" else texts[config.parts.inversion],
             free_text=texts[config.parts.free_text],
             concepts=self._concept_batch(edits, x0_BChw) if edits[0].concepts else None,
+            learned=self._learned_words(edits, device) if config.learns_words else None,
         )
 
     def run(self, batch: EditBatch, edits: Sequence[PreparedEdit], callback: Callback | None = None) -> StepState:
@@ -315,6 +322,15 @@ class BatchEditor:
             words=torch.from_numpy(np.stack([np.stack([each.words for each in concepts]) for concepts in by_concept])),
             user_mask=self._latent_masks(edits, x0_BChw)[:, None].float() if given else None,
         )
+
+    def _learned_words(self, edits: Sequence[PreparedEdit], device: torch.device) -> LearnedWords:
+        """Stack the source prompts with their words, as many rows as the prompt with most of them has."""
+        own = [content_words(edit.request.source_prompt, self.backbone.tokenizer) for edit in edits]
+        words = np.zeros((len(edits), max(1, *map(len, own)), self.backbone.text_length), dtype=np.float32)
+        for stacked, found in zip(words, own, strict=True):
+            stacked[: len(found)] = found
+        ids = torch.from_numpy(np.stack([edit.words.source_ids for edit in edits])).to(device)
+        return LearnedWords(ids=ids, words=torch.from_numpy(words).to(device))
 
     def _texts(self, edits: Sequence[PreparedEdit]) -> dict[str, Tensor]:
         """Encode all texts of a batch, (B, T, E) each: `empty`, `negative`, `source`, `target`, and every concept by its number."""

@@ -21,6 +21,7 @@ from vimaedit.grounding import (
     refine_map,
     smooth_map,
 )
+from vimaedit.prompt_learning import learned_maps
 from vimaedit.rows import RowLayout
 from vimaedit.solvers import Schedule
 
@@ -37,6 +38,10 @@ class Grounder:
         self.buffers = backbone.allocate_maps(num_maps, self.latent_hw) if config.reads_words else None
         self.map_sum: Tensor | None = None
         self.masks = no_masks(num_requests, self.latent_hw, batch.x0.device)
+        self.learned_SBn: Tensor | None = None
+        if batch.learned is not None:
+            source_BT, _ = batch.text_edit.words
+            self.learned_SBn = learned_maps(backbone, batch.x0, batch.learned, source_BT, config, schedule)
         if batch.given_mask is not None:
             self.masks = given_masks(batch.given_mask)
 
@@ -67,7 +72,7 @@ class Grounder:
                 cross_hw = self.sizes[0]
                 self.masks = blend_masks(self.map_sum, cross_hw, self.latent_hw, batch.edit_threshold, has_words_B=has_words)
         elif buffers is not None:
-            self._add(self._step_map(buffers))
+            self._add(self._step_map(i, buffers))
             assert self.map_sum is not None
             thresholds = (batch.edit_threshold, batch.critical_threshold)
             self.masks = masks_from_sum(self.map_sum, self.sizes[1], self.latent_hw, *thresholds)
@@ -76,13 +81,16 @@ class Grounder:
     def _add(self, step_map: Tensor) -> None:
         self.map_sum = step_map if self.map_sum is None else self.map_sum + step_map
 
-    def _step_map(self, buffers: MapBuffers) -> Tensor:
+    def _step_map(self, i: int, buffers: MapBuffers) -> Tensor:
         """Turn the recorded weights of one step into its grounding map, (2 B, N)."""
-        config, self_map = self.config, buffers.self_map()
+        config, word_map, self_map = self.config, buffers.word_map(), buffers.self_map()
         if config.grounding == "laplacian":
             assert self_map is not None
-            return smooth_map(buffers.word_map(), self_map, self.sizes, config.laplacian)
-        return refine_map(buffers.word_map(), self_map, self.sizes, config.grounding_rounds, config.grounding_decay)
+            return smooth_map(word_map, self_map, self.sizes, config.laplacian)
+        if self.learned_SBn is not None:
+            source_Bn = self.learned_SBn[i]
+            word_map = torch.cat([source_Bn, word_map[len(source_Bn) :]])
+        return refine_map(word_map, self_map, self.sizes, config.grounding_rounds, config.grounding_decay)
 
     def state_map(self) -> Tensor | None:
         """Return the sum that the masks follow from: that of the maps, (2 B, N), or what an auxiliary branch's come to, (3 B, n)."""

@@ -14,6 +14,7 @@ from vimaedit.grounder import Grounder
 from vimaedit.grounding import Masks, blend_auxiliary, blend_latents, variance_region
 from vimaedit.guidance import combine_guidance, proximal_guidance
 from vimaedit.noise import NoiseSource
+from vimaedit.pix2pix_zero import keep_attention
 from vimaedit.rows import AUXILIARY, SOURCE, RowKind, RowLayout
 from vimaedit.solvers import (
     Schedule,
@@ -56,7 +57,10 @@ def denoise(
     for i, timestep in enumerate(schedule.timesteps):
         rows = plan.layouts[i]
         conditioning = conditioning_of_step(batch, rows, None if track.free_texts is None else track.free_texts[i])
-        eps_R = backbone.predict(rows.expand(x), timesteps[i], conditioning, plan.control(i, grounder.buffers_of(i)))
+        x_R = rows.expand(x)
+        if parts.keeps_attention:
+            x_R, x = keep_attention(backbone, x, rows, conditioning, timesteps[i], config)
+        eps_R = backbone.predict(x_R, timesteps[i], conditioning, plan.control(i, grounder.buffers_of(i)))
         masks = grounder.update(i, eps_R, rows)
         x0 = predict_x0(x, guide(eps_R, rows, batch, config, masks), schedule.alphas[i])
         if parts.track == "shared":

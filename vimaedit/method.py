@@ -42,16 +42,18 @@ class Method:
     source_text: str = "source"
     free_text: str = "negative"
     guidance: str = "free"  # free: classifier-free; proximal; concepts
+    keeps_attention: bool = False  # the target's latents are moved towards the source's text attention, by a gradient
+    regularises: bool = False  # the inversion's predictions are kept like noise, by gradients
     optimises_text: bool = False  # null-text: the unconditional embedding is fitted to the inversion, step by step
     has_auxiliary: bool = False  # a third branch, source prompt, between the two
     links_words: bool = False  # tokens without a partner are paired by the likeness of their embeddings
     returns_clean: bool = False  # the last clean prediction is the result
-    groundings: tuple[str, ...] = ("vimaedit", "cross-attention", "laplacian", "local-blend", "given")
+    groundings: tuple[str, ...] = ("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "given")
 
     @property
     def guides_source(self) -> bool:
         """Whether the source's own prediction takes part, so that its guidance matters."""
-        return self.track != "recorded"
+        return self.track != "recorded" or self.couples
 
     @property
     def has_critical_region(self) -> bool:

@@ -17,6 +17,7 @@ QUIRKS = (
     "leditspp-tokens",  # a concept's mask counts all positions between the first and the last, padding included
     "locatedit-variance",  # the full variance leaves the direction everywhere; noise is added everywhere once a mask exists
     "pnp-shift",  # with a reconstruction every source latent, and the target's start, is one level too clean
+    "zero-levels",  # p2p-zero: the inverted latents are those of the levels just below, one stride too noisy for sampling
     "proximal-soft",  # what is kept of the guidance loses the threshold, which counts the source's zeros too
 )
 
@@ -47,6 +48,34 @@ class NullText:
         check_types(self)
         check_range("null_text.steps", self.steps, 1, 1000)
         check_range("null_text.stop", self.stop, 0.0, 1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptLearning:
+    """Dynamic Prompt Learning: how long the embeddings of the source's words are fitted at each step."""
+
+    passes: int = 21  # at most, each with one update but for the one that reaches the goals
+    rate: float = 1e-3  # learning rate
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("prompt_learning.passes", self.passes, 1, 1000)
+        check_range("prompt_learning.rate", self.rate, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pix2PixZero:
+    """pix2pix-zero: how far the target's latents go towards the source's text attention, and how noise is kept like noise."""
+
+    rate: float = 0.1  # of the step at each denoising step
+    correlation: float = 20.0  # of the inversion's steps against the correlation of neighbours
+    divergence: float = 20.0  # and of those against the divergence from a normal distribution
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("pix2pix_zero.rate", self.rate, 0.0, 1000.0)
+        check_range("pix2pix_zero.correlation", self.correlation, 0.0, 1000.0)
+        check_range("pix2pix_zero.divergence", self.divergence, 0.0, 1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)

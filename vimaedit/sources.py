@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vimaedit.attention.control import plain_control
+from vimaedit.attention.control import AttentionControl, plain_control
 from vimaedit.backbone import Backbone, Conditioning
 from vimaedit.config import EditConfig
 from vimaedit.noise import START, NoiseSource
 from vimaedit.null_text import fit_null_text
+from vimaedit.pix2pix_zero import invert_as_noise
 from vimaedit.rows import SOURCE
 from vimaedit.solvers import Schedule, add_noise, predict_x0
 
@@ -47,7 +48,10 @@ def begin_track(
         return SourceTrack(torch.stack([levels[0]] * branches), levels)
     assert inversion_text is not None
     conditioning = backbone.condition(inversion_text, None)
-    levels = invert(backbone, x0, conditioning, schedule)
+    if parts.regularises:
+        levels = invert_as_noise(backbone, x0, conditioning, schedule, noise, config)
+    else:
+        levels = invert(backbone, x0, conditioning, schedule)
     if parts.track == "sampled":
         texts = None
         if parts.optimises_text:
@@ -60,14 +64,16 @@ def begin_track(
     return SourceTrack(torch.stack([levels[0]] * branches), levels)
 
 
-def invert(backbone: Backbone, x0: Tensor, conditioning: Conditioning, schedule: Schedule) -> list[Tensor]:
+def invert(
+    backbone: Backbone, x0: Tensor, conditioning: Conditioning, schedule: Schedule, control: AttentionControl | None = None
+) -> list[Tensor]:
     """Run DDIM backwards from clean latents, without guidance; return the latents of all levels, noisiest first, the given last.
 
-    The UNet is asked at the level that a step goes to, as all published inversions do.
+    The UNet is asked at the level that a step goes to, as all published inversions do. `control`: of its attention, at every step.
     """
     levels = [x0]
     for i in reversed(range(len(schedule))):
-        eps = _predict(backbone, levels[0], schedule.timesteps[i], conditioning)
+        eps = _predict(backbone, levels[0], schedule.timesteps[i], conditioning, control)
         levels.insert(0, add_noise(predict_x0(levels[0], eps, schedule.next_alphas[i]), eps, schedule.alphas[i]))
     return levels
 
@@ -90,6 +96,8 @@ def follow(x: Tensor, track: SourceTrack, i: int, *, couples: bool) -> Tensor:
     return torch.cat([source[None], others])
 
 
-def _predict(backbone: Backbone, x: Tensor, timestep: int, conditioning: Conditioning) -> Tensor:
-    control = plain_control(torch.zeros(len(x), dtype=backbone.dtype, device=x.device))
+def _predict(
+    backbone: Backbone, x: Tensor, timestep: int, conditioning: Conditioning, control: AttentionControl | None = None
+) -> Tensor:
+    control = control or plain_control(torch.zeros(len(x), dtype=backbone.dtype, device=x.device))
     return backbone.predict(x, torch.tensor(timestep, device=x.device), conditioning, control).float()

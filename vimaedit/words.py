@@ -14,8 +14,9 @@ from vimaedit.changes import Change, PromptDifference, find_changes
 from vimaedit.config import EditConfig
 from vimaedit.errors import RequestError
 from vimaedit.linking import edited_tokens, link_tokens
-from vimaedit.phrases import Span, find_phrase
+from vimaedit.phrases import Span, find_phrase, fold_word, split_words
 from vimaedit.types import BlendPhrase, EditRequest
+from vimaedit.wordlists import ENGLISH, WordLists
 
 MAX_REWEIGHT = 100.0
 
@@ -337,6 +338,22 @@ def link_words(plan: WordPlan, states: tuple[Float32Array, Float32Array], config
         marked = edited_tokens(mapper, linked, source_ids, target_ids, wanted)
         word_mask[row, [n for n in marked if 0 < n < len(target_ids) - 1]] = 1
     return replace(plan, fold=fold, keep=keep, word_mask=word_mask)
+
+
+def content_words(prompt: str, tokenizer: Tokenizer, lists: WordLists = ENGLISH) -> Float32Array:
+    """Mark the tokens of each word of a prompt that says what is in the picture, (words, T) float32: all but function words and
+    those of the medium, as far as the model reads."""
+    text, length = token_spans(prompt, tokenizer), tokenizer.model_max_length
+    read = text.offsets[: min(length, len(text.ids)) - 1]
+    left_out = lists.function_words | lists.media
+    rows = []
+    for span in split_words(prompt):
+        tokens = tokens_of_spans(read, [span])
+        if tokens and fold_word(prompt[slice(*span)]) not in left_out:
+            row = np.zeros(length, dtype=np.float32)
+            row[tokens] = 1
+            rows.append(row)
+    return np.stack(rows) if rows else np.zeros((0, length), dtype=np.float32)
 
 
 def _unpadded(padded: Int64Array, tokenizer: Tokenizer) -> list[int]:

@@ -58,7 +58,7 @@ def equal_prompts(**options: Any) -> EditRequest:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_request_among_others_is_as_it_is_alone(build: Build, method: str) -> None:
-    editor = build(method, steps=3, null_text={"steps": 2})
+    editor = build(method, steps=3, null_text={"steps": 2}, prompt_learning={"passes": 2})
     own = request(1, overrides=RequestOverrides(self_window=0.3, text_window=0.9, target_guidance=2.0))
     edits = [editor.prepare(each) for each in (request(0), own)]
     batch = editor.encode(edits)

@@ -28,6 +28,7 @@ from tests.parity.comparison import (
     max_error,
     print_row,
 )
+from tests.parity.dpl_case import replay_dpl_case
 from tests.parity.harness_cases import replay_harness_case
 from tests.parity.virtual_cases import replay_infedit_case, replay_leditspp_case
 from tests.parity.words import recorded_words
@@ -49,8 +50,11 @@ MAP_TOLERANCE = 1e-5  # largest difference over largest value
 LOCATEDIT_TOLERANCE = 2e-3  # the strong words amplify rounding
 SOLVERS = {"ddim": "ddim", "dpmsolver++": "dpmsolver++"}
 OWN_EDITORS = ("ViMAEdit", "LOCATEdit")
-OTHER_EDITORS = {"InfEdit": replay_infedit_case, "LEDITS++": replay_leditspp_case}
-TOKENS_ALONE = "DPL"  # a recording of two optimised embeddings, of no edit
+OTHER_EDITORS = {
+    "InfEdit": replay_infedit_case,
+    "LEDITS++": replay_leditspp_case,
+    "DPL (token optimisation only)": replay_dpl_case,
+}
 
 
 def load_models(oracle: Path, *, image_guidance: bool = True) -> tuple[Networks, Any]:
@@ -221,8 +225,6 @@ def _replay(
 ) -> Comparison | tuple[str, str]:
     """Replay a case by the program that it is a recording of; whatever it does, the other cases are judged."""
     editor = entry.get("editor", "ViMAEdit" if folder.name == "cases" else "")
-    if editor.startswith(TOKENS_ALONE):
-        return name, "not replayed: a recording of optimised words alone, on which no method is built"
     try:
         if editor in OWN_EDITORS:
             return replay_case(name, entry, folder, with_adapter)

@@ -77,9 +77,7 @@ def test_a_saved_run_is_scored_with_its_masks_and_networks(
     seen = []
     summary = run_score(config, seen.append)
     assert summary.exit_code == 0 and summary.name == "vimaedit" and seen[-1].done == seen[-1].total == COUNT
-    absent = (
-        f"background_lpips, target_lpips: absent, since lpips: got '{tmp_path / 'nowhere.pth'}', which is no file or folder"
-    )
+    absent = f"background_lpips, target_lpips, lpips_whole: absent, since lpips: got '{tmp_path / 'nowhere.pth'}', which is no file or folder"
     assert len(summary.warnings) == 1 and summary.warnings[0].startswith(absent)
     table = read_scores(locate(config.output), "vimaedit")
     assert table is not None and table.schema.equals(SCORE_SCHEMA)

@@ -29,7 +29,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (
         EditConfig,
         {"grounding": "concepts"},
-        r"grounding: got concepts with method=vimaedit; allowed: vimaedit, .*local-blend, given",
+        r"grounding: got concepts with method=vimaedit; allowed: vimaedit, .*local-blend, dpl, given",
     ),
     (EditConfig, {"method": "infedit"}, r"grounding: got vimaedit with method=infedit; allowed: auxiliary"),
     (EditConfig, {"skip": 1.0}, r"skip: got 1.0; allowed: 0.0 to 0.99"),

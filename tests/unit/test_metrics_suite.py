@@ -95,7 +95,7 @@ def test_what_does_not_apply_has_no_value_and_what_is_empty_is_nan(weights: dict
 
 def test_an_absent_network_costs_its_metrics_only(weights: dict[str, str], tmp_path: Path) -> None:
     suite = MetricSuite(METRIC_GROUPS, **{**weights, "dino": str(tmp_path / "none"), "lpips": None})
-    assert set(suite.absent) == {"structure_distance", "background_lpips", "target_lpips"}
+    assert set(suite.absent) == {"structure_distance", "background_lpips", "target_lpips", "lpips_whole"}
     assert suite.absent["structure_distance"].startswith(f"dino: got '{tmp_path / 'none'}', which is no file or folder here")
     assert suite.absent["target_lpips"] == "lpips: got nothing; allowed: a file, folder or hub id"
     (values,) = suite([sample(4)])

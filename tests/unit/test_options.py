@@ -159,7 +159,10 @@ def test_file_then_command_line(tmp_path: Path) -> None:
         ),
         ("lora=[{scale: 1}]", "lora: got an entry without a path; allowed: {path: FILE, scale: NUMBER}"),
         ("columns.image.bytes=b", "columns.image.bytes: got an unknown key"),
-        ("metrics=[unchanged, clip]", "metrics: got 'clip'; allowed: background_psnr, background_ssim, background_mse, "),
+        (
+            "metrics=[unchanged, mask]",
+            "metrics: got 'mask'; allowed: clip, lpips, structure, background_psnr, background_ssim, ",
+        ),
         ("device=cuda:1", "device: got cuda:1; allowed: auto, cpu, cuda (Ray gives every actor its GPU)"),
         ("device=cpu:x", "device: got 'cpu:x'; allowed: auto, cpu, cuda"),
         ("device=cuda:", "device: got 'cuda:'; allowed: auto, cpu, cuda"),

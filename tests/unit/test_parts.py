@@ -70,6 +70,14 @@ def test_the_digest_covers_everything_but_placement_and_reporting() -> None:
     assert {field.name for field in dataclasses.fields(EditJobConfig)} >= OUTSIDE_DIGEST
 
 
+def test_the_digest_covers_the_networks_of_metrics_that_ride_along() -> None:
+    for option in ("scoring_clip", "dino", "lpips", "lpips_heads"):
+        other = {option: "elsewhere"}
+        assert config_digest(dataclasses.replace(JOB, **other)) == config_digest(JOB)
+        riding = dataclasses.replace(JOB, metrics=["clip"])
+        assert len({config_digest(job) for job in (JOB, riding, dataclasses.replace(riding, **other))}) == 3
+
+
 def test_a_signal_leaves_a_small_note(tmp_path: Path) -> None:
     write_interrupted(locate(str(tmp_path / "out")), "SIGTERM")
     assert json.loads((tmp_path / "out" / "state" / "interrupted.json").read_text()) == {"signal": "SIGTERM"}

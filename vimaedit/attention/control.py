@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vimaedit.attention.recorder import MapRecorder
+from vimaedit.attention.recorder import MapRecorder, TextProbe
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,7 @@ class AttentionControl:
     `text_rows`: every row is its own. `self_keys_from` None: as `self_from`; `self_values_from` None: its own.
     `features_from` (R,), the row whose features each row has at the feature layer. `apart` (U,) int64, the rows that differ before
     any text is read, `apart_of` (R,), which of these each row equals until then; None: all differ.
+    `text_probe`: keeps all text attention.
     """
 
     self_from: Tensor | None
@@ -39,6 +40,7 @@ class AttentionControl:
     features_from: Tensor | None = None
     apart: Tensor | None = None
     apart_of: Tensor | None = None
+    text_probe: TextProbe | None = None
 
 
 def plain_control(image_scale: Tensor) -> AttentionControl:

@@ -86,6 +86,8 @@ class ControlledProcessor(nn.Module):
         value_RTHD = _split_heads(attn.to_v(text_RTE), attn.heads)
         if self.records_words and control.recorder is not None:
             control.recorder.add_words(query_RLHD, key_RTHD, attn.scale)
+        if control.text_probe is not None:
+            control.text_probe.add(query_RLHD, key_RTHD, attn.scale)
         if control.text_rows is None:
             attended = self._attend(query_RLHD, key_RTHD, value_RTHD)
         else:

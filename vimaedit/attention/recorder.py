@@ -9,6 +9,16 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class TextProbe:
+    """Keeps the text attention of every layer of one UNet call as it is, a gradient's way included: (R, H, L, T) each."""
+
+    weights: list[Tensor]
+
+    def add(self, query_RLHD: Tensor, key_RTHD: Tensor, scale: float) -> None:
+        self.weights.append(_text_weights(query_RLHD, key_RTHD, scale))
+
+
+@dataclass(frozen=True, eq=False)
 class MapRecorder:
     """Sums of attention weights in one UNet call, for Q = 2 B recorded rows (the conditional ones, sources first).
 
@@ -37,7 +47,8 @@ class MapRecorder:
 
     def add_self(self, query_RLHD: Tensor, key_RMHD: Tensor, scale: float) -> None:
         """Add one layer's self-attention weights. Head by head: a whole (Q, H, N, N) would be the largest tensor of the edit."""
-        assert self.self_sum is not None
+        if self.self_sum is None:
+            return
         query_QLHD, key_QMHD = query_RLHD[self.rows].float(), key_RMHD[self.rows].float()
         for head in range(query_QLHD.shape[2]):
             logits_QLM = (query_QLHD[:, :, head] * scale) @ key_QMHD[:, :, head].transpose(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -46,6 +47,7 @@ METRICS: dict[str, Metric] = {
     "target_lpips": Metric(
         title="Target LPIPS", group="lpips", unit="x1e3", scale=1e3, higher_is_better=False, backbone="lpips"
     ),
+    "lpips_whole": Metric(title="LPIPS whole", group="lpips", unit="x1e3", scale=1e3, higher_is_better=None, backbone="lpips"),
     "scene_success": Metric(title="Edit right, rest kept", group="scene", decimals=3),
     "scene_edited_right": Metric(title="Edit right", group="scene", decimals=3),
     "scene_others_unchanged": Metric(title="Rest kept", group="scene", decimals=3),
@@ -63,3 +65,9 @@ SEVEN = (
 METRIC_GROUPS = ("background", "lpips", "structure", "clip", "mask", "target", "scene")
 # Of the other groups nothing is loaded.
 BACKBONES = {"clip": "scoring_clip", "structure": "dino", "lpips": "lpips"}
+RIDING_GROUPS = ("clip", "lpips", "structure")  # that an editing run measures too where it is asked to
+
+
+def columns_of(groups: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of some groups, in their fixed order."""
+    return tuple(name for name, metric in METRICS.items() if metric.group in groups)

@@ -88,6 +88,8 @@ class MetricSuite:
             pictures, originals = [sample.edited for sample in samples], [sample.source for sample in samples]
             _put(values, "clip_whole", self.clip(pictures, [sample.target_prompt for sample in samples]))
             _put(values, "clip_source", self.clip(originals, [sample.source_prompt for sample in samples]))
+        if self.lpips is not None:
+            _put(values, "lpips_whole", lpips_distance(self.lpips, source, edited))
         if "background" in self.groups:
             changed = ((source.int() - edited.int()).abs() > CHANGED_LEVEL).any(1)
             _put(values, "changed_fraction", changed.flatten(1).double().mean(1))
