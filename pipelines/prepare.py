@@ -25,7 +25,7 @@ from pipelines.storage import locate
 logger = logging.getLogger(__name__)
 
 LARGE_JOB_REQUESTS = 2000  # from here on the rate is measured before the plan is cut
-CODED_BYTES_PER_PIXEL = 2.0  # a photograph as PNG, a little over what is usual
+CODED_BYTES_PER_PIXEL = 2.0  # a photograph without loss, a little over what is usual
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.config import EditJobConfig
+from pipelines.context import Row
+from pipelines.editing import EditActor
+from pipelines.plan import Unit
 from tests.component.conftest import picture, request
+from tests.contexts import make_context
 from vimaedit.batch import StepState
 from vimaedit.editor import BatchEditor
 from vimaedit.errors import ConfigError
+from vimaedit.images import clip_view
+from vimaedit.loading import model_facts, resolve_model
 from vimaedit.types import BlendPhrase, EditRequest, Status
 
 SOURCE = "a red circle on a blue background"
@@ -129,3 +136,35 @@ def test_rows_of_one_branch_are_attended_once_before_any_text(make_editor: Calla
     for own, other in zip(once[:2], apart[:2], strict=True):
         assert own is not None and other is not None
         assert np.array_equal(own.image, other.image) and np.array_equal(own.edit_mask, other.edit_mask)
+
+
+def test_an_actor_lets_the_edits_of_a_record_share_their_source() -> None:
+    """Records of three targets and of one: each ends in a group with a hole."""
+
+    def edit(targets_per_source: int) -> tuple[list[Row], list[int]]:
+        options = {"model": "random", "steps": 2, "device": "cpu", "dtype": "float32", "variance": "zero"}
+        job = EditJobConfig(input="in", output="out", targets_per_source=targets_per_source, **options)
+        facts = model_facts(resolve_model(job))
+        actor = EditActor(make_context(job, facts, batch_size=8))
+        rows = [
+            Row(id=str(record), edit_index=index, input_file="a", input_row=record, source_prompt=SOURCE)
+            for record, count in enumerate((3, 1))
+            for index in range(count)
+        ]
+        for row in rows:
+            row.target_prompt = SOURCE.replace("circle", TARGETS[row.edit_index])
+            row.canvas = picture(row.input_row)
+            row.clip_image = clip_view(row.canvas, facts.clip_side)
+        counted: list[int] = []
+        unet = actor.editor.backbone.networks.unet
+        unet.register_forward_pre_hook(lambda module, inputs: counted.append(len(inputs[0])))
+        actor.edit_rows(Unit(file=0, start=0, first_row=0, first_edit=0, count=4, take=4), rows)
+        return rows, counted
+
+    apart, rows_apart = edit(1)
+    together, rows_together = edit(2)
+    assert rows_apart == [4 * 3] * 2
+    assert rows_together == [8 // 2 + 8 * 2] * 2  # six places, of which two are holes, in a batch of eight
+    for own, other in zip(together, apart, strict=True):
+        assert own.status == other.status == Status.OK and own.seed == other.seed
+        assert np.abs(own.edited.astype(int) - other.edited.astype(int)).max() <= 1
