@@ -30,11 +30,14 @@ from vimaedit.metrics.names import METRICS
 ALIGNMENT = ("scene_edited_right", "clip_edited", "clip_whole", "target_psnr")
 PRESERVATION = ("background_psnr", "structure_distance", "background_lpips", "scene_others_unchanged")
 TEMPLATES = files("pipelines") / "report_template"
+NAMED_METHODS = 4  # in the heading, at most
 
 
 def render(board: Board) -> str:
     """Return the page."""
     names = ", ".join(method.name for method in board.methods)
+    if len(board.methods) > NAMED_METHODS:
+        names = _counted(len(board.methods), "method")
     heading = f"{board.ingest.benchmark if board.ingest else 'Benchmark'}: {names}"
     texts = {
         "title": escaped(heading),

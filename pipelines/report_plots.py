@@ -10,11 +10,16 @@ from dataclasses import dataclass
 WIDTH = 560
 HEIGHT = 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 16, 50  # of the plane
-ROW_PX = 28
+ROW_PX = 28  # of a category, at least, ...
+DOT_PX = 6  # ... and for each method's dot
 LABEL_PX = 178  # for the names of categories
 LINE_PX = 14
 CHARACTER_PX = 6.2  # of a label, on the average
-COLOURS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#0f766e")
+# As many as there are editors, and neighbours unlike each other.
+COLOURS = (
+    *("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#0f766e"),
+    *("#f472b6", "#1e293b", "#facc15", "#38bdf8", "#7f1d1d", "#86efac", "#a16207", "#c084fc", "#fb923c", "#64748b"),
+)
 PUBLISHED_COLOUR = "#8b8f98"
 
 
@@ -90,7 +95,8 @@ def scatter(points: Sequence[Point], *, x_title: str, y_title: str) -> str:
 def dots(rows: Sequence[tuple[str, Sequence[Dot]]], *, title: str) -> str:
     """Draw one line per category with a dot for every method."""
     values = [value for _, row in rows for dot in row for value in (dot.value, dot.low, dot.high) if value is not None]
-    height = TOP + BOTTOM + ROW_PX * len(rows)
+    row_px = max(ROW_PX, 8 + DOT_PX * max((len(row) for _, row in rows), default=0))
+    height = TOP + BOTTOM + row_px * len(rows)
     axis = _Axis.over(values, LABEL_PX, WIDTH - RIGHT)
     parts = [_open(WIDTH, height, f"{title} by category")]
     for value in axis.ticks:
@@ -99,11 +105,11 @@ def dots(rows: Sequence[tuple[str, Sequence[Dot]]], *, title: str) -> str:
             _line(x, TOP, x, height - BOTTOM, "grid") + _text(x, height - BOTTOM + 18, _number(value), "tick", "middle")
         )
     for number, (name, row) in enumerate(rows):
-        middle = TOP + ROW_PX * (number + 0.5)
+        middle = TOP + row_px * (number + 0.5)
         parts.append(_text(LABEL_PX - 10, middle + 4, name, "tick", "end"))
         parts.append(_line(LABEL_PX, middle, WIDTH - RIGHT, middle, "grid"))
         for index, dot in enumerate(row):
-            y = middle + (index - (len(row) - 1) / 2) * min(6.0, (ROW_PX - 8) / max(1, len(row)))
+            y = middle + (index - (len(row) - 1) / 2) * DOT_PX
             x = axis.place(dot.value)
             if dot.low is not None and dot.high is not None:
                 parts.append(_line(axis.place(dot.low), y, axis.place(dot.high), y, "whisker", dot.colour))

@@ -86,8 +86,8 @@ class RidingMetrics:
         size = row.original_size
         assert framed.source is not None and framed.edited is not None and row.crop_box is not None and size is not None
         edited = framed.edited
-        if job.image_format == "jpeg":  # the other formats lose nothing
-            edited = decode_image(encode_image(edited, job.image_format), min_side_px=1, max_pixels=edited.size)
+        if job.picture_coding == "jpeg":  # the other formats lose nothing
+            edited = decode_image(encode_image(edited, job.picture_coding), min_side_px=1, max_pixels=edited.size)
         box = (0, 0, *size) if job.frame == "original" else row.crop_box
         try:
             references = read_references(

@@ -191,6 +191,10 @@ class EditConfig:
             raise ConfigError(
                 "text_guidance, image_guidance: got false for both; allowed: at least one true, else nothing steers"
             )
+        if self.parts.keeps_attention and self.image_guidance:
+            raise ConfigError(
+                f"image_guidance: got true with method={self.method}, which compares attention to text alone; allowed: false"
+            )
         if self.eta != 1.0 and self.solver != "ddim":
             raise ConfigError(f"eta: got {self.eta} with solver={self.solver}; allowed: 1.0, or solver=ddim")
 

@@ -25,7 +25,7 @@ from vimaedit.method_options import Pix2PixZero, PromptLearning
 from vimaedit.noise import SeededNoise
 from vimaedit.pix2pix_zero import correlation, divergence, keep_attention, like_noise, roll_shares
 from vimaedit.prompt_learning import LearnedWords, Pass, background_cells, fit_words, learned_maps, losses, own_embeddings
-from vimaedit.rows import SOURCE, TARGET
+from vimaedit.rows import SOURCE, TARGET, RowKind
 from vimaedit.solvers import add_noise, method_schedule, predict_x0
 from vimaedit.sources import begin_track, invert
 from vimaedit.types import EditRequest
@@ -216,20 +216,25 @@ def test_with_equal_prompts_the_target_is_the_source(build: Build, method: str) 
         assert torch.equal(states[-1].latents[SOURCE], batch.x0)
 
 
-def test_without_a_step_it_is_plain_guided_sampling(build: Build) -> None:
-    editor = build("ddim-p2p-zero", pix2pix_zero={"rate": 0.0})
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_it_is_plain_guided_sampling_from_the_moved_latents(build: Build, rate: float) -> None:
+    editor = build("ddim-p2p-zero", pix2pix_zero={"rate": rate})
     backbone, config = editor.backbone, editor.config
     batch, states = run(editor, [request(0)])
     schedule = method_schedule(config, backbone.alphas_cumprod)
     assert batch.inversion_text is not None
     noise = SeededNoise([request(0).seed], (4, 16, 16))
-    x = begin_track(backbone, batch.x0, batch.inversion_text, batch.free_text, config, schedule, noise).start[TARGET]
+    x = begin_track(backbone, batch.x0, batch.inversion_text, batch.free_text, config, schedule, noise).start
     source, target = text_of(editor, request(0).source_prompt), text_of(editor, request(0).target_prompt)
     for i, timestep in enumerate(schedule.timesteps):
-        free = predict(backbone, x, timestep, source)
-        eps = free + config.target_guidance * (predict(backbone, x, timestep, target) - free)
-        x = add_noise(predict_x0(x, eps, schedule.alphas[i]), eps, schedule.next_alphas[i])
-        torch.testing.assert_close(states[i].latents[TARGET], x, atol=2e-4, rtol=0)
+        x_R, _ = keep_attention(backbone, x, batch.layout, batch.conditioning, torch.tensor(timestep), config)
+        own, other = (x_R[batch.layout.block(kind)] for kind in (RowKind.TARGET_UNCOND, RowKind.TARGET_COND))
+        assert torch.equal(own, other) == (rate == 0.0) == torch.equal(own, x[TARGET])
+        free = predict(backbone, own, timestep, source)
+        eps = free + config.target_guidance * (predict(backbone, other, timestep, target) - free)
+        moved = add_noise(predict_x0(own, eps, schedule.alphas[i]), eps, schedule.next_alphas[i])
+        torch.testing.assert_close(states[i].latents[TARGET], moved, atol=2e-4, rtol=1e-4)
+        x = states[i].latents
 
 
 def test_a_step_brings_the_text_attention_nearer(build: Build) -> None:

@@ -48,5 +48,5 @@ def test_a_metric_without_its_network_is_absent_by_name_and_stays_so(
         run_edit(job)
     (tmp_path / "elsewhere.pth").rename(dino)
     assert run_edit(job).was_finished
-    with pytest.raises(ConfigError, match=r'other settings: metrics=\["lpips"\], was \["lpips", "structure"\]; allowed'):
+    with pytest.raises(ConfigError, match=r'other settings: metrics=\["lpips"\], was \["lpips", "structure"\], column metrics'):
         run_edit(dataclasses.replace(job, metrics=["lpips"]))

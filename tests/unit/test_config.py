@@ -39,6 +39,7 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"direction_kept": -1.0}, r"direction_kept: got -1.0; allowed: 0.0 to 100.0"),
     (EditConfig, {"mutual_start": -1}, r"mutual_start: got -1; allowed: 0 to 999"),
     (EditConfig, {"proximal_quantile": 2.0}, r"proximal_quantile: got 2.0; allowed: 0.0 to 1.0"),
+    (EditConfig, {"method": "p2p-zero"}, r"image_guidance: got true with method=p2p-zero, .* allowed: false"),
     (EditConfig, {"quirks": ["pnp"]}, r"quirks: got 'pnp'; allowed: absent-words, .*proximal-soft"),
     (EditConfig, {"quirks": "pnp-shift"}, r"quirks: got 'pnp-shift'; allowed: list"),
     (Windows, {"feature": 2.0}, r"windows.feature: got 2.0; allowed: 0.0 to 1.0"),

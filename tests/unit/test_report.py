@@ -19,11 +19,12 @@ from PIL import Image
 from pipelines.report import TEMPLATES, gallery_data, notes, plots, render, script_json
 from pipelines.report_data import Board
 from pipelines.report_pictures import MASK_COLOURS, code_masks, code_picture, row_thumbnails
-from pipelines.report_plots import Dot, Point, dots, scatter
+from pipelines.report_plots import DOT_PX, Dot, Point, colour_of, dots, scatter
 from pipelines.report_tables import category_table, comparison_table, provenance, summary_table
 from tests.report_board import METHODS, make_board, value_of
 from vimaedit.benchmarks.published import PUBLISHED
 from vimaedit.images import encode_image, encode_mask
+from vimaedit.methods import METHODS as EDITORS
 from vimaedit.metrics.names import SEVEN
 
 COUNT = 12
@@ -299,3 +300,16 @@ def test_reference_and_target_come_into_the_rows_frame() -> None:
 
 def test_the_gallery_has_the_order_of_the_benchmark(board: Board) -> None:
     assert [sample["id"] for sample in gallery_data(board)["samples"]] == [f"{n:012d}" for n in range(COUNT)]
+
+
+def test_a_board_of_every_editor_can_be_told_apart() -> None:
+    colours = [colour_of(number) for number in range(len(EDITORS))]
+    assert len(set(colours)) == len(EDITORS)
+    row = [
+        Dot(label=name, value=1.0, low=None, high=None, colour=colour) for name, colour in zip(EDITORS, colours, strict=True)
+    ]
+    drawn = dots([("one", row), ("two", row)], title="t")
+    places = [float(found) for found in re.findall(r'<circle cx="[^"]+" cy="([^"]+)"', drawn)]
+    assert len(places) == 2 * len(EDITORS) and min(np.diff(places)) >= DOT_PX
+    page = render(make_board(2, [*EDITORS]))
+    assert f"<h1>PIE-Bench: {len(EDITORS)} methods</h1>" in page

@@ -73,7 +73,8 @@ class InjectionPlan:
         source = layout.indices(RowKind.SOURCE_COND) if RowKind.SOURCE_COND in layout.kinds else None
         follows = RowKind.AUXILIARY_COND in layout.kinds and self.config.auxiliary.text_from == "auxiliary"
         text_from = layout.indices(RowKind.AUXILIARY_COND) if follows else source
-        apart, apart_of = layout.apart() or (None, None)
+        # Where latents are moved by the attention, a branch's rows do not even see the same ones.
+        apart, apart_of = (None, None) if self.config.parts.keeps_attention else layout.apart() or (None, None)
         return _Rows(
             layout=layout,
             routes=route_rows(layout, self.config.parts, open_SB, self.device),
