@@ -34,6 +34,7 @@ class RunContext:
     plan_digest: str
     version: str
     generation: int  # of the parts that this run writes
+    attempt: str = ""  # names the driver at work, for logs
     retry_statuses: tuple[str, ...] = ()  # of rows that are done again where a unit has a part of a lower generation
 
     @property
