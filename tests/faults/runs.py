@@ -111,25 +111,28 @@ def num_parts(output: str) -> int:
     return len(list_files(locate(output) / "data", ".parquet"))
 
 
-def rows_of(output: str) -> list[dict[str, Any]]:
-    """Read every row of an output, in the order of the input."""
+def rows_of(output: str, columns: Sequence[str] | None = None, num_files: int | None = None) -> list[dict[str, Any]]:
+    """Read the rows of an output in the order of the input: all, or those of the first few input files."""
     folder = locate(output) / "data"
+    end = "part-~" if num_files is None else f"part-{num_files:05d}"  # parts begin with the number of their file
     rows = [
         row
         for name, _ in list_files(folder, ".parquet")
-        for row in pq.read_table(io.BytesIO(read_bytes(folder / name))).to_pylist()
+        if name < end
+        for row in pq.read_table(io.BytesIO(read_bytes(folder / name)), columns=columns).to_pylist()
     ]
-    return sorted(rows, key=_identity)
+    return sorted(rows, key=identity)
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[str, int, int]:
+def identity(row: Mapping[str, Any]) -> tuple[str, int, int]:
+    """What names a request."""
     return row["input_file"], row["input_row"], row["edit_index"]
 
 
-def compare(output: str, clean: str, redone: int | None = None) -> Outcome:
+def compare(output: str, clean: str, redone: int | None = None, num_files: int | None = None) -> Outcome:
     """Put an output beside that of the undisturbed run; what does not depend on the run has to be equal in a row."""
-    rows, wanted = rows_of(output), {_identity(row): row for row in rows_of(clean)}
-    found = {_identity(row): row for row in rows}
+    rows, wanted = rows_of(output, num_files=num_files), {identity(row): row for row in rows_of(clean)}
+    found = {identity(row): row for row in rows}
     names = (*PICTURES, "status", "error_type", "seed", "id")
     equal = sum(key in wanted and all(row[name] == wanted[key][name] for name in names) for key, row in found.items())
     return Outcome(requested=len(wanted), rows=len(rows), duplicates=len(rows) - len(found), equal=equal, redone=redone)

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs._progress import progress_line
 from pipelines import logs
 from pipelines.context import Row
 from pipelines.logs import JsonFormatter, about, fields, set_run
@@ -52,6 +55,20 @@ def test_a_line_names_run_unit_and_records() -> None:
     assert found["records"] == [{"id": "r7", "row": 17, "edit": 1}]
     assert (found["seconds"], found["rows"]) == (0.5, 3)
     assert "unit" not in line_of("later")
+
+
+def test_a_job_logs_in_json_where_it_is_asked_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = [f"input={tmp_path / 'none'}", f"output={tmp_path / 'out'}", "log_format=json"]
+    done = subprocess.run([sys.executable, "-m", "jobs.edit", *words], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    *lines, refusal = done.stderr.splitlines()
+    assert refusal.startswith("jobs.edit: input: got ")
+    assert [json.loads(line)["logger"] for line in lines] == ["jobs.edit"]
+    assert json.loads(lines[0])["message"].startswith("model miniature, ")
+    caplog.set_level("INFO")
+    progress = progress_line("json")
+    progress(3, 4, {"ok": 3})
+    assert [message.split(",")[0] for message in caplog.messages] == ["3/4 rows (75%)"]
 
 
 def test_no_line_carries_credentials() -> None:
