@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/demo
 ORACLE := ../shared/oracle
 
-.PHONY: venv demo test test-faults parity fuzz check clean
+.PHONY: venv demo test test-faults soak parity fuzz check clean
 .DEFAULT_GOAL := venv
 
 venv: $(VENV)/.installed
@@ -35,6 +35,9 @@ parity: venv
 
 test-faults: venv
 	$(BIN)/python -m pytest -m faults
+
+soak: venv
+	$(BIN)/python -m tests.faults.soak $(SOAK)
 
 fuzz: venv
 	$(BIN)/python -m pytest -s tests/fuzz -m fuzz

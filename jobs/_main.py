@@ -11,6 +11,7 @@ from typing import TypeVar
 from jobs._help import help_text
 from jobs._options import config_yaml, load_config, parse_command_line
 from jobs._signals import exit_on_signals, leave
+from pipelines.logs import JsonFormatter
 from pipelines.secrets import mask_urls
 from vimaedit.errors import ConfigError
 
@@ -50,7 +51,7 @@ def run_job(
     if line.print_config:
         print(config_yaml(config), end="")
         return EXIT_DONE
-    _log_to_stderr()
+    _log_to_stderr(getattr(config, "log_format", "text"))
     exit_on_signals()
     try:
         return run(config)
@@ -72,9 +73,10 @@ class _MaskingFormatter(logging.Formatter):
         return mask_urls(super().format(record))
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(log_format: str = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    text = _MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 

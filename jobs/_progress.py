@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+logger = logging.getLogger(__name__)
+
 REDRAW_S = 0.2
 LINE_S = 10.0
 RATE_WINDOW_S = 60.0  # the rate is that of the last minute, so that model loading does not count for ever
 BAR_WIDTH = 28
+
+
+class LogStream(io.StringIO):
+    """Takes a progress line's text as lines of the log: a log of JSON lines has no room for others."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            logger.info("%s", text.strip())
+        return len(text)
+
+
+def progress_line(log_format: str, unit: str = "rows") -> ProgressLine:
+    """Return the progress line of a job: on stderr, or as lines of a structured log."""
+    return ProgressLine(sys.stderr if log_format == "text" else LogStream(), unit=unit)
 
 
 class ProgressLine:

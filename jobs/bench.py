@@ -103,18 +103,16 @@ SUITES: dict[str, Callable[[], Suite]] = {
 def _run_miniature(config: SceneBenchConfig) -> int:
     from jobs._progress import ProgressLine
     from jobs.edit import quiet_engine
-    from pipelines.finish import write_interrupted
+    from pipelines.lock import release_held
     from pipelines.scene_bench import run_scene_bench
     from pipelines.scene_report import plain_text
-    from pipelines.storage import locate
 
     if config.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
         config = dataclasses.replace(config, ray_address=os.environ.get("RAY_ADDRESS") or None)
-    output = locate(config.output)
 
     def on_started() -> None:
         quiet_engine()
-        exit_on_signals(lambda name: write_interrupted(output, name))
+        exit_on_signals(release_held)
 
     lines: dict[str, ProgressLine] = {}
     ended: set[str] = set()

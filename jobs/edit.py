@@ -71,10 +71,9 @@ def _places(summary: RunSummary) -> list[tuple[str, str | None]]:
 
 
 def _edit(job: EditJobConfig) -> int:
-    from jobs._progress import ProgressLine
+    from jobs._progress import progress_line
     from pipelines.edit import plan_dry_run, run_edit
-    from pipelines.finish import write_interrupted
-    from pipelines.storage import locate
+    from pipelines.lock import release_held
 
     if job.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
         job = dataclasses.replace(job, ray_address=os.environ.get("RAY_ADDRESS") or None)
@@ -89,13 +88,12 @@ def _edit(job: EditJobConfig) -> int:
         _warn(report.warnings)
         print(dry_run_text(report))
         return 0
-    output = locate(job.output)
 
     def on_started() -> None:
         quiet_engine()
-        exit_on_signals(lambda name: write_interrupted(output, name))
+        exit_on_signals(release_held)
 
-    line = ProgressLine(sys.stderr)
+    line = progress_line(job.log_format)
 
     def show(state: ProgressState) -> None:
         line(state.done, state.total, state.counts)

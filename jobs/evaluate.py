@@ -31,11 +31,10 @@ def summary_text(summary: EvaluationSummary) -> str:
 
 
 def _evaluate(configs: Sequence[EvaluateConfig], against: str) -> int:
-    from jobs._progress import ProgressLine
+    from jobs._progress import ProgressLine, progress_line
     from jobs.edit import dry_run_text, quiet_engine
     from pipelines.evaluate import plan_evaluation, run_evaluation
-    from pipelines.finish import write_interrupted
-    from pipelines.storage import locate
+    from pipelines.lock import release_held
 
     # `ray job submit` and RayJob name their cluster in the environment.
     address = configs[0].ray_address or os.environ.get("RAY_ADDRESS") or None
@@ -49,16 +48,15 @@ def _evaluate(configs: Sequence[EvaluateConfig], against: str) -> int:
         for name, report in plan_evaluation(configs, on_dry_run_started).items():
             print(f"{name}\n{dry_run_text(report)}")
         return 0
-    output = locate(configs[0].output)
 
     def on_started() -> None:
         quiet_engine()
-        exit_on_signals(lambda name: write_interrupted(output, name))
+        exit_on_signals(release_held)
 
     lines: dict[str, ProgressLine] = {}
 
     def show(method: str, state: ProgressState) -> None:
-        line = lines.setdefault(method, ProgressLine(sys.stderr, unit=f"{method} edits"))
+        line = lines.setdefault(method, progress_line(configs[0].log_format, f"{method} edits"))
         line(state.done, state.total, state.counts)
 
     try:

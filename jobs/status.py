@@ -34,7 +34,8 @@ def _state(status: RunStatus) -> str:
     if status.finished:
         return f"finished (exit code {status.exit_code})"
     if status.is_released:
-        return "not finished, nobody at work: the same command goes on"
+        ended = f", interrupted by {status.interrupted}" if status.interrupted else ""
+        return f"not finished, nobody at work{ended}: the same command goes on"
     if status.age_s is not None and status.age_s > STALE_S:
         return f"not finished; its driver has said nothing for more than {STALE_S:g} s: the same command goes on"
     return "running" if status.planned else "being planned"

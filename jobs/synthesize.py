@@ -37,10 +37,9 @@ def summary_text(summary: SynthesisSummary) -> str:
 
 
 def _synthesize(config: SynthesizeConfig) -> int:
-    from jobs._progress import ProgressLine
+    from jobs._progress import progress_line
     from jobs.edit import quiet_engine
-    from pipelines.finish import write_interrupted
-    from pipelines.storage import locate
+    from pipelines.lock import release_held
     from pipelines.synthesis.run import run_synthesis
 
     if config.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
@@ -48,11 +47,10 @@ def _synthesize(config: SynthesizeConfig) -> int:
     logger.info(
         "model %s, %d candidates of a pair, input %s, output %s", config.model, config.candidates, config.input, config.output
     )
-    output = locate(config.output)
 
     def on_started() -> None:
         quiet_engine()
-        exit_on_signals(None if config.dry_run else lambda name: write_interrupted(output, name))
+        exit_on_signals(None if config.dry_run else release_held)
 
     if config.dry_run:
         from pipelines.synthesis.scale import plan_synthesis, scale_text
@@ -62,7 +60,7 @@ def _synthesize(config: SynthesizeConfig) -> int:
             logger.warning("%s", warning)
         print(scale_text(scale))
         return 0
-    line = ProgressLine(sys.stderr, unit="candidates")
+    line = progress_line(config.log_format, "candidates")
 
     def show(state: ProgressState) -> None:
         line(state.done, state.total, state.counts)

@@ -15,6 +15,7 @@ KEEP_SOURCES = ("true", "path", "false")
 IMAGE_FORMATS = ("auto", "png", "webp", "jpeg")
 ALWAYS_MEASURED = (*METRICS, "unchanged")
 RETRY_STATUSES = ("failed", "quarantined")  # by default
+LOG_FORMATS = ("text", "json")
 RESUMES = ("if-possible", "never", "always", "retry-failed", "extend")
 
 
@@ -50,6 +51,7 @@ class DataConfig:
     batch_size: int | str = "auto"  # edits that one editor does at once; auto: by the memory of its device
     threads: int | str = "auto"  # CPU threads of one actor
     ray_address: str | None = None  # HOST:PORT of a cluster, or auto; unset: RAY_ADDRESS, else a Ray of this process's own
+    log_format: str = "text"  # of the log on stderr. json: a JSON object per line, also in the workers' logs, with ids
 
     def __post_init__(self) -> None:
         for name in ("input", "output"):
@@ -63,6 +65,7 @@ class DataConfig:
         for name in self.metrics:
             check_choice("metrics", name, (*RIDING_GROUPS, *ALWAYS_MEASURED))
         check_choice("resume", self.resume, RESUMES)
+        check_choice("log_format", self.log_format, LOG_FORMATS)
         if not self.retry_statuses:
             raise ConfigError(f"retry_statuses: got nothing; allowed: some of {', '.join((*RETRY_STATUSES, 'rejected'))}")
         for status in self.retry_statuses:

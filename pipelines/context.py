@@ -38,6 +38,7 @@ class RunContext:
     version: str
     generation: int  # of the parts that this run writes
     absent_metrics: tuple[str, ...] = ()  # of those that ride along: whose networks cannot be had
+    attempt: str = ""  # names the driver at work, for logs
     retry_statuses: tuple[str, ...] = ()  # of rows that are done again where a unit has a part of a lower generation
     make_editor: MakeEditor | None = None  # what edits in an actor; None: the job's method on its model
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.context import Row, RunContext
 from pipelines.decoder import CodedRecord, DecodedRecord, DecoderDied, DecodingFailed, decoder
+from pipelines.logs import fields
 from pipelines.records import image_source, reject, shown
 from pipelines.references import fetch
 from pipelines.secrets import mask_url, mask_urls
@@ -97,7 +98,7 @@ def _stop(rows: Sequence[Row], stage: str, error: Exception) -> None:
             continue
         kind = error.type if isinstance(error, DecodingFailed) else type(error).__name__
         text = mask_urls(str(error) if isinstance(error, DecoderDied) else f"{kind}: {error}")
-        logger.warning("record %s: %s", shown(row.id), text)
+        logger.warning("record %s: %s", shown(row.id), text, extra=fields("row_stopped", [row], stage=stage))
         if isinstance(error, DecoderDied):
             row.attempts = error.tries
             row.stop(Status.QUARANTINED, stage, "process_died", f"record {row.id!r}: {text}")

@@ -30,6 +30,7 @@ from pipelines.finish import (
 )
 from pipelines.ledger import explaining_starts, start_ledger
 from pipelines.lock import Lock, hold_lock
+from pipelines.logs import fields, set_run
 from pipelines.parts import Part, read_parts
 from pipelines.plan import Plan, StoredPlan, Unit, load_plan, store_plan
 from pipelines.prepare import Prepared, prepare
@@ -134,7 +135,10 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
         lock.check()
         withdraw_success(output)
         store_plan(output, dataclasses.replace(prepared.stored, plan=plan), prepared.inputs)
-    context = dataclasses.replace(prepared.context, generation=plan.generation, retry_statuses=plan.retry_statuses)
+    context = dataclasses.replace(
+        prepared.context, generation=plan.generation, retry_statuses=plan.retry_statuses, attempt=lock.name
+    )
+    set_run(plan.digest, lock.name)
     work = find_work(plan, parts, job.limit)
     summary = RunSummary(
         exit_code=STOPPED_EARLY,
@@ -155,7 +159,9 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
     lock.check()
     withdraw_success(output)
     if prepared.before is not None:
-        logger.info("going on: %d of %d units are done", len(work.units) - len(work.todo), len(work.units))
+        num_done = len(work.units) - len(work.todo)
+        progressed = fields("run_continued", units_done=num_done, units=len(work.units))
+        logger.info("going on: %d of %d units are done", num_done, len(work.units), extra=progressed)
     edited = 0
     for _ in range(ROUNDS):
         if not work.todo:
@@ -215,6 +221,9 @@ def _finish(context: RunContext, prepared: Prepared, work: Work, lock: Lock, sum
     write_run(output, context, {**facts, "warnings": warnings})
     lock.check()
     write_success(output)
+    logger.info(
+        "finished: %d rows, %d edited in this attempt", work.num_rows, summary.edited, extra=fields("run_finished", **facts)
+    )
     return dataclasses.replace(
         summary,
         exit_code=code,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import ray
 from pipelines.context import Row, RunContext, from_block, to_block
 from pipelines.failures import Failure, describe, device_error, free_memory
 from pipelines.ledger import starting, this_worker
+from pipelines.logs import about, fields, start_worker
 from pipelines.metrics import observe_batch
 from pipelines.plan import Unit, batches
 from pipelines.progress import Report
@@ -55,6 +57,7 @@ class EditActor:
         # Before torch loads OpenMP: idle threads sleep instead of spinning, which would slow the stages that share the cores
         # (measured with four busy processes on two cores: 0.6 s a batch against 15 s).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        start_worker(context)
         self.context = context
         self.report = report
         self.ledger = ledger
@@ -64,7 +67,8 @@ class EditActor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         (unit_rows,) = from_block(block)
-        self.edit_rows(unit_rows.unit, unit_rows.rows)
+        with about(unit_rows.unit, unit_rows.file.path):
+            self.edit_rows(unit_rows.unit, unit_rows.rows)
         return to_block(unit_rows)
 
     def edit_rows(self, unit: Unit, rows: Sequence[Row]) -> None:
@@ -123,20 +127,28 @@ class EditActor:
                 continue
             text = f"record {shown(row.id)}: the editing process died {deaths.alone} times while this request ran alone"
             row.stop(Status.QUARANTINED, "edit", "process_died", f"{text} ({deaths.cause or 'as an earlier run noted'})")
+            logger.error("%s", row.error_message, extra=fields("row_stopped", [row], stage="edit"))
 
     def _edit(self, unit: Unit, slots: Slots) -> None:
         """Edit a batch that the ledger knows of meanwhile."""
-        requests = [_key(row) for row in slots if row is not None]
+        rows = [row for row in slots if row is not None]
+        requests = [_key(row) for row in rows]
         if not requests:
             return
         if self.ledger is None:
             edit_batch(self.editor, slots)
             self._measure(slots)
             return
+        logger.info("batch begun", extra=fields("batch_begun", rows, slots=len(slots)))
+        started = time.perf_counter()
         ray.get(self.ledger.begin.remote(unit.id, requests, this_worker()))
         edit_batch(self.editor, slots, lost=lambda cause: self._leave(unit, cause))
         self._measure(slots)  # a reference picture that kills the process is a killer too
         ray.get(self.ledger.end.remote(unit.id))
+        statuses = Counter(str(row.status) for row in rows)
+        logger.info(
+            "batch edited", extra=fields("batch_edited", rows, statuses=statuses, seconds=time.perf_counter() - started)
+        )
 
     def _measure(self, slots: Slots) -> None:
         if self.measure is not None:
@@ -249,7 +261,7 @@ def _edit_slots(
         lost(f"{failure.type}: {failure.text}; then {cause}")
     ids, text = ", ".join(shown(row.id) for row in rows), mask_urls(failure.text)
     if failure.out_of_memory and len(slots) > 1:
-        logger.warning("batch of %s: %s: %s; in halves now", ids, failure.type, text)
+        logger.warning("batch of %s: %s: %s; in halves now", ids, failure.type, text, extra=fields("batch_halved", rows))
         free_memory()
         half = 1 << ((len(slots) - 1).bit_length() - 1)
         for start in range(0, len(slots), half):
@@ -263,8 +275,9 @@ def _edit_slots(
             row.seconds = time.perf_counter() - started
             message = f"record {shown(row.id)}: {failure.type}: {failure.text}{advice if failure.out_of_memory else ''}"
             row.stop(Status.FAILED, "edit", failure.type, message)
+            logger.warning("%s", mask_urls(message), extra=fields("row_stopped", [row], stage="edit"))
     else:
-        logger.warning("batch of %s: %s: %s; each runs alone now", ids, failure.type, text)
+        logger.warning("batch of %s: %s: %s; each runs alone now", ids, failure.type, text, extra=fields("batch_split", rows))
         for place, each in enumerate(slots):
             if each is not None:
                 alone: Slots = [each if place == other else None for other in range(len(slots))]

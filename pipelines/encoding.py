@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.context import Row, RunContext, UnitRows
+from pipelines.logs import fields
 from pipelines.records import shown
 from pipelines.schema import OUTPUT_FIELDS
 from pipelines.secrets import mask_urls
@@ -44,7 +45,8 @@ def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
         if isinstance(error, RequestError):
             status, kind = Status.REJECTED, error.code
         else:
-            logger.warning("record %s: %s: %s", shown(row.id), kind, mask_urls(str(error)))
+            told = fields("row_stopped", [row], stage="encode")
+            logger.warning("record %s: %s: %s", shown(row.id), kind, mask_urls(str(error)), extra=told)
         row.stop(status, "encode", kind, f"record {shown(row.id)}: {error}")
     # What words were used is known only of a finished edit.
     ok = row.status == Status.OK

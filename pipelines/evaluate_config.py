@@ -73,6 +73,7 @@ class EvaluateConfig(EditConfig, ModelConfig):
     batch_size: int | str = "auto"  # edits that one editor does at once; auto: by the memory of its device
     threads: int | str = "auto"  # CPU threads of one actor
     ray_address: str | None = None  # HOST:PORT of a cluster, or auto; unset: RAY_ADDRESS, else a Ray of this process's own
+    log_format: str = "text"  # of the log on stderr. json: a JSON object per line, also in the workers' logs, with ids
 
     def __post_init__(self) -> None:
         EditConfig.__post_init__(self)

@@ -86,12 +86,6 @@ def withdraw_success(output: Location) -> None:
         retry(lambda: place.fs.rm_file(place.path))
 
 
-def write_interrupted(output: Location, signal_name: str) -> None:
-    """Note that a signal ended the run. Small and quick, for a signal handler; nothing depends on it."""
-    output.fs.makedirs((output / "state").path, exist_ok=True)
-    output.fs.pipe_file((output / "state" / "interrupted.json").path, json.dumps({"signal": signal_name}).encode())
-
-
 def count_statuses(parts: Iterable[Part]) -> dict[str, int]:
     """Add up the parts' counts: every status, also those with no row."""
     total: Counter[str] = Counter({str(status): 0 for status in Status})

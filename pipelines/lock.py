@@ -11,12 +11,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.secrets import mask_urls
-from pipelines.storage import PATIENT_ATTEMPTS, Location, put_atomic, read_bytes, retry
+from pipelines.storage import ATTEMPTS, PATIENT_ATTEMPTS, Location, put_atomic, read_bytes, retry
 from vimaedit.errors import ConfigError, VimaeditError
 
 logger = logging.getLogger(__name__)
@@ -45,28 +45,56 @@ class Lock:
     record: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
     on_lost: Callable[[], None] | None = None
+    _writing: threading.Lock = field(default_factory=threading.Lock)  # nothing is renewed that was released
+
+    @property
+    def name(self) -> str:
+        """Names this hold of the lock, for logs."""
+        return str(self.record["token"])[:12]
 
     def check(self) -> None:
         """Make sure that the lock is still this process's own; called before every commit.
 
         Raises: LockLost.
         """
-        found = read_lock(self.place)
+        self._verify(PATIENT_ATTEMPTS)
+
+    def renew(self) -> None:
+        """Write the lock again. Raises: LockLost; the storage's errors, hardly tried again: what it says must not be old."""
+        with self._writing:
+            if self.record["released"]:
+                return
+            self._verify(ATTEMPTS)
+            self.record |= {"renewals": self.record["renewals"] + 1, "renewed_at": time.time(), **self.facts}
+            _put(self.place, self.record, attempts=1)
+
+    def release(self, **facts: Any) -> None:
+        """Say that the lock is free, once; `facts` stand in it. Raises: LockLost."""
+        with self._writing:
+            if self.record["released"]:
+                return
+            self._verify(PATIENT_ATTEMPTS)
+            self.record |= {"released": True, "renewed_at": time.time(), **self.facts, **facts}
+            _put(self.place, self.record)
+
+    def _verify(self, attempts: int) -> None:
+        found = read_lock(self.place, attempts=attempts)
         if found is None or found.get("token") != self.record["token"]:
             holder = "nobody; it was removed" if found is None else describe_holder(found)
             raise LockLost(f"{mask_urls(self.place.url)}: held by {holder} now; this run ends here and commits nothing")
 
-    def renew(self) -> None:
-        """Write the lock again. Raises: LockLost; the storage's errors, untried again: what it says must not be old."""
-        self.check()
-        self.record |= {"renewals": self.record["renewals"] + 1, "renewed_at": time.time(), **self.facts}
-        _put(self.place, self.record, attempts=1)
 
-    def release(self) -> None:
-        """Say that the lock is free. Raises: LockLost."""
-        self.check()
-        self.record |= {"released": True, "renewed_at": time.time(), **self.facts}
-        _put(self.place, self.record)
+_held: set[Lock] = set()  # by this process
+
+
+def release_held(signal_name: str) -> None:
+    """Release what this process holds, and note the signal that ends it: the next driver need not wait. For a signal handler.
+
+    What is still being written then is as good as the next driver's: a unit is the same whoever writes it.
+    """
+    for lock in list(_held):
+        with suppress(LockLost):
+            lock.release(interrupted=signal_name)
 
 
 @contextmanager
@@ -93,11 +121,13 @@ def hold_lock(output: Location) -> Iterator[Lock]:
 
     thread = threading.Thread(target=keep, name="lock", daemon=True)
     thread.start()
+    _held.add(lock)
     try:
         yield lock
     finally:
         ended.set()
         thread.join()
+        _held.discard(lock)
         try:
             lock.release()
         except LockLost:
@@ -106,10 +136,10 @@ def hold_lock(output: Location) -> Iterator[Lock]:
             logger.warning("lock: not released (%s: %s)", type(error).__name__, error)
 
 
-def read_lock(place: Location) -> dict[str, Any] | None:
+def read_lock(place: Location, *, attempts: int = ATTEMPTS) -> dict[str, Any] | None:
     """Read a lock; None where there is none. One that is being written has no token yet."""
     try:
-        text = read_bytes(place)
+        text = read_bytes(place, attempts=attempts)
     except FileNotFoundError:
         return None
     try:

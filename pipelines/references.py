@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from pipelines.secrets import mask_url, mask_urls
-from pipelines.storage import Location, locate, read_bytes, retry
+from pipelines.storage import PATIENT_ATTEMPTS, Location, locate, read_bytes, retry
 from vimaedit.errors import RequestError
 
 MAX_REDIRECTS = 5
@@ -63,7 +63,8 @@ def fetch(reference: str, rules: ReferenceRules) -> bytes:
         return retry(lambda: _fetch_http(reference, rules, deadline))
     place = resolve(reference, rules.root)
     try:
-        return _read_file(reference, place.path) if place.is_local else read_bytes(place)
+        # As patient as with the records themselves: a store that is away for a minute must not fail a thousand rows.
+        return _read_file(reference, place.path) if place.is_local else read_bytes(place, attempts=PATIENT_ATTEMPTS)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         allowed = f"a file under {mask_urls(rules.root)}"
         raise RequestError("missing_image", field="image", got=_shown(reference), allowed=allowed) from error

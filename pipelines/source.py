@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +24,7 @@ from pipelines.column_types import to_written
 from pipelines.context import Row, RunContext, UnitRows, to_block
 from pipelines.decoding import add_pictures, fetch_picture, picture_source
 from pipelines.inputs import InputFile, list_counts, request_counts
+from pipelines.logs import about, fields, start_worker
 from pipelines.plan import Unit
 from pipelines.reading import Rows, read_rows
 from pipelines.records import has_blends_per_target, parse_record, read_record, reject
@@ -29,6 +33,8 @@ from pipelines.riding import add_references
 from pipelines.storage import locate
 from vimaedit.errors import RequestError
 from vimaedit.types import Status
+
+logger = logging.getLogger(__name__)
 
 FETCH_THREADS = 16
 FETCHED_AHEAD = 2 * FETCH_THREADS  # pictures fetched and not yet decoded
@@ -60,7 +66,15 @@ class UnitSource(Datasource):
 
 
 def _read_block(context: Any, file: InputFile, unit: Unit) -> Iterator[pa.Table]:
-    yield to_block(read_unit(ray.get(context), file, unit))
+    settled: RunContext = ray.get(context)
+    start_worker(settled)
+    with about(unit, file.path):
+        started = time.perf_counter()
+        read = read_unit(settled, file, unit)
+        stopped = sum(row.status is not None for row in read.rows)
+        told = fields("unit_read", rows=len(read.rows), stopped=stopped, seconds=time.perf_counter() - started)
+        logger.info("unit read", extra=told)
+    yield to_block(read)
 
 
 def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
@@ -175,7 +189,7 @@ def _with_pictures(
     for record in records:
         source = None if isinstance(record, list) else picture_source(record.values)
         if isinstance(source, str):
-            waiting.append((record, pool.submit(fetch_picture, context, source)))
+            waiting.append((record, pool.submit(copy_context().run, fetch_picture, context, source)))
         else:
             waiting.append((record, source))
         while waiting and (len(waiting) >= FETCHED_AHEAD or not isinstance(source, str)):

@@ -33,7 +33,7 @@ class RunStatus:
 
     `rows_in_work`: edited by the holder of the lock in this attempt, as it said last; a part of them may be written already.
     `rate`: rows per second of that attempt, or of the one that finished the run. `holder` and its last word `age_s` seconds
-    ago, by both machines' clocks: None where no lock was ever taken.
+    ago, by both machines' clocks: None where no lock was ever taken. `interrupted`: the signal that ended it.
     """
 
     finished: bool
@@ -47,6 +47,7 @@ class RunStatus:
     generation: int
     holder: str | None
     is_released: bool
+    interrupted: str | None
     age_s: float | None
     rows_in_work: int | None
     rate: float | None
@@ -92,6 +93,7 @@ def read_status(config: StatusConfig) -> RunStatus:
         generation=1 if stored is None else stored.plan.generation,
         holder=holder,
         is_released=is_released,
+        interrupted=lock.get("interrupted"),
         age_s=time.time() - lock["renewed_at"] if "renewed_at" in lock else None,
         rows_in_work=edited,
         rate=run.get("rows_per_second") if finished else _rate(lock, edited),

@@ -106,9 +106,9 @@ def retry_remote(place: Location, call: Callable[[], T], *, attempts: int = PATI
     return call() if place.is_local else retry(call, attempts=attempts)
 
 
-def read_bytes(place: Location, start: int | None = None) -> bytes:
+def read_bytes(place: Location, start: int | None = None, *, attempts: int = ATTEMPTS) -> bytes:
     """Read an object, from byte `start` on (negative: from the end)."""
-    return bytes(retry_remote(place, lambda: place.fs.cat_file(place.path, start=start), attempts=ATTEMPTS))
+    return bytes(retry_remote(place, lambda: place.fs.cat_file(place.path, start=start), attempts=attempts))
 
 
 def open_reader(place: Location) -> IO[bytes]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.runs import table_text
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Before anything imports ray: no token file in the home folder, no usage report, no worker killed for another program's
@@ -39,3 +41,33 @@ def oracle() -> Path:
     if not folder.is_dir():
         pytest.skip("no reference data at ../shared/oracle")
     return folder
+
+
+class FaultTable:
+    """What the tests with real faults have measured; shown at the end of the session."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, ...]] = []
+
+    def add(self, line: tuple[str, ...]) -> None:
+        self.lines.append(line)
+
+
+TABLE = pytest.StashKey[FaultTable]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TABLE] = FaultTable()
+
+
+@pytest.fixture(scope="session")
+def fault_table(pytestconfig: pytest.Config) -> FaultTable:
+    """Return the table that the session prints at its end."""
+    return pytestconfig.stash[TABLE]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash[TABLE].lines
+    if lines:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(table_text(lines))

@@ -134,7 +134,8 @@ def test_a_signal_leaves_with_4_a_note_and_no_worker(repository: Path, tmp_path:
     assert started
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=20) == 4
-    assert json.loads((output / "state" / "interrupted.json").read_text()) == {"signal": "SIGTERM"}
+    lock = json.loads((output / "state" / "lock.json").read_text())
+    assert (lock["released"], lock["interrupted"]) == (True, "SIGTERM")
     assert not (output / "_SUCCESS").exists()
     assert log.read_text().endswith("\ninterrupted by SIGTERM\n")
     # Workers, node and head are gone within seconds; Ray's two agents may stay up to a minute after their node.

@@ -59,6 +59,40 @@ def test_a_lock_is_renewed_with_its_facts_and_released(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["lock.json"]
 
 
+INTERRUPTED = """
+import os, signal, sys
+from jobs._signals import exit_on_signals
+from pipelines.lock import hold_lock, release_held
+from pipelines.storage import locate
+exit_on_signals(release_held)
+with hold_lock(locate(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_releases_the_lock_for_drivers_of_any_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (4, "\ninterrupted by SIGTERM\n")
+    found = read_lock(place_of(tmp_path))
+    assert found is not None and found["released"] and found["interrupted"] == "SIGTERM"
+    write_lock(tmp_path, **{**found, "host": "elsewhere"})
+    monkeypatch.setattr(lock_module, "STALE_S", 1000.0)
+    with hold_lock(locate(str(tmp_path))) as lock:
+        assert "interrupted" not in lock.record
+
+
+def test_what_was_released_is_not_renewed_and_not_taken_from_another(tmp_path: Path) -> None:
+    with hold_lock(locate(str(tmp_path))) as lock:
+        lock_module.release_held("SIGINT")
+        released = read_lock(lock.place)
+        assert released is not None and released["interrupted"] == "SIGINT"
+        lock.renew()
+        assert read_lock(lock.place) == released
+        write_lock(tmp_path)
+        lock_module.release_held("SIGINT")
+        assert (read_lock(lock.place) or {})["token"] == "other"
+
+
 def test_a_second_driver_is_told_of_the_first(tmp_path: Path) -> None:
     output = locate(str(tmp_path))
     with hold_lock(output) as lock:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +14,11 @@ from PIL import Image
 
 from pipelines.config import EditJobConfig
 from pipelines.digest import OUTSIDE_DIGEST, config_digest
-from pipelines.finish import exit_code, write_interrupted
+from pipelines.finish import exit_code
 from pipelines.parts import row_groups
 from pipelines.prepare import is_large
 from pipelines.resources import auto_batch_size, own_error
 from pipelines.sheet import CELL_PX, COLUMNS, HEADER_PX, draw_sheet
-from pipelines.storage import locate
 from vimaedit.config import Thresholds
 from vimaedit.errors import ConfigError
 
@@ -64,7 +61,16 @@ def test_the_digest_covers_everything_but_placement_and_reporting() -> None:
     }
     for name, value in others.items():
         assert config_digest(dataclasses.replace(JOB, **{name: value})) != digest, name
-    placement = {"actors": 3, "batch_size": 7, "threads": 5, "sheet": 9, "limit": 11, "resume": "never", "output": "else"}
+    placement = {
+        "actors": 3,
+        "batch_size": 7,
+        "threads": 5,
+        "sheet": 9,
+        "limit": 11,
+        "resume": "never",
+        "output": "else",
+        "log_format": "json",
+    }
     assert set(placement) <= OUTSIDE_DIGEST
     assert config_digest(dataclasses.replace(JOB, **placement)) == digest
     assert {field.name for field in dataclasses.fields(EditJobConfig)} >= OUTSIDE_DIGEST
@@ -76,11 +82,6 @@ def test_the_digest_covers_the_networks_of_metrics_that_ride_along() -> None:
         assert config_digest(dataclasses.replace(JOB, **other)) == config_digest(JOB)
         riding = dataclasses.replace(JOB, metrics=["clip"])
         assert len({config_digest(job) for job in (JOB, riding, dataclasses.replace(riding, **other))}) == 3
-
-
-def test_a_signal_leaves_a_small_note(tmp_path: Path) -> None:
-    write_interrupted(locate(str(tmp_path / "out")), "SIGTERM")
-    assert json.loads((tmp_path / "out" / "state" / "interrupted.json").read_text()) == {"signal": "SIGTERM"}
 
 
 def test_a_limit_makes_a_large_input_a_small_run() -> None:

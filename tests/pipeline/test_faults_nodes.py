@@ -1,0 +1,76 @@
+"""Worker nodes that are lost: killed without grace, and taken away with notice, as spot machines are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FaultTable
+from tests.faults.nodes import Nodes, cluster
+from tests.faults.runs import compare, num_parts, rows_begun, run, started, wait_for
+from tests.pipeline.conftest import MakePicture, write_records
+from tests.pipeline.test_resume import records
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
+
+ROWS = 24
+NOTICE_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with cluster(2) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory, make_picture: MakePicture) -> list[str]:
+    """The options of all runs; the undisturbed one, on a single node, is in `clean`."""
+    folder = tmp_path_factory.mktemp("nodes")
+    write_records(folder / "in" / "a.parquet", records(range(ROWS), make_picture))
+    common = [f"input={folder / 'in'}", "model=random", "steps=20", "threads=1", "batch_size=2", "log_format=json"]
+    ended = run(*common, f"output={folder / 'clean'}", "actors=1", timeout_s=900)
+    assert ended.code == 0, ended.errors
+    return [*common, "actors=2"]
+
+
+def clean_of(words: list[str]) -> str:
+    return words[0].removeprefix("input=").removesuffix("in") + "clean"
+
+
+def test_a_node_killed_without_grace_costs_no_row(
+    nodes: Nodes, words: list[str], tmp_path: Path, fault_table: FaultTable
+) -> None:
+    output, log = str(tmp_path / "out"), tmp_path / "log"
+    began, before = time.monotonic(), rows_begun(nodes.logs)
+    with started([*words, f"output={output}", f"ray_address={nodes.address}"], log, RAY_TMPDIR=nodes.folder) as driver:
+        wait_for(lambda: num_parts(output) >= 2, driver, log)
+        lost = next(node for node in nodes.workers if node.actors())
+        nodes.kill(lost)
+        assert num_parts(output) < ROWS / 2 and driver.poll() is None
+        assert driver.wait(timeout=900) == 0, log.read_text()
+    outcome = compare(output, clean_of(words), redone=rows_begun(nodes.logs) - before - ROWS)
+    fault_table.add(outcome.line("node killed without grace", time.monotonic() - began))
+    assert outcome.is_whole, outcome
+    # At most what two actors and what waits at them had in hand; no row is blamed for the node.
+    assert outcome.redone is not None and outcome.redone <= 8
+    nodes.add()
+
+
+def test_a_drained_node_costs_no_row(nodes: Nodes, words: list[str], tmp_path: Path, fault_table: FaultTable) -> None:
+    output, log = str(tmp_path / "out"), tmp_path / "log"
+    began, before = time.monotonic(), rows_begun(nodes.logs)
+    with started([*words, f"output={output}", f"ray_address={nodes.address}"], log, RAY_TMPDIR=nodes.folder) as driver:
+        wait_for(lambda: num_parts(output) >= 2, driver, log)
+        lost = next(node for node in nodes.workers if node.actors())
+        nodes.drain(lost, NOTICE_S)
+        time.sleep(NOTICE_S)
+        nodes.kill(lost)
+        assert driver.wait(timeout=900) == 0, log.read_text()
+    outcome = compare(output, clean_of(words), redone=rows_begun(nodes.logs) - before - ROWS)
+    fault_table.add(outcome.line("node drained, then killed", time.monotonic() - began))
+    assert outcome.is_whole, outcome
+    assert outcome.redone is not None and outcome.redone <= 8
