@@ -35,10 +35,11 @@ from pipelines.parts import Part, read_parts
 from pipelines.plan import Plan, StoredPlan, Unit, load_plan, store_plan
 from pipelines.prepare import Prepared, prepare
 from pipelines.progress import ProgressCallback, ProgressState, Report, report_to, reporting, start_counter
-from pipelines.resources import set_engine
+from pipelines.resources import own_error, place_again, set_engine
 from pipelines.resume import Work, check_mode, find_work, raise_generation
 from pipelines.secrets import mask_urls
 from pipelines.sheet import write_sheet
+from pipelines.shrinking import ClusterShrank, room_watch
 from pipelines.sink import UnitSink
 from pipelines.source import UnitSource
 from pipelines.storage import Location, check_writable, locate
@@ -163,16 +164,20 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
         progressed = fields("run_continued", units_done=num_done, units=len(work.units))
         logger.info("going on: %d of %d units are done", num_done, len(work.units), extra=progressed)
     edited = 0
-    for _ in range(ROUNDS):
-        if not work.todo:
-            break
+    rounds = 0
+    while work.todo and rounds < ROUNDS:
         state, reason = _edit(context, prepared, plan, work, lock, progress)
         edited += state.done
-        if reason is not None:
+        if isinstance(reason, ClusterShrank):
+            logger.warning("%s", reason)
+            prepared = dataclasses.replace(prepared, placement=place_again(context.job, context.threads))
+        elif reason is not None:
             seconds = time.monotonic() - started
             return dataclasses.replace(
                 summary, counts=state.counts, rows=state.done, edited=edited, seconds=seconds, stop_reason=reason
             )
+        else:
+            rounds += 1
         # What was there before may have been replaced since by a driver that was thought dead.
         work = find_work(plan, read_parts(output, (unit.id for unit in plan.units), plan.digest), job.limit)
     if work.todo:
@@ -300,8 +305,8 @@ def plan_dry_run(job: EditJobConfig, on_started: Callable[[], None] | None = Non
 
 def _edit(
     context: RunContext, prepared: Prepared, plan: Plan, work: Work, lock: Lock, progress: ProgressCallback | None
-) -> tuple[ProgressState, str | None]:
-    """Edit all units that are to be done: what came of them in this attempt, and why the run was stopped early.
+) -> tuple[ProgressState, str | ClusterShrank | None]:
+    """Edit all units that are to be done: what came of them in this attempt, and why the run was stopped early, or this pool.
 
     Raises: LockLost.
     """
@@ -315,12 +320,15 @@ def _edit(
             progress(state)
 
     lock.on_lost = lambda: counter.stop.remote("another driver has taken this run over")
-    reason: str | None = None
+    reason: str | ClusterShrank | None = None
     try:
         with reporting(counter, tell):
             _execute(context, prepared, plan, work.todo, report_to(counter))
-    except Exception:
+    except Exception as error:
         lock.check()
+        shrank = own_error(error)
+        if isinstance(shrank, ClusterShrank):
+            return ray.get(counter.state.remote()), shrank
         # Ray wraps the actor's exception in text; whether the rule stopped the run, the counter knows.
         reason = ray.get(counter.stop_reason.remote())
         if reason is None:
@@ -332,7 +340,7 @@ def _edit(
 
 def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequence[Unit], report: Report) -> None:
     placement, row_seconds = prepared.placement, plan.row_seconds or UNKNOWN_ROW_SECONDS
-    set_engine(unit_seconds=math.ceil(row_seconds * max(unit.take for unit in units)))
+    set_engine(unit_seconds=math.ceil(row_seconds * max(unit.take for unit in units)), watches=room_watch(placement))
     if placement.num_actors is None:
         pool = ActorPoolStrategy(min_size=1, max_size=len(units), max_tasks_in_flight_per_actor=2)
     else:

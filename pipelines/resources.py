@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,20 +174,32 @@ def _place_on_gpus(job: EditJobConfig, cluster: Cluster) -> Placement:
     )
 
 
+def place_again(job: EditJobConfig, threads: int) -> Placement:
+    """Decide anew, for what a cluster has left, where to edit; the threads of an actor are settled.
+
+    Raises: ConfigError as `place`.
+    """
+    return place(dataclasses.replace(job, threads=threads), look_at_cluster(job))
+
+
 def auto_batch_size(device_gib: float | None, multiple: int = 1) -> int:
     """Settle the batch size by the device's memory in GiB (None: CPU), raised to a multiple."""
     size = CPU_BATCH if device_gib is None else next(size for least, size in GPU_BATCHES if device_gib >= least)
     return -(-size // multiple) * multiple
 
 
-def set_engine(unit_seconds: float) -> None:
-    """Set what the engine must do otherwise than by default. `unit_seconds`: the longest a unit may take."""
+def set_engine(unit_seconds: float, watches: Sequence[Any] = ()) -> None:
+    """Set what the engine must do otherwise than by default. `unit_seconds`: the longest a unit may take.
+
+    `watches` make callbacks that the engine asks at each of its steps.
+    """
     context = DataContext.get_current()
     context.use_datasource_v2 = False
     context.target_max_block_size = None  # one block per task, whatever its size
     context.max_errored_blocks = 0
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 3
+    context.custom_execution_callback_classes = list(watches)
     context.execution_no_progress_timeout_s = max(LEAST_PROGRESS_TIMEOUT_S, 5 * unit_seconds)
 
 

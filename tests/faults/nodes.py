@@ -20,6 +20,7 @@ import psutil
 from tests.faults.runs import environment
 
 START_S = 180.0  # of a node, on a machine that is busy
+START_TRIES = 3
 STORE_BYTES = 100_000_000
 ACTOR = "ray::MapWorker"  # how Ray calls the process of an editing actor
 
@@ -31,6 +32,10 @@ def free_ports(count: int) -> list[int]:
         for listener in sockets:
             listener.bind(("127.0.0.1", 0))
         return [listener.getsockname()[1] for listener in sockets]
+
+
+class NotStarted(RuntimeError):
+    """A node has not come up."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,7 +103,11 @@ class Nodes:
     def add(self, num_cpus: int = 2) -> Node:
         """Start a worker node and wait until it has joined."""
         self.num_started += 1
+        # Drivers look there for the address of their own node, and each node that starts writes its own into it.
+        noted = next(self.logs.glob("session_2*/node_ip_address.json"))
+        before = noted.read_bytes()
         node = self._start(f"127.0.0.{1 + self.num_started}", f"--address={self.address}", f"--num-cpus={num_cpus}")
+        noted.write_bytes(before)
         self.workers.append(node)
         return node
 
@@ -124,6 +133,13 @@ class Nodes:
             node.kill()
 
     def _start(self, ip: str, *words: str) -> Node:
+        """Start a node, again where Ray gives up: on a busy machine its own 30 s may not do."""
+        for _ in range(START_TRIES - 1):
+            with suppress(NotStarted):
+                return self._try_start(ip, *words)
+        return self._try_start(ip, *words)
+
+    def _try_start(self, ip: str, *words: str) -> Node:
         (agent,) = free_ports(1)
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", f"--node-ip-address={ip}", *words]
         command += [f"--dashboard-agent-listen-port={agent}", f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
@@ -139,7 +155,7 @@ class Nodes:
                     return node
             if process.poll() is not None or time.monotonic() > deadline:
                 node.kill()
-                raise RuntimeError(f"node {ip} did not start: {log.read_text()}")
+                raise NotStarted(f"node {ip} did not start: {log.read_text()}")
             time.sleep(0.5)
 
     def _gcs(self) -> Any:

@@ -41,7 +41,7 @@ def clean_of(words: list[str]) -> str:
     return words[0].removeprefix("input=").removesuffix("in") + "clean"
 
 
-def test_a_node_killed_without_grace_costs_no_row(
+def test_a_node_killed_without_grace_and_not_replaced_costs_no_row(
     nodes: Nodes, words: list[str], tmp_path: Path, fault_table: FaultTable
 ) -> None:
     output, log = str(tmp_path / "out"), tmp_path / "log"
@@ -53,10 +53,12 @@ def test_a_node_killed_without_grace_costs_no_row(
         assert num_parts(output) < ROWS / 2 and driver.poll() is None
         assert driver.wait(timeout=900) == 0, log.read_text()
     outcome = compare(output, clean_of(words), redone=rows_begun(nodes.logs) - before - ROWS)
-    fault_table.add(outcome.line("node killed without grace", time.monotonic() - began))
+    fault_table.add(outcome.line("node killed without grace, none in its place", time.monotonic() - began))
     assert outcome.is_whole, outcome
     # At most what two actors and what waits at them had in hand; no row is blamed for the node.
     assert outcome.redone is not None and outcome.redone <= 8
+    # What is left does not hold two actors and a task beside them.
+    assert "2 CPUs are left of 3 at least; placing the editing actors anew" in log.read_text()
     nodes.add()
 
 

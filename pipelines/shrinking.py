@@ -1,0 +1,72 @@
+"""A cluster that has lost nodes: where its CPUs no longer hold the editing actors and one task beside them, work stands still.
+
+Ray starts the actors of a lost node again wherever there is room. On CPUs they take the room in which units are read and written, and
+each stage waits for the other. Such a pool is given up, and another made for what is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback  # where custom callbacks are to come from
+
+from pipelines.resources import Placement
+from vimaedit.errors import VimaeditError
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+SHRUNK_S = 60.0  # for a lost node to be replaced, before the pool is given up
+
+
+class ClusterShrank(VimaeditError):
+    """The cluster has lost nodes, and what is left does not hold the pool."""
+
+
+class RoomWatch(ExecutionCallback):
+    """Asked by Ray Data at each of its steps; `needed` CPUs are those of the actors and of one task."""
+
+    def __init__(
+        self,
+        needed: float,
+        offered: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.needed, self.offered, self.clock = needed, offered, clock
+        self.next_look = clock()
+        self.short_since: float | None = None
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Look at the cluster now and then. Raises: ClusterShrank."""
+        now = self.clock()
+        if now < self.next_look:
+            return
+        self.next_look = now + LOOK_S
+        cpus = self.offered()
+        if cpus >= self.needed or cpus < 1:  # without any worker there is nothing to make another pool on
+            self.short_since = None
+        elif self.short_since is None:
+            logger.warning("the cluster has %g CPUs left, and this run was placed on %g at least", cpus, self.needed)
+            self.short_since = now
+        elif now - self.short_since >= SHRUNK_S:
+            raise ClusterShrank(f"{cpus:g} CPUs are left of {self.needed:g} at least; placing the editing actors anew")
+
+
+def room_watch(placement: Placement) -> list[Callable[[], RoomWatch]]:
+    """Return what Ray Data calls for a watch over a run; none for GPUs, whose actors can only start where a GPU is."""
+    if placement.use_gpu or placement.num_actors is None:
+        return []
+    # A small machine may not have had the CPU for the task from the start.
+    needed = min(placement.num_actors * placement.num_cpus + 1, cluster_cpus())
+    return [functools.partial(RoomWatch, needed, cluster_cpus)]
+
+
+def cluster_cpus() -> float:
+    """Count the CPUs of the living nodes."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("CPU", 0.0)
