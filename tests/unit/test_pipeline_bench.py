@@ -56,7 +56,7 @@ def test_growth_is_the_slope_once_the_run_is_warm() -> None:
     assert growth_mb(steep_then_flat, "driver_mb") == pytest.approx(2.0)
     assert growth_mb(steep_then_flat[:2], "driver_mb") is None
     own = memory_sample(7, [])
-    assert own.rows == 7 and own.driver_mb > 10 and own.actors_mb == 0 == own.workers_mb
+    assert own.rows == 7 and own.driver_mb > 10 and own.actors_mb == 0  # workers: those of whatever Ray runs by now
 
 
 def test_the_tables_set_ratios_beside_goals() -> None:
