@@ -30,6 +30,7 @@ def summary_text(summary: SynthesisSummary) -> str:
     lines = [f"{total} candidates in {summary.seconds:.1f} s: {counts}", f"records: {records}"] if total else []
     if summary.was_finished:
         lines.insert(0, "finished before: nothing was done")
+    lines += [summary.truth] if summary.truth else []
     lines += summary.places
     if summary.stop_reason:
         lines.append(f"stopped early: {summary.stop_reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,19 @@ def pytest_configure(config: pytest.Config) -> None:
 def fault_table(pytestconfig: pytest.Config) -> FaultTable:
     """Return the table that the session prints at its end."""
     return pytestconfig.stash[TABLE]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the table of one of several test processes to the one that reports."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["faults"] = session.config.stash[TABLE].lines
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    lines = getattr(node, "workeroutput", {}).get("faults", ())
+    node.config.stash[TABLE].lines += [tuple(line) for line in lines]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -74,6 +74,7 @@ def write_card(
     shards: Sequence[Shard],
     warnings: Sequence[str],
     provenance: Mapping[str, Any],
+    truth: Table | None = None,
 ) -> str:
     """Write README.md and its sheet of samples; return the card's text."""
     samples = list(_first_records(output, shards, SAMPLES))
@@ -82,7 +83,7 @@ def write_card(
         buffer = io.BytesIO()
         sheet.save(buffer, format="PNG")
         put_atomic(output / SHEET_FILE, buffer.getvalue())
-    text = card_text(config, bounds, selected, shards, warnings, provenance, has_sheet=bool(samples))
+    text = card_text(config, bounds, selected, shards, warnings, provenance, truth, has_sheet=bool(samples))
     put_atomic(output / "README.md", text.encode())
     return text
 
@@ -94,6 +95,7 @@ def card_text(
     shards: Sequence[Shard],
     warnings: Sequence[str],
     provenance: Mapping[str, Any],
+    truth: Table | None = None,
     *,
     has_sheet: bool,
 ) -> str:
@@ -139,6 +141,7 @@ def card_text(
         "",
         category_table(selected).markdown(),
         "",
+        *(() if truth is None else (truth.markdown(), "")),
         facts.markdown(),
         "",
     ]

@@ -141,6 +141,7 @@ class SynthesizeConfig(EditJobConfig):
     filters: Filters = field(default_factory=Filters)
     validation_fraction: float = 0.02  # share of the source pictures whose records are the validation split
     keep_rejected: bool = False  # write the candidates that were not kept, with the reason, into <output>/rejected
+    truth: bool = False  # drawn scenes: count with a pixel reader, which no filter asks, how many edits are truly right
     select_only: bool = False  # select again from finished candidates, with other filters; nothing is edited
     shard_mb: int = 500  # size of the data set's files, about
 
@@ -157,6 +158,10 @@ class SynthesizeConfig(EditJobConfig):
         check_range("candidates", self.candidates, 1, MAX_CANDIDATES)
         check_range("validation_fraction", self.validation_fraction, 0.0, 1.0)
         check_range("shard_mb", self.shard_mb, 1, 100_000)
+        if self.truth and self.words != "scenes":
+            raise ConfigError(
+                f"truth: got true with words={self.words}; allowed: words=scenes, the only pictures that can be read"
+            )
         if self.keep_source != "true":
             raise ConfigError(f"keep_source: got {self.keep_source}; allowed: true, since a record has both pictures")
         if self.grounding == "given":

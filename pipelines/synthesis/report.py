@@ -38,11 +38,17 @@ td:first-child,th:first-child{text-align:left}
 """
 
 
-def write_report(selecting: Selecting, selected: Selected, warnings: Sequence[str], provenance: Mapping[str, Any]) -> None:
+def write_report(
+    selecting: Selecting,
+    selected: Selected,
+    warnings: Sequence[str],
+    provenance: Mapping[str, Any],
+    truth: Table | None = None,
+) -> None:
     """Write `<output>/report.html`, one file that needs nothing else. Pictures are read and reduced on a worker."""
     wanted = [each for rows in selected.examples.values() for each in rows]
     pictures = ray.get(ray.remote(_examples).remote(selecting.output, wanted)) if wanted else {}
-    text = render(selecting, selected, warnings, provenance, pictures)
+    text = render(selecting, selected, warnings, provenance, pictures, truth)
     put_atomic(locate(selecting.output) / "report.html", text.encode())
 
 
@@ -52,6 +58,7 @@ def render(
     warnings: Sequence[str],
     provenance: Mapping[str, Any],
     pictures: Mapping[tuple[str, int], Mapping[str, Any]],
+    truth: Table | None = None,
 ) -> str:
     """Build the page. `pictures`: place of a candidate -> its texts and thumbnails."""
     config = selecting.config
@@ -63,6 +70,8 @@ def render(
         "<h2>Kinds of edits</h2>",
         _table(category_table(selected)),
     ]
+    if truth is not None:
+        parts += [f"<h2>{html.escape(truth.title)}</h2>", _table(truth), f"<p>{html.escape(truth.note)}</p>"]
     plots = [_histogram(score, *counts) for score, counts in selected.histograms.items() if sum(counts[0])]
     parts += [
         "<h2>Scores</h2>",

@@ -37,6 +37,7 @@ from pipelines.synthesis.report import EXAMPLES, write_report
 from pipelines.synthesis.rows import PAIR_FIELDS
 from pipelines.synthesis.scoring import score_parts
 from pipelines.synthesis.selection import SPLITS, Selecting, make_groups, select
+from pipelines.synthesis.truth import measure_truth, truth_table
 from pipelines.text import without_secrets
 from vimaedit.errors import ConfigError
 from vimaedit.synthesis.lexicon import load_lexicon
@@ -44,7 +45,7 @@ from vimaedit.synthesis.lexicon import load_lexicon
 logger = logging.getLogger(__name__)
 
 FINISHED_WITH_LOSSES = 3
-SELECTION_OPTIONS = ("filters", "validation_fraction", "keep_rejected", "shard_mb", "seed")
+SELECTION_OPTIONS = ("filters", "validation_fraction", "keep_rejected", "shard_mb", "seed", "truth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class SynthesisSummary:
     warnings: tuple[str, ...]
     stop_reason: str | None = None
     was_finished: bool = False
+    truth: str | None = None  # table
 
 
 def run_synthesis(
@@ -163,8 +165,9 @@ def _select(
     shards = write_dataset(selecting, selected, passed)
     warnings += run.get("warnings", [])
     provenance = _provenance(config, run)
-    write_card(output, config, bounds, selected, shards, warnings, provenance)
-    write_report(selecting, selected, warnings, provenance)
+    truth = truth_table(measure_truth(config.output)) if config.truth else None
+    write_card(output, config, bounds, selected, shards, warnings, provenance, truth)
+    write_report(selecting, selected, warnings, provenance, truth)
     total = sum(selected.counts.values())
     code = edited.exit_code if edited is not None else run.get("exit_code", 0)
     if selected.counts["pair"] > config.max_rejected_fraction * total:
@@ -176,6 +179,7 @@ def _select(
         "records": {split: selected.records(split) for split in SPLITS},
         "places": [mask_urls((output / name).url) for name in ("data", "README.md", "report.html")],
         "warnings": warnings,
+        "truth": None if truth is None else truth.text(),
         "version": vimaedit.__version__,
         "seconds": round(time.monotonic() - started, 3),
         "config": dataclasses.asdict(config),
@@ -190,6 +194,7 @@ def _select(
         seconds=time.monotonic() - started,
         places=tuple(facts["places"]),
         warnings=tuple(warnings),
+        truth=facts["truth"],
     )
 
 
@@ -203,6 +208,7 @@ def _again(before: Mapping[str, Any], edited: RunSummary | None) -> SynthesisSum
         places=tuple(before["places"]),
         warnings=tuple(before["warnings"]),
         was_finished=True,
+        truth=before["truth"],
     )
 
 

@@ -15,8 +15,9 @@ from pipelines.synthesis.filters import KEPT
 from pipelines.tables import Table
 from vimaedit.images import MAX_PIXELS, decode_image
 from vimaedit.metrics.statistics import Interval, wilson_interval
+from vimaedit.miniature.scenes import Scene
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
-from vimaedit.types import BlendPhrase, Status
+from vimaedit.types import BlendPhrase, Status, UInt8Array
 
 COLUMNS = ("image", "edited_image", "category", "blend_words_used", "target_prompt", "status", "pair_id", "candidate")
 MEASURED = "the reader of the scene world; no filter asks it"
@@ -105,7 +106,12 @@ def _rows(output: str, name: str) -> list[dict[str, Any]]:
     return retry_remote(locate(output), read)
 
 
+def _picture(coded: bytes) -> UInt8Array:
+    return decode_image(coded, min_side_px=1, max_pixels=MAX_PIXELS)
+
+
 def _judge_part(output: str, part: str, lexicon: Lexicon) -> list[tuple[str, str, int, bool]]:
+    from vimaedit.miniature.find import read_unknown
     from vimaedit.synthesis.scene_truth import is_edit_right
 
     place = locate(output) / "candidates" / "data" / part
@@ -115,14 +121,15 @@ def _judge_part(output: str, part: str, lexicon: Lexicon) -> list[tuple[str, str
             rows: list[dict[str, Any]] = pq.read_table(stream, columns=list(COLUMNS)).to_pylist()
         return rows
 
+    sources: dict[bytes, Scene] = {}  # a picture is read once for all its candidates
     verdicts = []
     for row in retry_remote(place, read):
         if row["status"] != Status.OK:
             continue
-        source, edited = (
-            decode_image(row[name]["bytes"], min_side_px=1, max_pixels=MAX_PIXELS) for name in ("image", "edited_image")
-        )
+        coded, edited = (row[name]["bytes"] for name in ("image", "edited_image"))
+        if coded not in sources:
+            sources[coded] = read_unknown(_picture(coded))
         blend = [BlendPhrase(**phrase) for phrase in row["blend_words_used"] or ()]
-        right = is_edit_right(source, edited, row["category"] or "", blend, row["target_prompt"], lexicon)
+        right = is_edit_right(sources[coded], _picture(edited), row["category"] or "", blend, row["target_prompt"], lexicon)
         verdicts.append((row["category"] or "", row["pair_id"], row["candidate"], right))
     return verdicts

@@ -29,8 +29,7 @@ def pixels(value: dict[str, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(value["bytes"])))
 
 
-@pytest.mark.parametrize("fit", ["crop", "keep"])
-@pytest.mark.parametrize("frame", ["canvas", "original"])
+@pytest.mark.parametrize(("frame", "fit"), [("canvas", "crop"), ("original", "keep")])
 def test_source_edit_and_masks_share_one_frame(
     tmp_path: Path, make_job: MakeJob, make_picture: MakePicture, fit: str, frame: str
 ) -> None:

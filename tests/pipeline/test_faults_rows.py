@@ -138,6 +138,7 @@ def test_a_killer_is_quarantined_and_its_neighbours_are_unharmed(
     assert deaths == {0: (1, 0), 1: (1, 0), 2: (3, 2), 3: (1, 0)}
 
 
+@pytest.mark.faults
 def test_an_actor_killed_from_outside_costs_no_row(tmp_path: Path, make_job: MakeJob, make_picture: MakePicture) -> None:
     ids = [f"r{number}" for number in range(12)]
     write_input(tmp_path / "in", make_picture, ids)

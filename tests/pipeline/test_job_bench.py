@@ -22,7 +22,7 @@ from pipelines.schema import output_schema
 from pipelines.storage import locate
 from vimaedit.errors import ConfigError
 
-COUNT = 4
+COUNT = 2
 
 
 @pytest.fixture

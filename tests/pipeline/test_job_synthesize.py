@@ -191,6 +191,19 @@ def test_what_is_lost_is_made_again_the_same(config: SynthesizeConfig, summary: 
 
 
 @pytest.mark.timeout(300)
+def test_true_edits_are_counted_for_drawn_scenes(config: SynthesizeConfig, cluster: None, tmp_path: Path) -> None:
+    write_records(tmp_path / "in" / "x.parquet", RECORDS[:1])
+    options = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "candidates": 1, "truth": True}
+    counted = run_synthesis(dataclasses.replace(config, **options))
+    # The model has random weights.
+    assert counted.truth is not None and "100.0 % of 1 requested candidates were kept" in counted.truth
+    assert ["all", "1", "0.0", "%"] == counted.truth.splitlines()[3].split()[:4]
+    card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
+    assert "| all | 1 | 0.0 % [" in card and "Truly right edits" in page
+    assert run_synthesis(dataclasses.replace(config, **options)).truth == counted.truth
+
+
+@pytest.mark.timeout(300)
 def test_a_dry_run_measures_and_writes_nothing(
     config: SynthesizeConfig, cluster: None, make_picture: MakePicture, tmp_path: Path
 ) -> None:
@@ -220,6 +233,7 @@ def test_selecting_needs_candidates(config: SynthesizeConfig, tmp_path: Path) ->
         ([], "input, output: got nothing; required: input=... output=..."),
         (["input=in", "output=out", "filter.per_pair=2"], "filter: got an unknown key; did you mean filters.per_pair?"),
         (["input=in", "output=out", "spread.self_window=[1]"], "spread.self_window: got [1.0]; allowed: [from, to], or []"),
+        (["input=in", "output=out", "truth=true"], "truth: got true with words=general; allowed: words=scenes"),
         (["input=in", "output=out", "filters.best_by=luck"], "filters.best_by: got 'luck'; allowed: auto, clip_direction"),
     ],
 )

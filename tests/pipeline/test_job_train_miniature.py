@@ -20,6 +20,8 @@ from vimaedit.types import EditRequest, Status
 
 MEGABYTE = 1_000_000
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:

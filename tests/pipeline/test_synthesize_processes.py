@@ -67,6 +67,7 @@ def test_a_driver_killed_in_every_stage_ends_with_the_same_data_set(repository: 
             assert (out / folder / name).read_bytes() == (whole / folder / name).read_bytes()
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_a_submitted_synthesis_succeeds(
     repository: Path, environment: dict[str, str], job_server: str, tmp_path: Path, make_picture: MakePicture

@@ -17,7 +17,7 @@ from vimaedit.miniature.sampling import sample_scene
 from vimaedit.miniature.scenes import SPLIT_SEEDS, Scene
 from vimaedit.types import UInt8Array
 
-COUNT = 61
+COUNT = 24
 
 
 def right_shares(scenes: list[Scene], spoil: Callable[[UInt8Array], UInt8Array], size: int = 128) -> dict[str, float]:
@@ -63,7 +63,7 @@ def test_coding_losses_do_not_matter() -> None:
 
 
 def test_objects_two_pixels_off_their_place_are_found() -> None:
-    shares = right_shares(held_out(23, 200), lambda image: np.roll(image, (2, -2), axis=(0, 1)))
+    shares = right_shares(held_out(12, 200), lambda image: np.roll(image, (2, -2), axis=(0, 1)))
     assert min(shares[name] for name in ("shape", "colour", "pose")) >= 0.9
 
 

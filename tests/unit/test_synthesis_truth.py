@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.synthesis.truth import count_truth, truth_table
+from vimaedit.miniature.find import read_unknown
 from vimaedit.miniature.render import render_scene
 from vimaedit.miniature.scenes import Background, Scene, SceneObject
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
@@ -82,7 +83,7 @@ def test_pictures_are_read(words: Lexicon) -> None:
     blend = [BlendPhrase(source="red star", target="blue star")]
 
     def right(edited: object) -> bool:
-        return is_edit_right(source, edited, "change_attribute_color", blend, "a blue star", words)  # type: ignore[arg-type]
+        return is_edit_right(read_unknown(source), edited, "change_attribute_color", blend, "a blue star", words)  # type: ignore[arg-type]
 
     assert right(blue) and not right(source) and not right(moved)
 

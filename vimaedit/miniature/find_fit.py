@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -46,24 +47,39 @@ def explained(picture: Float32Array, behind: Float32Array, weight: Float32Array,
     """Return by how much the squared error falls when an object is drawn over what lies behind it."""
     size = len(picture)
     x, y, side = pixel_place(each.x, each.y, each.size, size)
-    layers = object_layers(each.shape, each.material, each.face, side, each.angle, line_width(style, size))
-    half = layers.coverage.width // 2
+    coverage, pattern, ink = _shares(each.shape, each.material, each.face, side, each.angle, line_width(style, size))
+    half = len(coverage) // 2
     left, top = x - half, y - half
     rows, columns = slice(max(0, top), min(size, y + half)), slice(max(0, left), min(size, x + half))
     inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    coverage, pattern, ink = (
-        (np.asarray(layer)[inside].astype(np.float32) / np.float32(255))[..., None]
-        for layer in (layers.coverage, layers.pattern, layers.line)
-    )
-    tones = [np.array(tone, dtype=np.float32) for tone in object_tones(each.colour, each.material, each.face, style)]
-    drawn = tones[0] + pattern * (tones[1] - tones[0])
+    tones = _tones(each.colour, each.material, each.face, style)
+    drawn = tones[0] if each.material == "plain" and each.face is None else tones[0] + pattern[inside] * (tones[1] - tones[0])
     if LOOKS[style].line:
-        drawn = drawn + ink * (tones[2] - drawn)
-    gap = picture[rows, columns] - behind[rows, columns]
-    change = coverage * (drawn - behind[rows, columns])
+        drawn = drawn + ink[inside] * (tones[2] - drawn)
+    hidden = behind[rows, columns]
+    gap = picture[rows, columns] - hidden
+    change = coverage[inside] * (drawn - hidden)
     # |gap|^2 - |gap - change|^2
     seen = weight[rows, columns, None]
     return float((seen * change * (2 * gap - change)).sum())
+
+
+@functools.lru_cache(maxsize=1024)
+def _shares(
+    shape: str, material: str, face: str | None, side: int, angle: int, line: int
+) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """Return how much of each pixel an object, its pattern and its outline take, (tile, tile, 1) each."""
+    layers = object_layers(shape, material, face, side, angle, line)
+    coverage, pattern, ink = (
+        (np.asarray(layer).astype(np.float32) / np.float32(255))[..., None]
+        for layer in (layers.coverage, layers.pattern, layers.line)
+    )
+    return coverage, pattern, ink
+
+
+@functools.cache
+def _tones(colour: str, material: str, face: str | None, style: str) -> Float32Array:
+    return np.array(object_tones(colour, material, face, style), dtype=np.float32)
 
 
 def moved(each: SceneObject, place: tuple[int, int, int], size: int) -> SceneObject:

@@ -22,13 +22,12 @@ ADDED_SIZE = 250  # of a new object, whose size and place the words leave open
 
 
 def is_edit_right(
-    source: UInt8Array, edited: UInt8Array, category: str, blend: Sequence[BlendPhrase], target_prompt: str, lexicon: Lexicon
+    before: Scene, edited: UInt8Array, category: str, blend: Sequence[BlendPhrase], target_prompt: str, lexicon: Lexicon
 ) -> bool:
     """Whether an edited picture shows its source with the edit made, and nothing else changed.
 
-    Shapes: `source`, `edited` (side, side, 3).
+    `before`: the source as `read_unknown` sees it. Shapes: `edited` (side, side, 3).
     """
-    before = read_unknown(source)
     wanted = edited_scene(before, category, blend, target_prompt, lexicon)
     return wanted is not None and _shows(read_unknown(edited), wanted, before)
 
