@@ -160,7 +160,7 @@ def _read_footer(place: Location, size: int, target: str) -> _Footer | str:
     try:
         if (reason := _no_file(place)) is not None:
             return reason
-        tail = read_bytes(place, start=-FOOTER_GUESS_BYTES)
+        tail = _read_end(place, size, FOOTER_GUESS_BYTES)
         if len(tail) < 12 or tail[-4:] != MAGIC:
             return _wrong_end(tail)
         length = int.from_bytes(tail[-8:-4], "little") + 8
@@ -169,7 +169,7 @@ def _read_footer(place: Location, size: int, target: str) -> _Footer | str:
                 f"its footer is said to have {length - 8} bytes; the file has {size}, and {MAX_FOOTER_BYTES} are read at most"
             )
         if length > len(tail):
-            tail = read_bytes(place, start=-length)
+            tail = _read_end(place, size, length)
         metadata = pq.read_metadata(io.BytesIO(tail[-length:]))
         if (reason := _impossible_counts(metadata, size)) is not None:
             return reason
@@ -185,6 +185,12 @@ def _read_footer(place: Location, size: int, target: str) -> _Footer | str:
         return f"{type(error).__name__}: {str(error).strip()}"
     digest = hashlib.blake2b(tail[-length:], digest_size=16).hexdigest()
     return _Footer(metadata=metadata, schema=schema, digest=digest, counts=counts)
+
+
+def _read_end(place: Location, size: int, count: int) -> bytes:
+    """Read the last `count` bytes of a file, or all that it has. Where its size is known the store is not asked to count from
+    the end: some give a byte too many."""
+    return read_bytes(place, start=max(0, size - count) if size else -count)
 
 
 def _writable(path: str) -> str:

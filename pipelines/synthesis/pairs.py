@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -71,7 +70,7 @@ def check_settings(output: Location, config: SynthesizeConfig, captions: Caption
 
     Raises: ConfigError with the differences.
     """
-    words = hashlib.blake2b(repr(lexicon).encode(), digest_size=8).hexdigest() if lexicon is not None else ""
+    words = lexicon.digest if lexicon is not None else ""
     wanted = {
         "settings": json.loads(json.dumps(without_secrets(pair_settings(config, words)))),
         "input": [[file.path, file.size, file.rows] for file in captions.files],

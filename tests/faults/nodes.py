@@ -103,11 +103,7 @@ class Nodes:
     def add(self, num_cpus: int = 2) -> Node:
         """Start a worker node and wait until it has joined."""
         self.num_started += 1
-        # Drivers look there for the address of their own node, and each node that starts writes its own into it.
-        noted = next(self.logs.glob("session_2*/node_ip_address.json"))
-        before = noted.read_bytes()
         node = self._start(f"127.0.0.{1 + self.num_started}", f"--address={self.address}", f"--num-cpus={num_cpus}")
-        noted.write_bytes(before)
         self.workers.append(node)
         return node
 
@@ -175,7 +171,7 @@ def cluster(
 ) -> Iterator[Nodes]:
     """Start a head and worker nodes; `variables` are in the environment of every node, `place` is where their folder is made."""
     # Short, since socket paths under it are limited to about 100 characters; it also holds the file in which Ray notes "the"
-    # running cluster, so that nothing else on the machine finds this one.
+    # running cluster, so that nothing else on the machine finds this one. Of the nodes here a driver takes the head for its own.
     with tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True) as folder:
         from ray._private.services import resolve_ip_for_localhost
 

@@ -135,6 +135,6 @@ def spill_errors(logs: Path) -> int:
     words = ("No space left on device", "over capacity", "OutOfDisk", "out of disk")
     return sum(
         any(word in line for word in words)
-        for path in logs.rglob("raylet*")
+        for path in logs.rglob("raylet*.*")  # not its socket
         for line in path.read_text(errors="replace").splitlines()
     )

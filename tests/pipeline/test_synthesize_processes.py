@@ -41,13 +41,14 @@ def test_a_driver_killed_in_every_stage_ends_with_the_same_data_set(repository: 
     def start(output: str) -> subprocess.Popen[bytes]:
         words = [f"input={tmp_path / 'in'}", f"output={tmp_path / output}", *OPTIONS]
         command = [sys.executable, "-m", "jobs.synthesize", *words]
-        return subprocess.Popen(command, cwd=repository, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (tmp_path / "log").open("wb") as log:
+            return subprocess.Popen(command, cwd=repository, stdout=log, stderr=subprocess.STDOUT)
 
     def kill_when(condition: Callable[[], bool]) -> None:
         process = start("out")
         deadline = time.monotonic() + WAIT_S
         while not condition():
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()

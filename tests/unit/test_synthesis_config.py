@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +213,22 @@ def make_record() -> Any:
         return {**values, "instruction": "make it a dog", **changes}
 
     return record
+
+
+def test_every_process_knows_its_settings_again() -> None:
+    program = (
+        "import json\n"
+        "from pipelines.synthesis.config import SynthesizeConfig, pair_settings\n"
+        "from vimaedit.synthesis.lexicon import load_lexicon\n"
+        "print(json.dumps(pair_settings(SynthesizeConfig(input='in', output='out'), load_lexicon('scenes').digest)))\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
 
 
 def test_other_settings_and_other_inputs_are_told_apart(tmp_path: Path, captions: CaptionSet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ class Words:
 class Lexicon:
     """What rule-based edits know of words. `tails` are regular expressions; `styles` maps a style to how captions open."""
 
+    digest: str  # of the file
     articles: tuple[str, ...]
     joiners: tuple[str, ...]
     max_items: int
@@ -111,6 +113,7 @@ def parse_lexicon(text: str, name: str) -> Lexicon:
     reader.check_keys("instructions.", instructions, CATEGORIES)
     objects = reader.table("objects", content["objects"])
     lexicon = Lexicon(
+        digest=hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
         articles=reader.texts("articles", content["articles"]),
         joiners=reader.texts("joiners", content["joiners"]),
         max_items=reader.count("max_items", content["max_items"]),
