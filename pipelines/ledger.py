@@ -51,7 +51,8 @@ class Ledger:
     """Knows what is being edited, which requests are suspects, and which actors try to start.
 
     A death counts only where the node lives on: a lost machine says nothing about a request. `suspects` are those of earlier
-    drivers by unit.
+    drivers by unit. Where the ledger's own process dies, Ray starts it anew and empty: what goes on meanwhile it has not begun,
+    and a death that it does not hear of is one that does not count.
     """
 
     def __init__(self, suspects: Mapping[str, Suspects], is_alive: Callable[[str], bool] = node_is_alive) -> None:
@@ -81,11 +82,12 @@ class Ledger:
 
     def end(self, unit: str) -> None:
         """Note that what was begun has come to its end."""
-        del self.editing[unit]
+        self.editing.pop(unit, None)
 
     def leave(self, unit: str, cause: str) -> None:
         """Note why a process is about to end itself."""
-        self.editing[unit].cause = cause
+        if unit in self.editing:
+            self.editing[unit].cause = cause
 
     def start(self, worker: Worker) -> tuple[str, bool] | None:
         """Note that a process loads the model; what stands against it, if a run of this cannot come to anything."""
@@ -120,7 +122,7 @@ class Ledger:
 
 def start_ledger(suspects: Mapping[str, Suspects]) -> Any:
     """Start the ledger as an actor that takes no CPU from the work, on the driver's own node, which no run outlives."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote(suspects)
     )

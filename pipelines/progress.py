@@ -106,7 +106,7 @@ class ProgressCounter:
 
 def start_counter(unit_rows: Mapping[str, int], stop_failed_fraction: float) -> Any:
     """Start the counter as an actor that takes no CPU from the work, on the driver's own node, which no run outlives."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(ProgressCounter)
         .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)

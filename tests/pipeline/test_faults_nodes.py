@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,31 @@ def words(tmp_path_factory: pytest.TempPathFactory, make_picture: MakePicture) -
     ended = run(*common, f"output={folder / 'clean'}", "actors=1", timeout_s=900)
     assert ended.code == 0, ended.errors
     return [*common, "actors=2"]
+
+
+# Where two small actors are that no run does without, a few of each.
+WHERE = """
+import sys
+import ray
+from ray.util.state import list_actors
+from pipelines.ledger import start_ledger
+from pipelines.progress import start_counter
+ray.init(address=sys.argv[1], log_to_driver=False)
+ledgers = [start_ledger({}) for _ in range(4)]
+counters = [start_counter({"unit": 1}, 0.5) for _ in range(4)]
+ray.get([ledger.why_not_started.remote() for ledger in ledgers] + [counter.state.remote() for counter in counters])
+here = ray.get_runtime_context().get_node_id()
+print(len(ray.nodes()), *sorted(actor.class_name for actor in list_actors() if actor.node_id == here))
+"""
+
+
+def test_ledger_and_counter_live_where_the_driver_does(nodes: Nodes) -> None:
+    """A head without CPUs for work keeps them all the same: on a worker they would be lost with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", WHERE, nodes.address], env=nodes.env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3", *["Ledger"] * 4, *["ProgressCounter"] * 4]
 
 
 def clean_of(words: list[str]) -> str:

@@ -52,6 +52,13 @@ def test_a_death_with_its_node_does_not_count() -> None:
     assert noted.enter("u")[1]
 
 
+def test_a_ledger_that_was_started_anew_takes_what_it_has_not_begun() -> None:
+    anew = ledger({"u": {A: Deaths(all=1)}})
+    anew.end("u")
+    anew.leave("u", "CUDA error")
+    assert anew.enter("u") == ({A: Deaths(all=1)}, False)
+
+
 def test_suspects_outlive_the_driver_and_count_only_for_the_same_work(tmp_path: Path) -> None:
     output = locate(str(tmp_path))
     assert read_suspects(output, ["u"], "c-1") == {}
