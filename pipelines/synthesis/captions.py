@@ -114,15 +114,26 @@ def scan_captions(url: str, columns: Mapping[str, str], taken: Sequence[str]) ->
     )
 
 
-def cut_chunks(captions: CaptionSet, limit: int | None) -> list[Chunk]:
-    """Cut the input, or its first `limit` records, into chunks."""
+def cut_chunks(captions: CaptionSet, limits: Sequence[int | None]) -> list[Chunk]:
+    """Cut the input's first records into chunks; what a larger limit adds to one before it is cut anew, so that nothing that is
+    made already changes. None is no limit."""
     chunks: list[Chunk] = []
-    left = captions.num_rows if limit is None else min(limit, captions.num_rows)
-    for index, file in enumerate(captions.files):
-        for first in range(0, min(file.rows, left), CHUNK_ROWS):
-            chunks.append(Chunk(file=index, first_row=first, count=min(CHUNK_ROWS, file.rows - first, left - first)))
-        left -= min(file.rows, left)
+    done = 0
+    for limit in limits:
+        end = captions.num_rows if limit is None else min(limit, captions.num_rows)
+        chunks += _cut(captions, done, end)
+        done = max(done, end)
     return chunks
+
+
+def _cut(captions: CaptionSet, begin: int, end: int) -> Iterator[Chunk]:
+    """Cut the records from `begin` to `end`, counted over all files."""
+    before = 0
+    for index, file in enumerate(captions.files):
+        last = min(file.rows, end - before)
+        for first in range(max(0, begin - before), last, CHUNK_ROWS):
+            yield Chunk(file=index, first_row=first, count=min(CHUNK_ROWS, last - first))
+        before += file.rows
 
 
 def read_records(captions: CaptionSet, chunk: Chunk) -> Iterator[Record]:

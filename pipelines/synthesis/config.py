@@ -26,7 +26,7 @@ RANGES = {  # field of `Spread` -> its lowest and highest value
 BEST_BY = ("auto", "clip_direction", "clip_target", "background_psnr")
 MAX_CANDIDATES = 1000
 PAIR_OPTIONS = (
-    *("seed", "pairs", "edits", "edits_per_caption", "candidates", "columns", "limit", "image_root", "model", "revision"),
+    *("seed", "pairs", "edits", "edits_per_caption", "candidates", "columns", "image_root", "model", "revision"),
     *("variant", "dtype", "generator", "source", "spread"),
 )
 

@@ -65,8 +65,12 @@ def pair_source(config: SynthesizeConfig, captions: CaptionSet) -> str:
     return config.pairs
 
 
-def check_settings(output: Location, config: SynthesizeConfig, captions: CaptionSet, lexicon: Lexicon | None) -> None:
+def check_settings(
+    output: Location, config: SynthesizeConfig, captions: CaptionSet, lexicon: Lexicon | None
+) -> list[int | None]:
     """Store what the pairs depend on, or check that an output's pairs were made of the same.
+
+    Returns the limits that the output has had, this one last.
 
     Raises: ConfigError with the differences.
     """
@@ -81,8 +85,8 @@ def check_settings(output: Location, config: SynthesizeConfig, captions: Caption
             raise ConfigError(
                 f"output: got {mask_urls(output.url)}, which holds pairs of unknown settings; allowed: a new folder"
             )
-        put_atomic(place, json.dumps(wanted, indent=2).encode())
-        return
+        put_atomic(place, json.dumps({**wanted, "limits": [config.limit]}, indent=2).encode())
+        return [config.limit]
     if config.resume == "never":
         raise ConfigError(
             f"resume: got never, but {mask_urls(output.url)} holds a synthesis; allowed: if-possible, or another output"
@@ -100,6 +104,17 @@ def check_settings(output: Location, config: SynthesizeConfig, captions: Caption
             f"output: got {mask_urls(output.url)}, which holds a synthesis of other settings: {', '.join(differences)}; allowed: those "
             "it was begun with, or another output (nothing is deleted)"
         )
+    limits: list[int | None] = found["limits"]
+    last, limit = limits[-1], config.limit
+    if limit == last:
+        return limits
+    if last is None or (limit is not None and limit < last):
+        raise ConfigError(
+            f"limit: got {limit}, but {mask_urls(output.url)} was begun {'without one' if last is None else f'with {last}'}; allowed: "
+            "that, a larger one or none"
+        )
+    put_atomic(place, json.dumps({**found, "limits": [*limits, limit]}, indent=2).encode())
+    return [*limits, limit]
 
 
 def make_pairs(making: Making, chunks: Sequence[Chunk], placement: Placement) -> int:

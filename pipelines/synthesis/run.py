@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import vimaedit
+from pipelines.config import EditJobConfig
 from pipelines.edit import RunSummary, run_edit
 from pipelines.finish import is_complete, read_run, withdraw_success, write_success
 from pipelines.listing import refuse_output_in_input
@@ -24,7 +25,7 @@ from pipelines.probe import await_worker
 from pipelines.progress import ProgressCallback
 from pipelines.resources import Placement, connect, look_at_cluster, place
 from pipelines.secrets import mask_urls
-from pipelines.storage import Location, check_writable, locate, open_reader, put_atomic
+from pipelines.storage import Location, check_writable, list_files, locate, open_reader, put_atomic
 from pipelines.synthesis.captions import cut_chunks, scan_captions
 from pipelines.synthesis.card import write_card
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
@@ -92,9 +93,9 @@ def run_synthesis(
         edited = None
         if making is not None:
             making = settle(making, placement)
-            check_settings(output, config, making.captions, making.lexicon)
-            make_pairs(making, cut_chunks(making.captions, config.limit), placement)
-            edited = run_edit(config.editing_job(), progress)
+            limits = check_settings(output, config, making.captions, making.lexicon)
+            make_pairs(making, cut_chunks(making.captions, limits), placement)
+            edited = run_edit(_editing_job(config, output), progress)
             if edited.stop_reason is not None:
                 return SynthesisSummary(
                     exit_code=edited.exit_code,
@@ -126,6 +127,17 @@ def prepare_making(config: SynthesizeConfig) -> Making:
         dtype="float32",
         threads=1,
     )
+
+
+def _editing_job(config: SynthesizeConfig, output: Location) -> EditJobConfig:
+    """Return the run that edits the candidates; where a larger limit has added pairs to its input, it takes them in."""
+    job, stored = config.editing_job(), load_plan(output / "candidates")
+    pairs = {name for name, _ in list_files(output / "pairs", ".parquet")}
+    if stored is None or pairs <= {file.path for file in stored.files}:
+        return job
+    if config.resume == "retry-failed":
+        raise ConfigError("limit: got a larger one with resume=retry-failed; allowed: one after the other")
+    return dataclasses.replace(job, resume="extend")
 
 
 def settle(making: Making, placement: Placement) -> Making:

@@ -90,7 +90,7 @@ def plan_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | No
     placement = place(config, look_at_cluster(config))
     await_worker(placement)
     making = settle(making, placement)
-    chunks = cut_chunks(making.captions, config.limit)
+    chunks = cut_chunks(making.captions, [config.limit])
     records = sum(chunk.count for chunk in chunks)
     measure = ray.remote(_measure).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
     batch_size, sample = get(measure.remote(making, chunks))

@@ -191,6 +191,20 @@ def test_what_is_lost_is_made_again_the_same(config: SynthesizeConfig, summary: 
 
 
 @pytest.mark.timeout(300)
+def test_a_larger_limit_adds_to_what_is_there(config: SynthesizeConfig, summary: SynthesisSummary, tmp_path: Path) -> None:
+    first = dataclasses.replace(config, output=str(tmp_path), limit=2)
+    assert run_synthesis(first).counts == {"best_of_pair": 2, "kept": 2}
+    made = times(tmp_path / "candidates" / "data")
+    grown = run_synthesis(dataclasses.replace(first, limit=None))
+    assert grown.counts == summary.counts and made.items() <= times(tmp_path / "candidates" / "data").items()
+    kept, expected = (
+        sorted((row["pair_id"], row["candidate"], row["outcome"]) for row in rows_of(place / "selection"))
+        for place in (tmp_path, Path(f"{config.output}-first"))
+    )
+    assert kept == expected
+
+
+@pytest.mark.timeout(300)
 def test_true_edits_are_counted_for_drawn_scenes(config: SynthesizeConfig, cluster: None, tmp_path: Path) -> None:
     write_records(tmp_path / "in" / "x.parquet", RECORDS[:1])
     options = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "candidates": 1, "truth": True}

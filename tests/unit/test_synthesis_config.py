@@ -97,19 +97,24 @@ def captions(tmp_path: Path) -> CaptionSet:
 
 
 def test_the_input_is_cut_into_chunks_of_rows(captions: CaptionSet) -> None:
-    assert [(chunk.file, chunk.first_row, chunk.count) for chunk in cut_chunks(captions, None)] == [
+    assert [(chunk.file, chunk.first_row, chunk.count) for chunk in cut_chunks(captions, [None])] == [
         *((0, 0, 4), (1, 0, 32), (1, 32, 32), (1, 64, 6)),
     ]
-    assert [(chunk.file, chunk.first_row, chunk.count) for chunk in cut_chunks(captions, 37)] == [
+    assert [(chunk.file, chunk.first_row, chunk.count) for chunk in cut_chunks(captions, [37])] == [
         (0, 0, 4),
         (1, 0, 32),
         (1, 32, 1),
     ]
+    # A larger limit adds chunks and changes none.
+    assert [(chunk.file, chunk.first_row, chunk.count) for chunk in cut_chunks(captions, [2, 37, None])] == [
+        *((0, 0, 2), (0, 2, 2), (1, 0, 32), (1, 32, 1)),
+        *((1, 33, 32), (1, 65, 5)),
+    ]
     assert captions.passed == {"input_seed": "seed"}
-    third = list(read_records(captions, cut_chunks(captions, None)[3]))
+    third = list(read_records(captions, cut_chunks(captions, [None])[3]))
     assert [record.id for record in third] == [str(n) for n in range(64, 70)]
     assert third[0].passed.to_pydict() == {"input_seed": [None]}
-    first = list(read_records(captions, cut_chunks(captions, 2)[0]))
+    first = list(read_records(captions, cut_chunks(captions, [2])[0]))
     assert [(record.id, record.passed.column("input_seed")[0].as_py()) for record in first] == [
         ("a.parquet#0", 1),
         ("a.parquet#1", 2),
@@ -174,7 +179,7 @@ def test_ready_pairs_with_pictures_become_candidates_and_bad_ones_rows(tmp_path:
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "x.parquet")
     found = scan_captions(str(tmp_path), {}, TAKEN)
     maker = make(found, "given", candidates=3, spread=Spread(image_strength=[0.2, 0.8]))
-    made = maker.make(cut_chunks(found, None)[0])
+    made = maker.make(cut_chunks(found, [None])[0])
     assert [(row["id"], row["candidate"], row["instruction"]) for row in made.rows] == [
         *(("good", n, "make it a dog") for n in range(3)),
         *(("written", n, "make it a dog") for n in range(3)),
@@ -231,6 +236,15 @@ def test_every_process_knows_its_settings_again() -> None:
     assert len(found) == 1
 
 
+def test_a_larger_limit_goes_on(tmp_path: Path, captions: CaptionSet) -> None:
+    output, words = locate(str(tmp_path)), load_lexicon("scenes")
+    for limit, found in ((2, [2]), (5, [2, 5]), (5, [2, 5])):
+        assert check_settings(output, config(output=output.url, limit=limit), captions, words) == found
+    with pytest.raises(ConfigError, match="^limit: got 4, but .* was begun with 5; allowed"):
+        check_settings(output, config(output=output.url, limit=4), captions, words)
+    assert check_settings(output, config(output=output.url), captions, words) == [2, 5, None]
+
+
 def test_other_settings_and_other_inputs_are_told_apart(tmp_path: Path, captions: CaptionSet) -> None:
     output, words = locate(str(tmp_path / "out")), load_lexicon("scenes")
     (tmp_path / "out").mkdir()
@@ -245,6 +259,9 @@ def test_other_settings_and_other_inputs_are_told_apart(tmp_path: Path, captions
             ConfigError, match=f"which holds a synthesis of other settings: {message}; allowed: those it was begun"
         ):
             check_settings(output, other, captions, words)
+    assert check_settings(output, first, captions, words) == [None]
+    with pytest.raises(ConfigError, match="^limit: got 3, but .* was begun without one; allowed: that, a larger one or none"):
+        check_settings(output, dataclasses.replace(first, limit=3), captions, words)
     fewer = dataclasses.replace(captions, files=captions.files[:1])
     with pytest.raises(ConfigError, match="of other settings: other input files; allowed"):
         check_settings(output, first, fewer, words)
@@ -359,7 +376,7 @@ def test_a_scale_plan_counts_rows_hours_and_bytes() -> None:
 def test_an_id_of_another_type_costs_its_record(tmp_path: Path) -> None:
     pq.write_table(pa.table({"source_prompt": ["a cat"], "image": [b""], "id": [1.5]}), tmp_path / "x.parquet")
     found = scan_captions(str(tmp_path), {}, TAKEN)
-    (row,) = make(found, "rules", candidates=2).make(cut_chunks(found, None)[0]).rejected
+    (row,) = make(found, "rules", candidates=2).make(cut_chunks(found, [None])[0]).rejected
     assert (row["id"], row["reason"]) == ("x.parquet#0", "wrong_type")
     assert row["message"] == "id: got a float; allowed: a string or an integer"
-    assert isinstance(next(read_records(found, cut_chunks(found, None)[0])).error, RequestError)
+    assert isinstance(next(read_records(found, cut_chunks(found, [None])[0])).error, RequestError)
