@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import math
 import time
@@ -170,6 +171,7 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
         edited += state.done
         if isinstance(reason, ClusterShrank):
             logger.warning("%s", reason)
+            gc.collect()  # lets go of the old pool's actors
             prepared = dataclasses.replace(prepared, placement=place_again(context.job, context.threads))
         elif reason is not None:
             seconds = time.monotonic() - started
@@ -328,7 +330,8 @@ def _edit(
         lock.check()
         shrank = own_error(error)
         if isinstance(shrank, ClusterShrank):
-            return ray.get(counter.state.remote()), shrank
+            # Without its traceback, whose frames keep the pool's actors, and so their CPUs.
+            return ray.get(counter.state.remote()), ClusterShrank(str(shrank))
         # Ray wraps the actor's exception in text; whether the rule stopped the run, the counter knows.
         reason = ray.get(counter.stop_reason.remote())
         if reason is None:

@@ -51,7 +51,7 @@ ledgers = [start_ledger({}) for _ in range(4)]
 counters = [start_counter({"unit": 1}, 0.5) for _ in range(4)]
 ray.get([ledger.why_not_started.remote() for ledger in ledgers] + [counter.state.remote() for counter in counters])
 here = ray.get_runtime_context().get_node_id()
-print(len(ray.nodes()), *sorted(actor.class_name for actor in list_actors() if actor.node_id == here))
+print(len(ray.nodes()), *sorted(actor.class_name for actor in list_actors(address=sys.argv[1]) if actor.node_id == here))
 """
 
 
