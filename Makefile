@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/demo
 ORACLE := ../shared/oracle
 
-.PHONY: venv demo test test-faults test-training soak parity fuzz check clean
+.PHONY: venv demo test test-faults test-slow soak parity fuzz check clean
 .DEFAULT_GOAL := venv
 
 venv: $(VENV)/.installed
@@ -27,7 +27,7 @@ demo: venv
 	@echo "For photographs name a real model: model=stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not parity and not gpu and not faults and not fuzz and not training"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not parity and not gpu and not faults and not fuzz and not slow"
 
 parity: venv
 	VIMAEDIT_PARITY=all $(BIN)/python -m pytest tests/parity
@@ -36,8 +36,8 @@ parity: venv
 test-faults: venv
 	$(BIN)/python -m pytest -m faults
 
-test-training: venv
-	$(BIN)/python -m pytest -m training
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
 
 soak: venv
 	$(BIN)/python -m tests.faults.soak $(SOAK)

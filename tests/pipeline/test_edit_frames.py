@@ -29,7 +29,15 @@ def pixels(value: dict[str, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(value["bytes"])))
 
 
-@pytest.mark.parametrize(("frame", "fit"), [("canvas", "crop"), ("original", "keep")])
+@pytest.mark.parametrize(
+    ("frame", "fit"),
+    [
+        ("canvas", "crop"),
+        ("original", "keep"),
+        pytest.param("canvas", "keep", marks=pytest.mark.slow),
+        pytest.param("original", "crop", marks=pytest.mark.slow),
+    ],
+)
 def test_source_edit_and_masks_share_one_frame(
     tmp_path: Path, make_job: MakeJob, make_picture: MakePicture, fit: str, frame: str
 ) -> None:

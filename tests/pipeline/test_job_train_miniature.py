@@ -20,7 +20,7 @@ from vimaedit.types import EditRequest, Status
 
 MEGABYTE = 1_000_000
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,11 @@ def validation(index: int) -> Scene:
     return sample_scene(benchmark_seed("validation", 1, index))
 
 
-def test_scenes_are_read_without_being_told_the_layout() -> None:
-    scenes = [validation(n) for n in range(8)]
+@pytest.mark.parametrize(("count", "right"), [(8, 8), pytest.param(19, 18, marks=pytest.mark.slow)])
+def test_scenes_are_read_without_being_told_the_layout(count: int, right: int) -> None:
+    scenes = [validation(n) for n in range(count)]
     results = [compare_objects(scene, read_unknown(render_scene(scene, 128))) for scene in scenes]
-    assert sum(result.all_right for result in results) == 8
+    assert sum(result.all_right for result in results) >= right
     assert {len(scene.objects) for scene in scenes} == {1, 2, 3}
 
 
