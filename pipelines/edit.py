@@ -40,7 +40,7 @@ from pipelines.resources import own_error, place_again, set_engine
 from pipelines.resume import Work, check_mode, find_work, raise_generation
 from pipelines.secrets import mask_urls
 from pipelines.sheet import write_sheet
-from pipelines.shrinking import ClusterShrank, room_watch
+from pipelines.shrinking import ClusterShrank, room_policies
 from pipelines.sink import UnitSink
 from pipelines.source import UnitSource
 from pipelines.storage import Location, check_writable, locate
@@ -343,7 +343,7 @@ def _edit(
 
 def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequence[Unit], report: Report) -> None:
     placement, row_seconds = prepared.placement, plan.row_seconds or UNKNOWN_ROW_SECONDS
-    set_engine(unit_seconds=math.ceil(row_seconds * max(unit.take for unit in units)), watches=room_watch(placement))
+    set_engine(unit_seconds=math.ceil(row_seconds * max(unit.take for unit in units)), policies=room_policies(placement))
     if placement.num_actors is None:
         pool = ActorPoolStrategy(min_size=1, max_size=len(units), max_tasks_in_flight_per_actor=2)
     else:

@@ -12,6 +12,10 @@ from typing import Any
 
 import ray
 from ray.data import DataContext
+from ray.data._internal.execution.backpressure_policy import (  # where policies of one's own are to be named
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+)
 from ray.exceptions import RayTaskError
 
 from pipelines.config import EditJobConfig
@@ -188,10 +192,10 @@ def auto_batch_size(device_gib: float | None, multiple: int = 1) -> int:
     return -(-size // multiple) * multiple
 
 
-def set_engine(unit_seconds: float, watches: Sequence[Any] = ()) -> None:
+def set_engine(unit_seconds: float, policies: Sequence[Any] = ()) -> None:
     """Set what the engine must do otherwise than by default. `unit_seconds`: the longest a unit may take.
 
-    `watches` make callbacks that the engine asks at each of its steps.
+    `policies` make what the engine asks, beside its own policies, before it gives an operator more.
     """
     context = DataContext.get_current()
     context.use_datasource_v2 = False
@@ -199,7 +203,8 @@ def set_engine(unit_seconds: float, watches: Sequence[Any] = ()) -> None:
     context.max_errored_blocks = 0
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = 3
-    context.custom_execution_callback_classes = list(watches)
+    # Ahead of the others, of which the first to refuse is the last to be asked.
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*policies, *ENABLED_BACKPRESSURE_POLICIES])
     context.execution_no_progress_timeout_s = max(LEAST_PROGRESS_TIMEOUT_S, 5 * unit_seconds)
 
 

@@ -1,7 +1,8 @@
 """A cluster that has lost nodes: where its CPUs no longer hold the editing actors and one task beside them, work stands still.
 
 Ray starts the actors of a lost node again wherever there is room. On CPUs they take the room in which units are read and written, and
-each stage waits for the other. Such a pool is given up, and another made for what is left.
+each stage waits for the other. No unit is begun then that could not be written; where no node comes back in time, the pool is given up, and
+another made for what is left.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.data._internal.execution.execution_callback import ExecutionCallback  # where custom callbacks are to come from
+from ray.data._internal.execution.backpressure_policy.backpressure_policy import (
+    BackpressurePolicy,
+)  # no public way to hold back
+from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
 from pipelines.resources import Placement
 from vimaedit.errors import VimaeditError
@@ -28,8 +32,8 @@ class ClusterShrank(VimaeditError):
     """The cluster has lost nodes, and what is left does not hold the pool."""
 
 
-class RoomWatch(ExecutionCallback):
-    """Asked by Ray Data at each of its steps; `needed` CPUs are those of the actors and of one task."""
+class RoomWatch:
+    """Whether a cluster has room for a pool; `needed` CPUs are those of the actors and of one task."""
 
     def __init__(
         self,
@@ -41,12 +45,15 @@ class RoomWatch(ExecutionCallback):
         self.next_look = clock()
         self.short_since: float | None = None
 
-    def on_execution_step(self, executor: Any) -> None:
-        """Look at the cluster now and then. Raises: ClusterShrank."""
+    def has_room(self) -> bool:
+        """Look at the cluster now and then. Raises: ClusterShrank where the room has been missing for long."""
         now = self.clock()
-        if now < self.next_look:
-            return
-        self.next_look = now + LOOK_S
+        if now >= self.next_look:
+            self.next_look = now + LOOK_S
+            self._look(now)
+        return self.short_since is None
+
+    def _look(self, now: float) -> None:
         cpus = self.offered()
         if cpus >= self.needed or cpus < 1:  # without any worker there is nothing to make another pool on
             self.short_since = None
@@ -57,13 +64,25 @@ class RoomWatch(ExecutionCallback):
             raise ClusterShrank(f"{cpus:g} CPUs are left of {self.needed:g} at least; placing the editing actors anew")
 
 
-def room_watch(placement: Placement) -> list[Callable[[], RoomWatch]]:
+class RoomPolicy(BackpressurePolicy):
+    """Asked by Ray Data at each of its steps whether an operator may be given more."""
+
+    def __init__(self, needed: float, *given: Any) -> None:
+        super().__init__(*given)
+        self.watch = RoomWatch(needed, cluster_cpus)
+
+    def can_add_input(self, op: Any) -> bool:
+        """Hold the editing actors back without room; what they have edited may be written. Raises: ClusterShrank."""
+        return self.watch.has_room() or not isinstance(op, ActorPoolMapOperator)
+
+
+def room_policies(placement: Placement) -> list[Callable[..., RoomPolicy]]:
     """Return what Ray Data calls for a watch over a run; none for GPUs, whose actors can only start where a GPU is."""
     if placement.use_gpu or placement.num_actors is None:
         return []
     # A small machine may not have had the CPU for the task from the start.
     needed = min(placement.num_actors * placement.num_cpus + 1, cluster_cpus())
-    return [functools.partial(RoomWatch, needed, cluster_cpus)]
+    return [functools.partial(RoomPolicy, needed)]
 
 
 def cluster_cpus() -> float:
