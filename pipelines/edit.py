@@ -322,10 +322,10 @@ def _edit(
             progress(state)
 
     lock.on_lost = lambda: counter.stop.remote("another driver has taken this run over")
-    reason: str | ClusterShrank | None = None
     try:
         with reporting(counter, tell):
             _execute(context, prepared, plan, work.todo, report_to(counter))
+        return ray.get(counter.state.remote()), None
     except Exception as error:
         lock.check()
         shrank = own_error(error)
@@ -336,9 +336,10 @@ def _edit(
         reason = ray.get(counter.stop_reason.remote())
         if reason is None:
             raise
+        return ray.get(counter.state.remote()), reason
     finally:
         lock.on_lost = None
-    return ray.get(counter.state.remote()), reason
+        ray.kill(counter)  # Ray Data's records of the run hold on to it, and a process may make many runs
 
 
 def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequence[Unit], report: Report) -> None:
@@ -361,5 +362,8 @@ def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequenc
         num_cpus=placement.num_cpus,
         num_gpus=placement.num_gpus or None,
     )
-    with explaining_starts(ledger):
-        edited.write_datasink(UnitSink(context))
+    try:
+        with explaining_starts(ledger):
+            edited.write_datasink(UnitSink(context))
+    finally:
+        ray.kill(ledger)

@@ -119,7 +119,9 @@ def rows_of(output: str, columns: Sequence[str] | None = None, num_files: int | 
         row
         for name, _ in list_files(folder, ".parquet")
         if name < end
-        for row in pq.read_table(io.BytesIO(read_bytes(folder / name)), columns=columns).to_pylist()
+        for row in pq.read_table(
+            io.BytesIO(read_bytes(folder / name)), columns=None if columns is None else list(columns)
+        ).to_pylist()
     ]
     return sorted(rows, key=identity)
 
