@@ -24,8 +24,10 @@ REQUIRED = ("benchmark", "output")
 
 
 def summary_text(summary: EvaluationSummary) -> str:
-    """Say how long each part took, and where the report lies."""
+    """Say how long each part took, how the methods stand, and where the report lies."""
     lines = [f"{part}: {seconds:.1f} s" for part, seconds in summary.seconds.items()]
+    if summary.leaderboard is not None:
+        lines += ["", summary.leaderboard.text(), ""]
     lines.append(f"report: {summary.report}" if summary.report else f"stopped early: {summary.stop_reason}")
     return "\n".join(lines)
 

@@ -13,6 +13,8 @@ from pipelines.edit import STOPPED_EARLY, DryRunReport, plan_dry_run, run_edit
 from pipelines.evaluate_config import EvaluateConfig, edit_job, score_job
 from pipelines.ingest import FILE_NAME, IngestConfig, IngestSummary, read_summary, run_ingest
 from pipelines.ingest_sources import is_published
+from pipelines.leaderboard import FILE_NAME as LEADERBOARD_NAME
+from pipelines.leaderboard import leaderboard
 from pipelines.progress import ProgressState
 from pipelines.report import render
 from pipelines.report_gather import gather
@@ -20,6 +22,7 @@ from pipelines.resources import connect
 from pipelines.score import run_score
 from pipelines.secrets import mask_urls
 from pipelines.storage import Location, check_writable, locate, put_atomic
+from pipelines.tables import Table
 from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -31,10 +34,12 @@ MethodProgress = Callable[[str, ProgressState], None]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSummary:
-    """What an evaluation came to: exit code, where the report lies (None: stopped early), how many seconds each part took."""
+    """What an evaluation came to: exit code, where the report lies, how the methods stand (None: stopped early), and how many
+    seconds each part took."""
 
     exit_code: int
     report: str | None
+    leaderboard: Table | None
     seconds: dict[str, float]
     warnings: tuple[str, ...]
     stop_reason: str | None = None
@@ -77,6 +82,7 @@ def run_evaluation(
             return EvaluationSummary(
                 exit_code=STOPPED_EARLY,
                 report=None,
+                leaderboard=None,
                 seconds=seconds,
                 warnings=tuple(warnings),
                 stop_reason=f"{name}: {edited.stop_reason}",
@@ -95,10 +101,13 @@ def run_evaluation(
     )
     report = output / REPORT_NAME
     put_atomic(report, render(board).encode())
+    table = leaderboard(board)
+    put_atomic(output / LEADERBOARD_NAME, table.markdown().encode())
     seconds["report"] = time.monotonic() - started
     return EvaluationSummary(
         exit_code=FINISHED_WITH_LOSSES if any(codes) else 0,
         report=mask_urls(report.url),
+        leaderboard=table,
         seconds=seconds,
         warnings=tuple(dict.fromkeys(warnings)),
     )

@@ -75,8 +75,10 @@ class Board:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that any method has values of, in their order."""
-        return [name for name in METRICS if any(self._has_values(method, name) for method in self.methods)]
+        """The metrics that any method has values of, in their order; what an exact answer settles comes before all others where
+        no published figures stand beside them."""
+        found = [name for name in METRICS if any(self._has_values(method, name) for method in self.methods)]
+        return found if self.is_piebench else sorted(found, key=lambda name: METRICS[name].group != "scene")
 
     @property
     def categories(self) -> list[str]:

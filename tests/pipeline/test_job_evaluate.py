@@ -17,6 +17,7 @@ from jobs.evaluate import main, spread_methods, summary_text
 from jobs.scenes import main as write_scenes
 from pipelines.evaluate import EvaluationSummary
 from pipelines.evaluate_config import EvaluateConfig, edit_job, score_job
+from pipelines.tables import Table
 from tests.piebench_tree import write_mapping, write_tree
 
 COUNT = 6
@@ -113,7 +114,10 @@ def test_several_methods_stand_side_by_side(tmp_path: Path, cluster: None, capsy
     ]
     names = ["p2p", "vimaedit-grounding-cross-attention"]
     assert main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
+    assert "2 methods on 4 records" in said and "Edit right, rest kept" in said
+    assert all(f"| {name} | " in (tmp_path / "out/leaderboard.md").read_text() for name in names)
     for name in names:
         row = pq.read_table(tmp_path / "out" / "runs" / name / "data").to_pylist()[0]
         assert row["method"] == name.partition("-")[0]
@@ -220,9 +224,14 @@ def test_what_is_refused(words: list[str], message: str, capsys: pytest.CaptureF
 
 
 def test_the_summary_says_how_long_each_part_took() -> None:
-    summary = EvaluationSummary(exit_code=0, report="/out/report.html", seconds={"ingest": 1.25, "edit p2p": 7.0}, warnings=())
-    assert summary_text(summary).splitlines() == ["ingest: 1.2 s", "edit p2p: 7.0 s", "report: /out/report.html"]
+    table = Table(title="1 methods on 2 records", columns=("method", "CLIP edited"), rows=(("p2p", "22.1 [20.0, 24.0]"),))
+    summary = EvaluationSummary(
+        exit_code=0, report="/out/report.html", leaderboard=table, seconds={"ingest": 1.25, "edit p2p": 7.0}, warnings=()
+    )
+    first, second, *shown, last = summary_text(summary).splitlines()
+    assert [first, second, last] == ["ingest: 1.2 s", "edit p2p: 7.0 s", "report: /out/report.html"]
+    assert shown == ["", *table.text().splitlines(), ""]
     stopped = EvaluationSummary(
-        exit_code=5, report=None, seconds={}, warnings=(), stop_reason="p2p: 101 of the last 200 failed"
+        exit_code=5, report=None, leaderboard=None, seconds={}, warnings=(), stop_reason="p2p: 101 of the last 200 failed"
     )
     assert summary_text(stopped) == "stopped early: p2p: 101 of the last 200 failed"
