@@ -107,6 +107,8 @@ class EditJobConfig(DataConfig, EditConfig, ModelConfig):
         DataConfig.__post_init__(self)
         if ":" in self.device:
             raise ConfigError(f"device: got {self.device}; allowed: auto, cpu, cuda (Ray gives every actor its GPU)")
+        if self.compile:
+            self.check_compile()
         if isinstance(self.batch_size, int) and self.batch_size % self.targets_per_source:
             raise ConfigError(
                 f"batch_size: got {self.batch_size} with targets_per_source={self.targets_per_source}; allowed: a multiple of it, or auto"

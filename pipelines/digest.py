@@ -16,7 +16,7 @@ RESULTS_VERSION = 1
 OUTSIDE_DIGEST = frozenset(
     {
         *("input", "output", "resume", "retry_statuses", "limit", "dry_run", "sheet"),
-        *("actors", "batch_size", "threads", "ray_address", "log_format"),
+        *("actors", "batch_size", "threads", "compile", "ray_address", "log_format"),
         *("max_failed_fraction", "max_rejected_fraction", "stop_failed_fraction"),
     }
 )

@@ -138,6 +138,7 @@ def _new_plan(context: RunContext, inputs: InputSet, placement: Placement, sampl
         "dtype": context.job.dtype,
         "device": context.job.device,
         "threads": placement.threads,
+        "compile": context.job.compile,
         "requests_per_unit": per_unit,
         "absent_metrics": list(context.absent_metrics),
     }

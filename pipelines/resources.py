@@ -19,6 +19,7 @@ from ray.data._internal.execution.backpressure_policy import (  # where policies
 from ray.exceptions import RayTaskError
 
 from pipelines.config import EditJobConfig
+from vimaedit.config import NEEDS_GPU
 from vimaedit.errors import ConfigError, VimaeditError
 
 AUTO_THREADS = 4  # at most, and at most half of the cores, so that two actors never fight for them
@@ -131,10 +132,13 @@ def look_at_cluster(job: EditJobConfig) -> Cluster:
 def place(job: EditJobConfig, cluster: Cluster) -> Placement:
     """Decide from what a cluster offers where and how widely to edit.
 
-    Raises: ConfigError for device=cuda where no GPU can come, or more actors than the cluster can ever host.
+    Raises: ConfigError for device=cuda where no GPU can come, compile=true where none is used, or more actors than the cluster can
+    ever host.
     """
     if job.device == "cuda" or (job.device == "auto" and cluster.gpus >= 1):
         return _place_on_gpus(job, cluster)
+    if job.compile:
+        raise ConfigError(NEEDS_GPU)
     warning = None
     if job.device == "auto" and cluster.most_gpus != 0:
         warning = "device=auto: the cluster has no GPU now, so the CPU edits; device=cuda waits until one has come"

@@ -65,11 +65,13 @@ def check_mode(output: Location, resume: str, stored: StoredPlan | None) -> None
 
 
 def settle(job: EditJobConfig, plan: Plan) -> tuple[EditJobConfig, list[str]]:
-    """Give a job what its stored plan has settled: whatever is left to `auto`, batch size and threads always.
+    """Give a job what its stored plan has settled: whatever is left to `auto`; batch size, threads and compilation always.
 
     Returns the job, and what to warn of.
     """
+    # All of them may change rounding. Plans of before had nothing compiled.
     stands: dict[str, Any] = {"batch_size": plan.batch_size, "threads": plan.settled["threads"]}
+    stands["compile"] = plan.settled.get("compile", False)
     given = {name: getattr(job, name) for name in stands}
     warnings = [
         f"{name}: got {value}, but the plan in the output has {stands[name]}, which stands"

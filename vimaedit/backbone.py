@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -72,6 +72,14 @@ class Backbone:
         self._keeps_tokens = config.parts.has_auxiliary
         self._num_recorded = 1 if config.parts.guidance == "concepts" else 2  # rows per request, or per concept
         install(networks.unet, self.sites)
+        self._predictor: Callable[..., Any] = networks.unet
+
+    def compile(self, **options: Any) -> None:
+        """Compile the passes that `predict` makes: a graph for each structure of control and shape of rows, when it is first met.
+
+        `options` are those of `torch.compile`. What is compiled is kept on disk and read by later processes of the node.
+        """
+        self._predictor = torch.compile(self.networks.unet, dynamic=False, **options)
 
     @property
     def device(self) -> torch.device:
@@ -158,16 +166,26 @@ class Backbone:
     def predict(
         self, latents_RChw: Tensor, timestep: Tensor, conditioning: Conditioning, control: AttentionControl | None
     ) -> Tensor:
-        """Predict without a gradient, see `predict_noise`."""
-        return self.predict_noise(latents_RChw, timestep, conditioning, control)
+        """Predict without a gradient, see `predict_noise`; compiled where that was asked for."""
+        return self._predict(self._predictor, latents_RChw, timestep, conditioning, control)
 
     def predict_noise(
         self, latents_RChw: Tensor, timestep: Tensor, conditioning: Conditioning, control: AttentionControl | None
     ) -> Tensor:
         """Predict the noise in each row, (R, C, h, w); `timestep` is a scalar on the device. Without a control this is the stock
         UNet. A velocity v is turned into the noise it implies, sqrt(a) v + sqrt(1 - a) z, in float32 (arXiv 2202.00512)."""
+        return self._predict(self.networks.unet, latents_RChw, timestep, conditioning, control)
+
+    def _predict(
+        self,
+        unet: Callable[..., Any],
+        latents_RChw: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        control: AttentionControl | None,
+    ) -> Tensor:
         with copied_features(self._feature_layer, None if control is None else control.features_from):
-            predicted: Tensor = self.networks.unet(
+            predicted: Tensor = unet(
                 latents_RChw.to(self.dtype),
                 timestep,
                 encoder_hidden_states=conditioning.text,

@@ -29,6 +29,7 @@ MISSING_BLENDS = ("reject", "ignore")
 LONG_PROMPTS = ("truncate", "reject")
 FITS = ("crop", "keep")
 MOST_TARGETS = 64  # that share a source
+NEEDS_GPU = "compile: got true on a CPU; allowed: false, or device=cuda"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -209,6 +210,14 @@ class EditConfig:
                 f"targets_per_source: got {count} with method={self.method}; allowed: 1, or vimaedit, locatedit, virtual-p2p"
             )
 
+    def check_compile(self) -> None:
+        """Refuse methods that compiled passes would be wrong for.
+
+        Raises: ConfigError.
+        """
+        if self.parts.copies_features:  # by a hook, which a compiled pass may not see come and go
+            raise ConfigError(f"compile: got true with method={self.method}; allowed: false")
+
     @property
     def parts(self) -> Method:
         """What the method is made of."""
@@ -252,6 +261,7 @@ class ModelConfig:
     lora: list[Lora] = field(default_factory=list)  # [{path: FILE_OR_HUB_ID, scale: 1.0}], merged into the weights
     dtype: str = "auto"  # float32 on CPU, float16 on CUDA
     device: str = "auto"  # cuda where there is one, else cpu
+    compile: bool = False  # compile the UNet, on a GPU: minutes at every actor's start, for thousands of edits
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -260,3 +270,5 @@ class ModelConfig:
         check_choice("dtype", self.dtype, DTYPES)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device: got {self.device!r}; allowed: auto, cpu, cuda, cuda:NUMBER")
+        if self.compile and self.device == "cpu":
+            raise ConfigError(NEEDS_GPU)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.config import NEEDS_GPU, EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.recipes import config_of, recipe_of
 from vimaedit.types import Editor
@@ -133,14 +133,23 @@ def model_digest(files: ModelFiles) -> str:
 
 
 def load_editor(config: EditConfig, model: ModelConfig, files: ModelFiles | None = None) -> Editor:
-    """Load a model and build the editor of the configured method on it. Imports torch and diffusers."""
+    """Load a model and build the editor of the configured method on it. Imports torch and diffusers.
+
+    Raises: ConfigError for what cannot be loaded or compiled.
+    """
     from vimaedit.backbone import Backbone
     from vimaedit.editor import BatchEditor
     from vimaedit.networks import load_networks
 
+    if model.compile:
+        config.check_compile()
     files = files or resolve_model(model, image_guidance=config.image_guidance)
-    networks = load_networks(files, model)
-    return BatchEditor(Backbone(networks, config), config, model_facts(files))
+    backbone = Backbone(load_networks(files, model), config)
+    if model.compile:
+        if backbone.device.type == "cpu":
+            raise ConfigError(NEEDS_GPU)
+        backbone.compile()
+    return BatchEditor(backbone, config, model_facts(files))
 
 
 def bundle_recipe(name: str) -> dict[str, Any]:

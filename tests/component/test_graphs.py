@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests.component.conftest import request
+from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.editor import BatchEditor
+from vimaedit.errors import ConfigError
+from vimaedit.loading import load_editor, recipe_config
 from vimaedit.types import RequestOverrides
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_two_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps before grounding and steps that record: two graphs, whatever windows open and close in between."""
+def test_two_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor]) -> None:
+    """Steps before grounding and steps that record: two graphs, whatever windows open and close in between; the same pictures."""
     editor = make_editor(steps=7, grounding_start=0.5)
     graphs: list[torch.fx.GraphModule] = []
 
@@ -24,12 +28,24 @@ def test_two_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor], m
         return graph.forward
 
     torch._dynamo.reset()
-    unet = editor.backbone.networks.unet
-    compiled = torch.compile(unet.forward, backend=count, fullgraph=True, dynamic=False)
-    monkeypatch.setattr(unet, "forward", compiled)
+    editor.backbone.compile(backend=count, fullgraph=True)
     requests = [request(0), request(1, overrides=RequestOverrides(self_window=0.9, text_window=0.2, image_window=0.4))]
     results = editor(requests)
     assert all(result is not None and result.status == "ok" for result in results)
     assert len(graphs) == 2
+    for result, eager in zip(results, make_editor(steps=7, grounding_start=0.5)(requests), strict=True):
+        assert result.image is not None and eager.image is not None
+        np.testing.assert_array_equal(result.image, eager.image)
+        np.testing.assert_array_equal(result.edit_mask, eager.edit_mask)
     editor([request(2), request(3)])
     assert len(graphs) == 2
+
+
+def test_what_cannot_be_compiled_is_refused() -> None:
+    with pytest.raises(ConfigError, match="^compile: got true on a CPU; allowed: false, or device=cuda$"):
+        ModelConfig(compile=True, device="cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="^compile: got true on a CPU; allowed: false, or device=cuda$"):
+            load_editor(EditConfig(), ModelConfig(model="random", compile=True))
+    with pytest.raises(ConfigError, match="^compile: got true with method=pnp; allowed: false$"):
+        load_editor(recipe_config("random", "pnp"), ModelConfig(model="random", compile=True))

@@ -65,6 +65,7 @@ def test_the_digest_covers_everything_but_placement_and_reporting() -> None:
         "actors": 3,
         "batch_size": 7,
         "threads": 5,
+        "compile": True,
         "sheet": 9,
         "limit": 11,
         "resume": "never",

@@ -38,6 +38,12 @@ def test_auto_edits_on_the_cpu_and_says_so_where_a_gpu_may_come() -> None:
         )
 
 
+def test_what_is_compiled_needs_a_gpu() -> None:
+    assert placed(offer(gpus=1, most_gpus=1), compile=True).use_gpu
+    with pytest.raises(ConfigError, match="^compile: got true on a CPU; allowed: false, or device=cuda$"):
+        placed(offer(), compile=True)
+
+
 def test_cuda_waits_for_a_gpu_that_may_come() -> None:
     for most, actors in ((None, 1), (5, 5), (2**63, 1)):
         found = placed(offer(most_gpus=most), device="cuda")

@@ -89,6 +89,8 @@ def test_what_the_plan_has_settled_stands(inputs: InputSet) -> None:
     assert (job.batch_size, job.threads, job.device, job.dtype, warnings) == (2, 3, "cpu", "float32", [])
     same = EditJobConfig(input="in", output="out", batch_size=2, threads=3)
     assert settle(same, plan)[1] == []
+    compiled = dataclasses.replace(plan, settled={**plan.settled, "compile": True})
+    assert settle(EditJobConfig(input="in", output="out", device="cuda"), compiled)[0].compile
     job, warnings = settle(
         EditJobConfig(input="in", output="out", batch_size=7, threads=1, device="cuda", dtype="float16"), plan
     )
