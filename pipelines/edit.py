@@ -36,7 +36,7 @@ from pipelines.parts import Part, read_parts
 from pipelines.plan import Plan, StoredPlan, Unit, load_plan, store_plan
 from pipelines.prepare import Prepared, prepare
 from pipelines.progress import ProgressCallback, ProgressState, Report, report_to, reporting, start_counter
-from pipelines.resources import own_error, place_again, set_engine
+from pipelines.resources import end_actor, own_error, place_again, set_engine
 from pipelines.resume import Work, check_mode, find_work, raise_generation
 from pipelines.secrets import mask_urls
 from pipelines.sheet import write_sheet
@@ -339,16 +339,19 @@ def _edit(
         return ray.get(counter.state.remote()), reason
     finally:
         lock.on_lost = None
-        ray.kill(counter)  # Ray Data's records of the run hold on to it, and a process may make many runs
+        end_actor(counter)
 
 
 def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequence[Unit], report: Report) -> None:
     placement, row_seconds = prepared.placement, plan.row_seconds or UNKNOWN_ROW_SECONDS
-    set_engine(unit_seconds=math.ceil(row_seconds * max(unit.take for unit in units)), policies=room_policies(placement))
-    if placement.num_actors is None:
+    # Fewer units need fewer actors, and less room.
+    num_actors = None if placement.num_actors is None else min(placement.num_actors, len(units))
+    unit_seconds = math.ceil(row_seconds * max(unit.take for unit in units))
+    set_engine(unit_seconds=unit_seconds, policies=room_policies(placement, num_actors))
+    if num_actors is None:
         pool = ActorPoolStrategy(min_size=1, max_size=len(units), max_tasks_in_flight_per_actor=2)
     else:
-        pool = ActorPoolStrategy(size=min(placement.num_actors, len(units)), max_tasks_in_flight_per_actor=2)
+        pool = ActorPoolStrategy(size=num_actors, max_tasks_in_flight_per_actor=2)
     source = UnitSource(context, prepared.stored.files, units)
     suspects = read_suspects(locate(context.job.output), (unit.id for unit in units), deaths_run(context))
     ledger = start_ledger(suspects)
@@ -366,4 +369,4 @@ def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequenc
         with explaining_starts(ledger):
             edited.write_datasink(UnitSink(context))
     finally:
-        ray.kill(ledger)
+        end_actor(ledger)

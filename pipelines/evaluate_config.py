@@ -40,7 +40,7 @@ class EvaluateConfig(EditConfig, ModelConfig):
     """`jobs.evaluate`: a benchmark, one editor or several, their scores and the report. One flat namespace."""
 
     benchmark: str = ""  # records to edit (Parquet), or PIE-Bench or PIE-Bench++ as published
-    output: str = ""  # folder, local or any fsspec URL; gets runs/ scores/ report.html
+    output: str = ""  # folder, local or any fsspec URL; gets runs/ scores/ report.html leaderboard.md
     methods: list[str] = field(default_factory=list)  # several editors, also with options: [p2p, vimaedit grounding=laplacian]
     label: str = ""  # name of the run below runs/ and in the report; empty: the method's
     blend: str = PUBLISHED_HABITS["blend"]  # as published runs: given (blend_words alone); auto, none

@@ -16,15 +16,19 @@ NOTHING = "-"
 
 
 def leaderboard(board: Board) -> Table:
-    """Return a row for each method with means and 95 % intervals, best in the first column first."""
+    """Return a row for each method with the number of edits that were scored, means and 95 % intervals, ranked by the first metric."""
     metrics = [name for name in HEADLINES if name in board.metrics]
-    rows = [(method.name, *(_cell(method, name) for name in metrics)) for method in _ranked(board, metrics)]
+    rows = [
+        (method.name, str(method.scores["statuses"]["ok"]), *(_cell(method, name) for name in metrics))
+        for method in _ranked(board, metrics)
+    ]
     titles = (f"{METRICS[name].title}{f' ({METRICS[name].unit})' if METRICS[name].unit else ''}" for name in metrics)
     return Table(
-        title=f"{len(board.methods)} methods on {board.records} records",
-        columns=("method", *titles),
+        title=f"{len(board.methods)} method{'s' if len(board.methods) > 1 else ''} on {board.records} records",
+        columns=("method", "scored", *titles),
         rows=tuple(rows),
-        note="Means with 95 % bootstrap intervals; the report has the other metrics, paired differences and the pictures.",
+        note="Ranked by the first metric. Means of what was scored, with 95 % bootstrap intervals; the report has the other metrics, "
+        "paired differences and the pictures.",
     )
 
 

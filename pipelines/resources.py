@@ -212,6 +212,12 @@ def set_engine(unit_seconds: float, policies: Sequence[Any] = ()) -> None:
     context.execution_no_progress_timeout_s = max(LEAST_PROGRESS_TIMEOUT_S, 5 * unit_seconds)
 
 
+def end_actor(actor: Any) -> None:
+    """End a small actor with the run that it served: Ray Data's records of the run hold on to it, and a process may make many runs."""
+    if ray.is_initialized():  # else it is gone, as Ray is
+        ray.kill(actor)
+
+
 def get(reference: Any) -> Any:
     """`ray.get`, giving back the project's own errors as they were raised on the worker."""
     try:

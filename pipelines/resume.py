@@ -69,9 +69,7 @@ def settle(job: EditJobConfig, plan: Plan) -> tuple[EditJobConfig, list[str]]:
 
     Returns the job, and what to warn of.
     """
-    # All of them may change rounding. Plans of before had nothing compiled.
     stands: dict[str, Any] = {"batch_size": plan.batch_size, "threads": plan.settled["threads"]}
-    stands["compile"] = plan.settled.get("compile", False)
     given = {name: getattr(job, name) for name in stands}
     warnings = [
         f"{name}: got {value}, but the plan in the output has {stands[name]}, which stands"
@@ -79,6 +77,10 @@ def settle(job: EditJobConfig, plan: Plan) -> tuple[EditJobConfig, list[str]]:
         if value not in ("auto", stands[name])
     ]
     stands |= {name: plan.settled[name] for name in ("device", "dtype") if getattr(job, name) == "auto"}
+    compiled = plan.settled.get("compile", False)  # plans of earlier versions had nothing compiled
+    if job.compile and not compiled:
+        warnings.append("compile: got true, but the plan in the output has false, which stands")
+    stands["compile"] = compiled
     return dataclasses.replace(job, **stands), warnings
 
 

@@ -1,8 +1,8 @@
 """A cluster that has lost nodes: where its CPUs no longer hold the editing actors and one task beside them, work stands still.
 
 Ray starts the actors of a lost node again wherever there is room. On CPUs they take the room in which units are read and written, and
-each stage waits for the other. No unit is begun then that could not be written; where no node comes back in time, the pool is given up, and
-another made for what is left.
+each stage waits for the other. The actors are given no further unit then, which could not be written; where no node comes back in time, the
+pool is given up, and another made for what is left.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.data._internal.execution.backpressure_policy.backpressure_policy import (
-    BackpressurePolicy,
-)  # no public way to hold back
+from ray.data._internal.execution.backpressure_policy import BackpressurePolicy  # nothing public holds an operator back
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
 from pipelines.resources import Placement
@@ -76,12 +74,13 @@ class RoomPolicy(BackpressurePolicy):
         return self.watch.has_room() or not isinstance(op, ActorPoolMapOperator)
 
 
-def room_policies(placement: Placement) -> list[Callable[..., RoomPolicy]]:
-    """Return what Ray Data calls for a watch over a run; none for GPUs, whose actors can only start where a GPU is."""
-    if placement.use_gpu or placement.num_actors is None:
+def room_policies(placement: Placement, num_actors: int | None) -> list[Callable[..., RoomPolicy]]:
+    """Return what Ray Data calls for a watch over a pool of so many actors; none for GPUs, whose actors can only start where a GPU
+    is, nor for a pool that grows (None)."""
+    if placement.use_gpu or num_actors is None:
         return []
     # A small machine may not have had the CPU for the task from the start.
-    needed = min(placement.num_actors * placement.num_cpus + 1, cluster_cpus())
+    needed = min(num_actors * placement.num_cpus + 1, cluster_cpus())
     return [functools.partial(RoomPolicy, needed)]
 
 

@@ -17,6 +17,7 @@ from vimaedit.attention.plan import MapBuffers
 from vimaedit.attention.processor import install
 from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer, list_sites
 from vimaedit.config import EditConfig
+from vimaedit.errors import ConfigError
 from vimaedit.types import BoolArray, UInt8Array
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 WINDOW_SIDE = 0.5  # the windows of the method act at half the latent's side and coarser
+MOST_GRAPHS = 256  # of one process; two for each shape of a batch, of which there are a handful
 SELF_SIDE, CROSS_SIDE = 0.5, 0.25  # grounding's layers where neither the run nor the model states others
 
 
@@ -77,9 +79,22 @@ class Backbone:
     def compile(self, **options: Any) -> None:
         """Compile the passes that `predict` makes: a graph for each structure of control and shape of rows, when it is first met.
 
-        `options` are those of `torch.compile`. What is compiled is kept on disk and read by later processes of the node.
+        `options` are those of `torch.compile`. One pass is made at once, so that what cannot be compiled is known before any edit.
+
+        Raises: ConfigError where nothing can be compiled here.
         """
-        self._predictor = torch.compile(self.networks.unet, dynamic=False, **options)
+        # With the usual limit of 8 a late shape would be run as it is, and round otherwise than in another process.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+        self._predictor = torch.compile(self.networks.unet, dynamic=False, fullgraph=True, **options)
+        unet = self.networks.unet.config
+        side = 2 ** (len(unet.block_out_channels) - 1)  # the smallest latent that it takes
+        latents = torch.zeros(1, unet.in_channels, side, side, device=self.device)
+        text = torch.zeros(1, self.text_length, unet.cross_attention_dim, device=self.device)
+        try:
+            self.predict(latents, torch.tensor(1, device=self.device), self.condition(text, None), None)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            said = " ".join(str(error).partition("\n\nSet TORCH")[0].split())  # the rest is advice on debugging torch
+            raise ConfigError(f"compile: got true, but torch cannot compile here ({said}); allowed: false") from error
 
     @property
     def device(self) -> torch.device:

@@ -139,15 +139,15 @@ def load_editor(config: EditConfig, model: ModelConfig, files: ModelFiles | None
     """
     from vimaedit.backbone import Backbone
     from vimaedit.editor import BatchEditor
-    from vimaedit.networks import load_networks
+    from vimaedit.networks import choose_device, load_networks
 
     if model.compile:
         config.check_compile()
+        if choose_device(model.device).type == "cpu":
+            raise ConfigError(NEEDS_GPU)
     files = files or resolve_model(model, image_guidance=config.image_guidance)
     backbone = Backbone(load_networks(files, model), config)
     if model.compile:
-        if backbone.device.type == "cpu":
-            raise ConfigError(NEEDS_GPU)
         backbone.compile()
     return BatchEditor(backbone, config, model_facts(files))
 

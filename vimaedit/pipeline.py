@@ -53,6 +53,10 @@ class ViMAEditPipeline:
     """
 
     def __init__(self, model: ModelConfig, config: EditConfig | None = None) -> None:
+        if model.compile:
+            raise ConfigError(
+                "compile: got true; allowed: false, for single pictures are edited long before it has paid; or a data job"
+            )
         self.model = model
         self.config = config or recipe_config(model.model)
         self._loaded: tuple[Any, ModelFiles, ModelFacts] | None = None

@@ -14,6 +14,7 @@ from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.editor import BatchEditor
 from vimaedit.errors import ConfigError
 from vimaedit.loading import load_editor, recipe_config
+from vimaedit.pipeline import ViMAEditPipeline
 from vimaedit.types import RequestOverrides
 
 
@@ -28,7 +29,8 @@ def test_two_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor]) -
         return graph.forward
 
     torch._dynamo.reset()
-    editor.backbone.compile(backend=count, fullgraph=True)
+    editor.backbone.compile(backend=count)
+    graphs.clear()  # of the pass that tries whether anything can be compiled
     requests = [request(0), request(1, overrides=RequestOverrides(self_window=0.9, text_window=0.2, image_window=0.4))]
     results = editor(requests)
     assert all(result is not None and result.status == "ok" for result in results)
@@ -41,11 +43,22 @@ def test_two_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor]) -
     assert len(graphs) == 2
 
 
+def test_a_machine_that_cannot_compile_says_so_before_any_edit(make_editor: Callable[..., BatchEditor]) -> None:
+    def fail(graph: torch.fx.GraphModule, example_inputs: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    torch._dynamo.reset()
+    with pytest.raises(ConfigError, match="^compile: got true, but torch cannot compile here .*no compiler"):
+        make_editor(steps=2).backbone.compile(backend=fail)
+
+
 def test_what_cannot_be_compiled_is_refused() -> None:
     with pytest.raises(ConfigError, match="^compile: got true on a CPU; allowed: false, or device=cuda$"):
         ModelConfig(compile=True, device="cpu")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="^compile: got true on a CPU; allowed: false, or device=cuda$"):
             load_editor(EditConfig(), ModelConfig(model="random", compile=True))
+    with pytest.raises(ConfigError, match="^compile: got true; allowed: false, for single pictures"):
+        ViMAEditPipeline.from_pretrained("random", compile=True)
     with pytest.raises(ConfigError, match="^compile: got true with method=pnp; allowed: false$"):
         load_editor(recipe_config("random", "pnp"), ModelConfig(model="random", compile=True))

@@ -224,7 +224,7 @@ def test_what_is_refused(words: list[str], message: str, capsys: pytest.CaptureF
 
 
 def test_the_summary_says_how_long_each_part_took() -> None:
-    table = Table(title="1 methods on 2 records", columns=("method", "CLIP edited"), rows=(("p2p", "22.1 [20.0, 24.0]"),))
+    table = Table(title="1 method on 2 records", columns=("method", "CLIP edited"), rows=(("p2p", "22.1 [20.0, 24.0]"),))
     summary = EvaluationSummary(
         exit_code=0, report="/out/report.html", leaderboard=table, seconds={"ingest": 1.25, "edit p2p": 7.0}, warnings=()
     )

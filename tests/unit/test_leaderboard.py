@@ -21,9 +21,10 @@ def board(means: list[float | None], metric: str) -> Board:
 
 def test_methods_are_ranked_by_what_an_exact_answer_settles_and_absent_values_come_last() -> None:
     table = leaderboard(board([0.2, None, 0.1, 0.4], "scene_success"))
-    assert table.columns[:3] == ("method", "Edit right, rest kept", "Edit right")
+    assert table.columns[:4] == ("method", "scored", "Edit right, rest kept", "Edit right")
     assert [row[0] for row in table.rows] == ["pnp", "vimaedit", "masactrl", "p2p"]
-    assert [row[1] for row in table.rows] == ["0.400 [0.400, 0.400]", "0.200 [0.200, 0.200]", "0.100 [0.100, 0.100]", "-"]
+    assert [row[2] for row in table.rows] == ["0.400 [0.400, 0.400]", "0.200 [0.200, 0.200]", "0.100 [0.100, 0.100]", "-"]
+    assert [row[1] for row in table.rows] == ["11", "12", "12", "12"]  # one was rejected
     assert table.title == "4 methods on 12 records"
 
 

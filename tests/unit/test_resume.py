@@ -90,7 +90,10 @@ def test_what_the_plan_has_settled_stands(inputs: InputSet) -> None:
     same = EditJobConfig(input="in", output="out", batch_size=2, threads=3)
     assert settle(same, plan)[1] == []
     compiled = dataclasses.replace(plan, settled={**plan.settled, "compile": True})
-    assert settle(EditJobConfig(input="in", output="out", device="cuda"), compiled)[0].compile
+    job, warnings = settle(EditJobConfig(input="in", output="out", device="cuda"), compiled)
+    assert job.compile and warnings == []
+    job, warnings = settle(EditJobConfig(input="in", output="out", device="cuda", compile=True), plan)
+    assert not job.compile and warnings == ["compile: got true, but the plan in the output has false, which stands"]
     job, warnings = settle(
         EditJobConfig(input="in", output="out", batch_size=7, threads=1, device="cuda", dtype="float16"), plan
     )

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+
+from pipelines import shrinking
 from pipelines.resources import Placement
-from pipelines.shrinking import LOOK_S, SHRUNK_S, ClusterShrank, RoomWatch, room_policies
+from pipelines.shrinking import LOOK_S, SHRUNK_S, ClusterShrank, RoomPolicy, RoomWatch, room_policies
+
+OPTIONS: dict[str, Any] = {"num_actors": 2, "likely_actors": 2, "threads": 1, "num_cpus": 1.0}
 
 
 class Cluster:
@@ -50,6 +56,34 @@ def test_a_node_that_is_replaced_in_time_ends_nothing_and_neither_does_a_cluster
     cluster.step(watch, 3 * SHRUNK_S)
 
 
+def policy(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, placement: Placement, num_actors: int) -> RoomPolicy:
+    """The policy as Ray Data makes it, over a cluster whose CPUs come and go."""
+    monkeypatch.setattr(shrinking, "cluster_cpus", cluster.offered)
+    (make,) = room_policies(placement, num_actors)
+    made = make(None, None, None)
+    made.watch.clock = lambda: cluster.now
+    made.watch.next_look = cluster.now
+    return made
+
+
+def test_actors_are_held_back_and_what_is_edited_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    actors, write = object.__new__(ActorPoolMapOperator), object()
+    cluster = Cluster()
+    held = policy(monkeypatch, cluster, Placement(use_gpu=False, **OPTIONS), 2)
+    assert held.can_add_input(actors) and held.can_add_input(write)
+    cluster.cpus, cluster.now = 2, cluster.now + LOOK_S
+    assert not held.can_add_input(actors) and held.can_add_input(write)
+    cluster.cpus, cluster.now = 3, cluster.now + LOOK_S
+    assert held.can_add_input(actors)
+
+
+def test_a_pool_that_a_few_units_made_smaller_needs_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    held = policy(monkeypatch, cluster, Placement(use_gpu=False, **OPTIONS), 1)
+    cluster.cpus, cluster.now = 2, cluster.now + LOOK_S
+    assert held.can_add_input(object.__new__(ActorPoolMapOperator))
+
+
 def test_only_pools_on_cpus_are_watched() -> None:
-    options = {"num_actors": 2, "likely_actors": 2, "threads": 1, "num_cpus": 1.0}
-    assert room_policies(Placement(use_gpu=True, **options)) == []
+    assert room_policies(Placement(use_gpu=True, **OPTIONS), 2) == []
+    assert room_policies(Placement(use_gpu=False, **OPTIONS), None) == []
