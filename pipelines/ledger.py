@@ -124,7 +124,10 @@ def start_ledger(suspects: Mapping[str, Suspects]) -> Any:
     """Start the ledger as an actor that takes no CPU from the work, on the driver's own node, which no run outlives."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
-        ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote(suspects)
+        ray.remote(Ledger)
+        # No record is kept of its calls, thousands in a run: they would fill the memory of the head.
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here, enable_task_events=False)
+        .remote(suspects)
     )
 
 

@@ -109,7 +109,8 @@ def start_counter(unit_rows: Mapping[str, int], stop_failed_fraction: float) -> 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(ProgressCounter)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+        # No record is kept of its calls, thousands in a run: they would fill the memory of the head.
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here, enable_task_events=False)
         .remote(unit_rows, stop_failed_fraction)
     )
 
