@@ -101,9 +101,9 @@ def load_config(config_type: type[Config], line: CommandLine, required: Sequence
 def _recipe_assignments(
     config_type: type[Any], assignments: Sequence[tuple[tuple[str, ...], Any]]
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield what the chosen model states of itself and what the chosen method is published with, for jobs that take a model."""
+    """Yield what the chosen model states of itself and what the chosen method is published with, for jobs whose options are an edit's."""
     hints = _hints(config_type)
-    if "model" not in hints:
+    if "model" not in hints or "target_guidance" not in hints:
         return
     from pipelines.weights import stated_recipe  # takes time to import, and not every job has a model
     from vimaedit.recipes import recipe_of

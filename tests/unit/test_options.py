@@ -11,6 +11,7 @@ import yaml
 
 from jobs._help import help_text
 from jobs._options import config_yaml, load_config, option_keys, parse_command_line, with_option
+from jobs.bench import SUITES
 from pipelines.config import EditJobConfig
 from vimaedit.config import EditConfig, Lora, ModelConfig, Windows
 from vimaedit.errors import ConfigError
@@ -266,6 +267,18 @@ def test_a_models_recipe_stands_between_the_defaults_and_what_is_given(bundle: P
     job = load("--config", str(file))
     assert job.target_guidance == 2 and job.windows.self == 0.3
     assert load("model=random").target_guidance == EditConfig().target_guidance
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_reads_its_settings_with_a_model_that_has_a_recipe(name: str, bundle: Path) -> None:
+    """A recipe is of edits: suites that time something have no options for it."""
+    suite = SUITES[name]()
+    words = [f"suite={name}", "output=out"]
+    if "model" in {field.name for field in dataclasses.fields(suite.config_type)}:
+        words.append(f"model={bundle}")
+    config = load_config(suite.config_type, parse_command_line(words), suite.required)
+    if isinstance(config, EditConfig):
+        assert config.target_guidance == recipe_config(str(bundle)).target_guidance
 
 
 def test_a_recipe_in_a_store_counts_too(bundle: Path) -> None:
