@@ -31,7 +31,7 @@ class PipelineBenchConfig:
     suite: str = "pipeline"  # this one
     output: str | None = None  # folder, local or any fsspec URL; gets pipeline.json and pipeline.md
     actors: list[int] = field(default_factory=lambda: list(GOALS))  # how many sleep side by side, a run each
-    rows: int = 96  # records for each actor
+    rows: int = 160  # records for each actor
     batch: int = 16  # records of a batch
     seconds: float = 3.0  # that a batch sleeps: a little less than a large GPU takes for 16 edits of 50 steps
     size: int = 512  # side of the pictures in px

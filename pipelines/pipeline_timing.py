@@ -40,6 +40,9 @@ from vimaedit.performance.traced import SleepingEditor, Trace, TracedEditor, rea
 from vimaedit.types import Editor
 
 PICTURES = 16  # different ones in the input, in turn
+MEMORY_UNIT_ROWS = (
+    100  # at most, where memory is watched: what is held for a unit is given back a hundred times, what leaks is not
+)
 SAMPLE_S = 1.0
 # Until this program is imported, Ray runs, the plan is stored, the first actor is ready, has its first batch, the last batch is done,
 # its rows are written, and the run says so.
@@ -89,19 +92,22 @@ def make_traced(job: EditJobConfig, *, folder: Path, seconds: float | None) -> E
     return TracedEditor(load_editor(job, job) if seconds is None else SleepingEditor(seconds), folder)
 
 
-def write_input(path: Path, rows: int, size: int) -> None:
-    """Write records with JPEG pictures as hard to decode as photographs."""
+def write_input(folder: Path, rows: int, size: int, file_rows: int) -> None:
+    """Write records with JPEG pictures as hard to decode as photographs, in files of `file_rows`: no unit spans two files."""
+    folder.mkdir()
     pictures = [encode_image(grainy_picture(number, size), "jpeg") for number in range(min(rows, PICTURES))]
-    table = pa.table(
-        {
-            "image": pa.array([pictures[row % len(pictures)] for row in range(rows)], pa.binary()),
-            "source_prompt": pa.array(["a red circle on a white background"] * rows),
-            "target_prompt": pa.array(["a red star on a white background"] * rows),
-        }
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=1000)
-    path.write_bytes(buffer.getvalue())
+    for first in range(0, rows, file_rows):
+        numbers = range(first, min(first + file_rows, rows))
+        table = pa.table(
+            {
+                "image": pa.array([pictures[row % len(pictures)] for row in numbers], pa.binary()),
+                "source_prompt": pa.array(["a red circle on a white background"] * len(numbers)),
+                "target_prompt": pa.array(["a red star on a white background"] * len(numbers)),
+            }
+        )
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        (folder / f"{first // file_rows:05d}.parquet").write_bytes(buffer.getvalue())
 
 
 def time_run(settings: TimingSettings, folder: Path) -> Timing:
@@ -109,10 +115,11 @@ def time_run(settings: TimingSettings, folder: Path) -> Timing:
     imported = time.time()
     trace_folder, output = folder / "trace", folder / "out"
     trace_folder.mkdir()
-    write_input(folder / "records.parquet", settings.rows, settings.size or 128)
+    file_rows = MEMORY_UNIT_ROWS if settings.memory else settings.rows
+    write_input(folder / "records", settings.rows, settings.size or 128, file_rows)
     began = time.time()
     job = EditJobConfig(
-        input=str(folder / "records.parquet"),
+        input=str(folder / "records"),
         output=str(output),
         model=settings.model,
         steps=settings.steps,
