@@ -83,7 +83,7 @@ def test_given_masks_phrases_and_weights(pipe: ViMAEditPipeline) -> None:
 def test_what_is_wrong_is_said(pipe: ViMAEditPipeline, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="options: got stepz; allowed: auxiliary, blend"):
         pipe(picture(1), *PROMPTS, stepz=3)
-    with pytest.raises(ConfigError, match="from_pretrained: got torch_dtype; allowed: clip, device, dtype"):
+    with pytest.raises(ConfigError, match="from_pretrained: got torch_dtype; allowed: clip, compile, device, dtype"):
         ViMAEditPipeline.from_pretrained("random", torch_dtype="float32")
     with pytest.raises(ConfigError, match="mask: got one with grounding=vimaedit; allowed: grounding='given'"):
         pipe(picture(1), *PROMPTS, mask=picture(1)[..., 0])
