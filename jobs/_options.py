@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.text import cut, without_secrets
+from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 
 USAGE = "key=value ... [--config FILE.yaml] [--print-config] [--help]"
@@ -103,7 +104,7 @@ def _recipe_assignments(
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield what the chosen model states of itself and what the chosen method is published with, for jobs whose options are an edit's."""
     hints = _hints(config_type)
-    if "model" not in hints or "target_guidance" not in hints:
+    if "model" not in hints or not issubclass(config_type, EditConfig):
         return
     from pipelines.weights import stated_recipe  # takes time to import, and not every job has a model
     from vimaedit.recipes import recipe_of

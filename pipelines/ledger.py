@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.resources import start_actor
 from pipelines.suspects import Deaths, RequestKey, Suspects
 from vimaedit.errors import ConfigError
 
@@ -121,14 +121,8 @@ class Ledger:
 
 
 def start_ledger(suspects: Mapping[str, Suspects]) -> Any:
-    """Start the ledger as an actor that takes no CPU from the work, on the driver's own node, which no run outlives."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(Ledger)
-        # No record is kept of its calls, thousands in a run: they would fill the memory of the head.
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here, enable_task_events=False)
-        .remote(suspects)
-    )
+    """Start the ledger of a run."""
+    return start_actor(Ledger, suspects)
 
 
 def this_worker() -> Worker:

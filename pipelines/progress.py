@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.metrics import observe_rows_left
+from pipelines.resources import start_actor
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +105,8 @@ class ProgressCounter:
 
 
 def start_counter(unit_rows: Mapping[str, int], stop_failed_fraction: float) -> Any:
-    """Start the counter as an actor that takes no CPU from the work, on the driver's own node, which no run outlives."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(ProgressCounter)
-        # No record is kept of its calls, thousands in a run: they would fill the memory of the head.
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here, enable_task_events=False)
-        .remote(unit_rows, stop_failed_fraction)
-    )
+    """Start the counter of a run."""
+    return start_actor(ProgressCounter, unit_rows, stop_failed_fraction)
 
 
 def report_to(counter: Any) -> Report:

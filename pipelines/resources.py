@@ -17,6 +17,7 @@ from ray.data._internal.execution.backpressure_policy import (  # where policies
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
 )
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.config import EditJobConfig
 from vimaedit.config import NEEDS_GPU
@@ -210,6 +211,16 @@ def set_engine(unit_seconds: float, policies: Sequence[Any] = ()) -> None:
     # Ahead of the others, of which the first to refuse is the last to be asked.
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*policies, *ENABLED_BACKPRESSURE_POLICIES])
     context.execution_no_progress_timeout_s = max(LEAST_PROGRESS_TIMEOUT_S, 5 * unit_seconds)
+
+
+def start_actor(kind: type[Any], *arguments: Any) -> Any:
+    """Start a small actor that takes no CPU from the work, on the driver's own node, which no run outlives.
+
+    Ray keeps no record of its calls: there are thousands in a run, and each would stay in the head's memory.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(kind).options(**options, enable_task_events=False).remote(*arguments)
 
 
 def end_actor(actor: Any) -> None:
