@@ -76,6 +76,13 @@ VARIANTS: dict[str, dict[str, Any]] = {  # options that differ from the recipe's
     "dpmsolver-10": {"solver": "dpmsolver++", "steps": 10},
     "quiet-source": {"source_variance": False},
 }
+FEWER = ("ddim-20", "ddim-10", "dpmsolver-20", "dpmsolver-10")  # of the above, those with fewer steps
+GUIDED: dict[str, dict[str, Any]] = {  # guidance in the first so many percent of the steps
+    "guided-60": {"guidance_end": 0.6},
+    "guided-40": {"guidance_end": 0.4},
+    "guided-20": {"guidance_end": 0.2},
+    "ddim-10-guided-40": {"solver": "ddim", "steps": 10, "guidance_end": 0.4},
+}
 CARRIED = ("seed", "canvas", "blend", "missing_blend", "long_prompt")  # from the command line to a variant of another model
 FINISHED_WITH_LOSSES = 3
 VariantProgress = Callable[[str, ProgressState], None]
@@ -138,8 +145,7 @@ class FewStepBenchConfig(SceneBenchConfig):
         for steps in (12, 8, 4):
             distilled[f"distilled-{steps}"] = {"model": self.few_step_model, "steps": steps}
             distilled[f"distilled-infedit-{steps}"] = {"model": self.few_step_model, "method": "infedit", "steps": steps}
-        fewer = {name: changes for name, changes in VARIANTS.items() if "steps" in changes and changes["steps"] < 50}
-        return {DEFAULT: {}, **fewer, **distilled}
+        return {DEFAULT: {}, **{name: VARIANTS[name] for name in FEWER}, **GUIDED, **distilled}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The settings of an edit: frozen dataclasses with ranges, checked when built.
 
-Windows and the grounding start are fractions of the number of steps N. Rounding: self and image windows last `int(f N)` steps,
-the text window `int(f (N + 1))` steps, grounding begins at the step i with `i + 1 >= int(f N)`.
+Windows, the grounding start and the guidance's end are fractions of the number of steps N. Rounding: self and image windows and
+guidance last `int(f N)` steps, the text window `int(f (N + 1))` steps, grounding begins at the step i with `i + 1 >= int(f N)`.
 """
 
 from __future__ import annotations
@@ -136,6 +136,9 @@ class EditConfig:
     image_order: str = "reference"  # which row sees which image embedding, see `rows.py`
     source_guidance: float = 1.0  # classifier-free guidance of the source branch; 1 saves a quarter of the work
     target_guidance: float = 7.5  # classifier-free guidance of the edit
+    guidance_end: float = (
+        1.0  # fraction of the steps after which the target is guided no more, which saves its unconditional row
+    )
     blend: str = "auto"  # what changes: auto (blend_words, else the difference of the prompts), given (blend_words), none
     missing_blend: str = "reject"  # a given phrase that its prompt lacks: reject the record, or ignore the phrase
     long_prompt: str = "truncate"  # a prompt beyond the text encoder's length: truncate with a warning, or reject
@@ -177,6 +180,7 @@ class EditConfig:
         check_choice("image_order", self.image_order, IMAGE_ORDERS)
         check_range("source_guidance", self.source_guidance, 0.0, 100.0)
         check_range("target_guidance", self.target_guidance, 0.0, 100.0)
+        self._check_guidance_end()
         check_choice("blend", self.blend, BLENDS)
         check_choice("missing_blend", self.missing_blend, MISSING_BLENDS)
         check_choice("long_prompt", self.long_prompt, LONG_PROMPTS)
@@ -208,6 +212,15 @@ class EditConfig:
         if count > 1 and (self.parts.track != "shared" or self.parts.has_auxiliary):
             raise ConfigError(
                 f"targets_per_source: got {count} with method={self.method}; allowed: 1, or vimaedit, locatedit, virtual-p2p"
+            )
+
+    def _check_guidance_end(self) -> None:
+        check_range("guidance_end", self.guidance_end, 0.0, 1.0)
+        parts = self.parts
+        if self.guidance_end < 1 and (parts.guidance != "free" or parts.has_auxiliary or parts.keeps_attention):
+            raise ConfigError(
+                f"guidance_end: got {self.guidance_end} with method={self.method}; allowed: 1.0, or a method whose target is guided by "
+                "its own two rows alone, such as vimaedit or p2p"
             )
 
     def check_compile(self) -> None:

@@ -31,15 +31,16 @@ def estimate_target_embedding(
 
 
 def combine_guidance(eps_R: Tensor, layout: RowLayout, source_scale: float, target_scale_B: Tensor) -> Tensor:
-    """Combine the rows of each branch: eps = eps_uncond + w (eps_cond - eps_uncond), float32.
+    """Combine the rows of each branch: eps = eps_uncond + w (eps_cond - eps_uncond), float32; without an unconditional row, eps_cond.
 
     Shapes: `eps_R` (R, C, h, w), `target_scale_B` (B,) -> (2 or 3, B, C, h, w), source first.
     """
     eps_R = eps_R.float()
     uncond, cond = branch_rows(eps_R, layout, RowKind.SOURCE_UNCOND), branch_rows(eps_R, layout, RowKind.SOURCE_COND)
     source = combine_source(uncond, cond, source_scale)
-    free = eps_R[layout.block(RowKind.TARGET_UNCOND)]
-    target = free + target_scale_B.view(-1, 1, 1, 1) * (eps_R[layout.block(RowKind.TARGET_COND)] - free)
+    free, target = branch_rows(eps_R, layout, RowKind.TARGET_UNCOND), eps_R[layout.block(RowKind.TARGET_COND)]
+    if free is not None:
+        target = free + target_scale_B.view(-1, 1, 1, 1) * (target - free)
     if RowKind.AUXILIARY_COND not in layout.kinds:
         return torch.stack([source, target])
     uncond, cond = branch_rows(eps_R, layout, RowKind.AUXILIARY_UNCOND), branch_rows(eps_R, layout, RowKind.AUXILIARY_COND)

@@ -136,7 +136,9 @@ def test_variants_with_few_steps_follow_the_distilled_model_s_own_recipe() -> No
     jobs = variant_jobs(FewStepBenchConfig(output="out", target_guidance=3.5, seed=7, missing_blend="ignore"))
     assert [name for name, job in jobs.items() if job.model == "miniature"] == [
         *("default", "ddim-20", "ddim-10", "dpmsolver-20", "dpmsolver-10"),
+        *("guided-60", "guided-40", "guided-20", "ddim-10-guided-40"),
     ]
+    assert (jobs["guided-40"].steps, jobs["guided-40"].guidance_end, jobs["default"].guidance_end) == (50, 0.4, 1.0)
     distilled, infedit = jobs["distilled-8"], jobs["distilled-infedit-4"]
     assert (distilled.model, distilled.method, distilled.steps, distilled.target_guidance) == (
         "miniature-lcm",

@@ -38,6 +38,17 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"new_word_weight": 101}, r"new_word_weight: got 101; allowed: 0.0 to 100.0"),
     (EditConfig, {"direction_kept": -1.0}, r"direction_kept: got -1.0; allowed: 0.0 to 100.0"),
     (EditConfig, {"mutual_start": -1}, r"mutual_start: got -1; allowed: 0 to 999"),
+    (EditConfig, {"guidance_end": 1.5}, r"guidance_end: got 1.5; allowed: 0.0 to 1.0"),
+    (
+        EditConfig,
+        {"guidance_end": 0.5, "method": "infedit", "grounding": "auxiliary"},
+        r"guidance_end: got 0.5 with method=infedit; allowed: 1.0, or a method",
+    ),
+    (
+        EditConfig,
+        {"guidance_end": 0.5, "method": "leditspp", "grounding": "given"},
+        r"guidance_end: got 0.5 with method=leditspp; allowed: 1.0, or a",
+    ),
     (EditConfig, {"proximal_quantile": 2.0}, r"proximal_quantile: got 2.0; allowed: 0.0 to 1.0"),
     (EditConfig, {"method": "p2p-zero"}, r"image_guidance: got true with method=p2p-zero, .* allowed: false"),
     (EditConfig, {"quirks": ["pnp"]}, r"quirks: got 'pnp'; allowed: absent-words, .*proximal-soft"),

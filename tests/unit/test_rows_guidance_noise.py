@@ -66,6 +66,12 @@ def test_unguided_source_is_its_conditional_row_bit_for_bit() -> None:
     assert torch.equal(combine_guidance(eps, layout, 1.0, torch.ones(2))[0], eps[layout.block(RowKind.SOURCE_COND)])
 
 
+def test_an_unguided_target_is_its_conditional_row_bit_for_bit() -> None:
+    layout = RowLayout(2, (RowKind.SOURCE_COND, RowKind.TARGET_COND))
+    eps = torch.randn(4, 2, 5, 7)
+    assert torch.equal(combine_guidance(eps, layout, 1.0, torch.full((2,), 7.5))[1], eps[2:])
+
+
 def test_noise_depends_on_seed_and_step_alone() -> None:
     shape = (3, 5, 7)
     together = SeededNoise([11, 13, 17], shape)

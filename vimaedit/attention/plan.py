@@ -63,7 +63,11 @@ class InjectionPlan:
         open_SB = open_windows(config, windows, steps)
         self.text_open_SB = open_SB["text"].to(device)
         num_shared = shared_steps(config, steps)
-        self.layouts = [layout_of_step(layout, config, open_SB["self"][i], shares=i < num_shared) for i in range(steps)]
+        num_guided = int(config.guidance_end * config.steps)
+        self.layouts = [
+            layout_of_step(layout, config, open_SB["self"][i], shares=i < num_shared, guides=i < num_guided)
+            for i in range(steps)
+        ]
         strength_B = torch.tensor(image_strength, dtype=dtype)
         self._rows = {each: self._place(each, open_SB, strength_B) for each in dict.fromkeys(self.layouts)}
         self.text_edit = TextEdit(*(t.to(device) for t in (text_edit.fold, text_edit.keep, text_edit.words)))

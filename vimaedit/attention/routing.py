@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,15 +66,19 @@ def shared_steps(config: EditConfig, steps: int) -> int:
     return 1 if config.grounding == "given" else min(steps, max(1, int(config.grounding_start * config.steps)))
 
 
-def layout_of_step(layout: RowLayout, config: EditConfig, self_open_B: Tensor, *, shares: bool = False) -> RowLayout:
+def layout_of_step(
+    layout: RowLayout, config: EditConfig, self_open_B: Tensor, *, shares: bool = False, guides: bool = True
+) -> RowLayout:
     """Leave out the rows that a step does not need; with `shares` edits of one picture have one source.
 
+    A step that does not guide the target has no unconditional row of it.
     While the self window is open an auxiliary row equals the source's, so it is not computed; afterwards nothing reads the
     source's unconditional row, unless the source is guided. A batch whose requests differ has both.
     """
     if not config.parts.has_auxiliary:
-        count = math.gcd(config.targets_per_source, layout.num_requests)
-        return dataclasses.replace(layout, shared=count) if shares and count > 1 else layout
+        shared = math.gcd(config.targets_per_source, layout.num_requests) if shares else 1
+        kept = tuple(kind for kind in layout.kinds if guides or kind != RowKind.TARGET_UNCOND)
+        return RowLayout(layout.num_requests, kept, shared)
     kinds = list(layout.kinds)
     if bool(self_open_B.all()):
         kinds = [kind for kind in kinds if kind not in (RowKind.AUXILIARY_UNCOND, RowKind.AUXILIARY_COND)]
@@ -87,8 +90,8 @@ def layout_of_step(layout: RowLayout, config: EditConfig, self_open_B: Tensor, *
 def route_rows(layout: RowLayout, parts: Method, open_SB: dict[str, Tensor], device: torch.device) -> Routes:
     """Route the rows of one layout.
 
-    `weights`: the target's conditional row uses the source's queries and keys. `queries`: its unconditional row too. `values`:
-    both use the source's keys and values. `auxiliary`: see `_auxiliary_routes`.
+    `weights`: the target's conditional row uses the source's queries and keys. `queries`: its unconditional row, if any, too.
+    `values`: both use the source's keys and values. `auxiliary`: see `_auxiliary_routes`.
     """
     source, free, target = RowKind.SOURCE_COND, RowKind.TARGET_UNCOND, RowKind.TARGET_COND
     if source not in layout.kinds:
@@ -99,7 +102,7 @@ def route_rows(layout: RowLayout, parts: Method, open_SB: dict[str, Tensor], dev
         return _look(own_SR, layout, target, (source, target), open_SB[window]).to(device)
 
     def both(window: str) -> Tensor:
-        free_SR = _look(own_SR, layout, free, (source, free), open_SB[window])
+        free_SR = _look(own_SR, layout, free, (source, free), open_SB[window]) if free in layout.kinds else own_SR
         return _look(free_SR, layout, target, (source, target), open_SB[window]).to(device)
 
     image = one("image")
