@@ -21,6 +21,7 @@ from vimaedit.config import check_choice, check_range, check_types
 MODELS = ("sd15", "small-sd15", "random")  # layouts with drawn weights; any other name is a bundle folder
 BACKENDS = ("flash", "cudnn", "efficient", "math")
 CONTROLS = ("stock", "maps")
+COMPILERS = ("inductor", "eager")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class GpuBenchConfig:
     backends: list[str] = field(default_factory=lambda: ["flash", "cudnn", "efficient"])  # of attention
     compiled_rows: list[int] = field(default_factory=lambda: [48])  # rows for which the UNet is compiled; each takes minutes
     batches: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])  # edits at once
+    compiled_batches: list[int] = field(default_factory=lambda: [16])  # edits at once, compiled; each takes minutes
+    compiler: str = "inductor"  # of those; eager: torch only traces them, to see on a CPU that it can
     vae_batches: list[int] = field(default_factory=lambda: [1, 4, 8, 16])  # pictures at once
     controls: list[str] = field(default_factory=lambda: list(CONTROLS))  # other ways to edit; maps needs a checkout
     matrix: int = 8192  # side of the matrices of the ceiling
@@ -48,9 +51,10 @@ class GpuBenchConfig:
         check_choice("dtype", self.dtype, ("float16", "bfloat16", "float32"))
         for name, low, high in (("steps", 1, 999), ("matrix", 8, 65536), ("copy_mb", 1, 65536), ("repeats", 1, 1000)):
             check_range(name, getattr(self, name), low, high)
-        for name in ("rows", "compiled_rows", "batches", "vae_batches"):
+        for name in ("rows", "compiled_rows", "batches", "compiled_batches", "vae_batches"):
             for each in getattr(self, name):
                 check_range(name, each, 1, 4096)
+        check_choice("compiler", self.compiler, COMPILERS)
         for name, allowed in (("backends", BACKENDS), ("controls", CONTROLS)):
             for each in getattr(self, name):
                 check_choice(name, each, allowed)
@@ -97,7 +101,11 @@ def make_tables(figures: Sequence[Mapping[str, Any]]) -> list[Table]:
         )
     shapes = {
         "rows": ("UNet forward passes", ("mode", "layout", "backend", "rows"), ("ms_per_row", "tflops", "mfu", "peak_gb")),
-        "edits": ("Whole edits, encoded to denoised", ("side", "at_once"), ("s_per_edit", "edits_per_s", "mfu", "peak_gb")),
+        "edits": (
+            "Whole edits, encoded to denoised",
+            ("side", "mode", "at_once"),
+            ("s_per_edit", "edits_per_s", "mfu", "peak_gb"),
+        ),
         "vae": ("Autoencoder", ("way", "at_once"), ("ms_per_picture", "peak_gb")),
         "memory": ("Memory of edits", (), ("gb_per_further_edit",)),
         "ratios": ("How much faster the engine is", ("against",), ("speed",)),
@@ -115,10 +123,10 @@ def make_tables(figures: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 def derived(figures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return what follows from the figures of whole edits: memory for each further edit, and the speed beside other ways."""
-    edits = [each for each in figures if each["section"] == "edits"]
+    edits = [each for each in figures if each["section"] == "edits" and each.get("s_per_edit") is not None]
     fused = [each for each in edits if each["side"] == "fused"]
     found: list[dict[str, Any]] = []
-    held = [each for each in fused if each["peak_gb"] is not None]
+    held = [each for each in fused if each["peak_gb"] is not None and each["mode"] == "eager"]
     if len(held) > 1:
         first, last = held[0], held[-1]
         slope = (last["peak_gb"] - first["peak_gb"]) / (last["at_once"] - first["at_once"])

@@ -12,10 +12,11 @@ FACTS = [
 ]
 
 
-def edits(side: str, at_once: int, per_s: float, peak_gb: float | None) -> dict:
+def edits(side: str, at_once: int, per_s: float, peak_gb: float | None, mode: str = "eager") -> dict:
     return {
         "section": "edits",
         "side": side,
+        "mode": mode,
         "at_once": at_once,
         "s_per_edit": 1 / per_s,
         "edits_per_s": per_s,
@@ -30,11 +31,13 @@ def test_memory_is_told_per_further_edit_and_speed_beside_the_other_ways() -> No
         edits("fused", 5, 3.0, 6.0),
         edits("stock", 1, 1.5, 4.0),
         edits("maps", 1, 0.5, 15.0),
+        edits("fused", 5, 4.5, 9.0, mode="compiled"),
+        {"section": "edits", "side": "fused", "mode": "compiled", "at_once": 9},  # where nothing compiles
     ]
     assert derived(figures) == [
         {"section": "memory", "gb_per_further_edit": 0.5},
-        {"section": "ratios", "against": "stock", "speed": 2.0},
-        {"section": "ratios", "against": "maps", "speed": 6.0},
+        {"section": "ratios", "against": "stock", "speed": 3.0},
+        {"section": "ratios", "against": "maps", "speed": 9.0},
     ]
     assert derived([edits("fused", 1, 1.0, None), edits("fused", 2, 1.0, None)]) == []
 

@@ -22,6 +22,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vimaedit.backbone import Backbone
 from vimaedit.config import EditConfig
 from vimaedit.editor import BatchEditor
 from vimaedit.networks import choose_device
@@ -41,7 +42,8 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSettings:
-    """What to measure. `model`: bundle folder; `matrix`: side of the ceiling's product; `copy_mb`: of its copy."""
+    """What to measure. `model`: bundle folder; `compiler`: torch's name of it; `matrix`: side of the ceiling's product; `copy_mb`: of
+    its copy."""
 
     model: str
     device: str
@@ -51,6 +53,8 @@ class GpuSettings:
     backends: list[str]
     compiled_rows: list[int]
     batches: list[int]
+    compiled_batches: list[int]
+    compiler: str
     vae_batches: list[int]
     controls: list[str]
     matrix: int
@@ -107,6 +111,7 @@ def measure(settings: GpuSettings) -> Iterator[dict[str, Any]]:
     yield from measure_rows(settings, clock, unet, flops, ceilings["matmul_tflops"])
     yield from measure_edits(settings, clock, editor, flops, ceilings["matmul_tflops"])
     yield from measure_vae(settings, clock, vae, editor.canvas.size)
+    yield from measure_compiled_edits(settings, clock, editor, flops, ceilings["matmul_tflops"])  # minutes, so last of all
 
 
 def measure_ceilings(settings: GpuSettings, clock: Clock, dtype: torch.dtype) -> dict[str, float]:
@@ -191,25 +196,55 @@ def measure_edits(
     settings: GpuSettings, clock: Clock, editor: BatchEditor, flops: int, ceiling: float
 ) -> Iterator[dict[str, Any]]:
     """Time whole edits, from encoded to denoised latents: the engine by batch, then the other ways one by one."""
-    folder = Path(settings.model)
-    short = BatchEditor(editor.backbone, dataclasses.replace(editor.config, steps=2), editor.facts)
     for side, count in [*(("fused", each) for each in settings.batches), *((each, 1) for each in settings.controls)]:
-        seconds = 0.0
-        for own in (short, editor):  # the short one warms up: its time does not count
-            edits = [own.prepare(each) for each in drawn_requests(count, own.canvas.size)]
-            run = prepare_side(side, own, edits, own.encode(edits), folder)
-            clock.forget_peak()
-            clock.wait()
-            started = time.perf_counter()
-            run()
-            clock.wait()
-            seconds = (time.perf_counter() - started) / count
+        seconds = edit_seconds(side, count, editor, clock, Path(settings.model))
         rows = (4 if side != "fused" else 3) * settings.steps
         yield {
             "section": "edits",
-            **{"side": side, "at_once": count, "s_per_edit": seconds, "edits_per_s": 1 / seconds},
-            **{"mfu": rows * flops / seconds / 1e12 / ceiling, "peak_gb": clock.peak_gb()},
+            "side": side,
+            "mode": "eager",
+            "at_once": count,
+            **_speed(seconds, rows * flops, ceiling, clock),
         }
+
+
+def measure_compiled_edits(
+    settings: GpuSettings, clock: Clock, editor: BatchEditor, flops: int, ceiling: float
+) -> Iterator[dict[str, Any]]:
+    """Time the engine compiled, by batch. Inductor's generator for CPUs fails on passes that record, so there are no figures there."""
+    can_compile = clock.device.type == "cuda" or settings.compiler != "inductor"
+    compiled = BatchEditor(Backbone(editor.backbone.networks, editor.config), editor.config, editor.facts)
+    if can_compile and settings.compiled_batches:
+        compiled.backbone.compile(backend=settings.compiler)
+    for count in settings.compiled_batches:
+        figures: dict[str, Any] = {}
+        if can_compile:
+            seconds = edit_seconds("fused", count, compiled, clock, Path(settings.model))
+            figures = _speed(seconds, 3 * settings.steps * flops, ceiling, clock)
+        yield {"section": "edits", "side": "fused", "mode": "compiled", "at_once": count, **figures}
+
+
+def edit_seconds(side: str, count: int, editor: BatchEditor, clock: Clock, folder: Path) -> float:
+    """Return the seconds an edit, with `count` at once, after two steps to warm up, of which the second records attention."""
+    short = BatchEditor(editor.backbone, dataclasses.replace(editor.config, steps=2, grounding_start=1.0), editor.facts)
+    seconds = 0.0
+    for own in (short, editor):
+        edits = [own.prepare(each) for each in drawn_requests(count, own.canvas.size)]
+        run = prepare_side(side, own, edits, own.encode(edits), folder)
+        clock.forget_peak()
+        clock.wait()
+        started = time.perf_counter()
+        run()
+        clock.wait()
+        seconds = (time.perf_counter() - started) / count
+    return seconds
+
+
+def _speed(seconds: float, flops: int, ceiling: float, clock: Clock) -> dict[str, float | None]:
+    return {
+        **{"s_per_edit": seconds, "edits_per_s": 1 / seconds},
+        **{"mfu": flops / seconds / 1e12 / ceiling, "peak_gb": clock.peak_gb()},
+    }
 
 
 @torch.inference_mode()
