@@ -14,7 +14,7 @@ from torch import Tensor
 from vimaedit.attention.control import AttentionControl
 from vimaedit.attention.features import copied_features
 from vimaedit.attention.plan import MapBuffers
-from vimaedit.attention.processor import install
+from vimaedit.attention.processor import ControlledProcessor, LayerContext, install
 from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer, list_sites
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
@@ -31,10 +31,14 @@ SELF_SIDE, CROSS_SIDE = 0.5, 0.25  # grounding's layers where neither the run no
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the UNet's rows are conditioned on. Shapes: `text` (R, T, E); `image` (R, 1, E) or None without an IP-Adapter."""
+    """What the UNet's rows are conditioned on. `contexts`: what its layers make of that, by processor; None: made in every pass.
+
+    Shapes: `text` (R, T, E); `image` (R, 1, E) or None without an IP-Adapter.
+    """
 
     text: Tensor
     image: Tensor | None
+    contexts: dict[str, LayerContext] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +182,21 @@ class Backbone:
         return Conditioning(text=text_RTE.to(self.dtype), image=image)
 
     @torch.inference_mode()
+    def with_contexts(self, conditioning: Conditioning) -> Conditioning:
+        """Make the layers' keys and values once, for passes that differ in latents and timestep alone."""
+        unet = self.networks.unet
+        added = None if conditioning.image is None else {"image_embeds": [conditioning.image]}
+        context = unet.process_encoder_hidden_states(conditioning.text, added)
+        contexts = {}
+        for site in list_sites(unet):
+            if site.cross:
+                processor = unet.get_submodule(site.name)
+                assert isinstance(processor, ControlledProcessor)
+                attention: Any = unet.get_submodule(site.name.removesuffix(".processor"))
+                contexts[site.name] = processor.project(attention, context)
+        return dataclasses.replace(conditioning, contexts=contexts)
+
+    @torch.inference_mode()
     def predict(
         self, latents_RChw: Tensor, timestep: Tensor, conditioning: Conditioning, control: AttentionControl | None
     ) -> Tensor:
@@ -204,7 +223,7 @@ class Backbone:
                 latents_RChw.to(self.dtype),
                 timestep,
                 encoder_hidden_states=conditioning.text,
-                cross_attention_kwargs=None if control is None else {"control": control},
+                cross_attention_kwargs=None if control is None else {"control": control, "contexts": conditioning.contexts},
                 added_cond_kwargs=None if conditioning.image is None else {"image_embeds": [conditioning.image]},
                 return_dict=False,
             )[0]

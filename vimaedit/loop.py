@@ -51,12 +51,15 @@ def denoise(
     timesteps = torch.tensor(schedule.timesteps, device=device)
     noise_SBChw = draw_noise(config, schedule, noise, batch.x0)
     grounder = Grounder(backbone, batch, config, schedule)
+    conditionings = {rows: backbone.with_contexts(condition_rows(batch, rows)) for rows in dict.fromkeys(plan.layouts)}
     track = begin_track(backbone, batch.x0, batch.inversion_text, batch.free_text, config, schedule, noise)
     x, previous_x0 = track.start, None
 
     for i, timestep in enumerate(schedule.timesteps):
         rows = plan.layouts[i]
-        conditioning = conditioning_of_step(batch, rows, None if track.free_texts is None else track.free_texts[i])
+        conditioning = conditionings[rows]
+        if track.free_texts is not None:
+            conditioning = with_free_text(conditioning, rows, track.free_texts[i])
         x_R = rows.expand(x)
         if parts.keeps_attention:
             x_R, x = keep_attention(backbone, x, rows, conditioning, timesteps[i], config)
@@ -85,18 +88,22 @@ def draw_noise(config: EditConfig, schedule: Schedule, noise: NoiseSource, x0: T
     return torch.stack([noise.draw(i) for i in range(len(schedule))]).to(x0.device)
 
 
-def conditioning_of_step(batch: EditBatch, rows: RowLayout, free_text: Tensor | None) -> Conditioning:
-    """Choose what a step's rows are conditioned on; `free_text` (B, T, E) stands in all unconditional rows where it is given."""
+def condition_rows(batch: EditBatch, rows: RowLayout) -> Conditioning:
+    """Choose what the rows of a layout are conditioned on."""
     text, image = batch.conditioning.text, batch.conditioning.image
     if rows != batch.layout:
         chosen = rows.arrange({kind: batch.layout.indices(kind) for kind in rows.kinds}).to(text.device)
         text, image = text[chosen], None if image is None else image[chosen]
-    if free_text is not None:
-        text = text.clone()
-        for kind in rows.kinds:
-            if not kind.conditional:
-                text[rows.block(kind)] = free_text.to(text.dtype)
     return Conditioning(text=text, image=image)
+
+
+def with_free_text(conditioning: Conditioning, rows: RowLayout, free_text: Tensor) -> Conditioning:
+    """Let all unconditional rows read `free_text`, (B, T, E)."""
+    text = conditioning.text.clone()
+    for kind in rows.kinds:
+        if not kind.conditional:
+            text[rows.block(kind)] = free_text.to(text.dtype)
+    return Conditioning(text=text, image=conditioning.image)
 
 
 def guide(eps_R: Tensor, rows: RowLayout, batch: EditBatch, config: EditConfig, masks: Masks) -> Tensor:

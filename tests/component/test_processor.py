@@ -1,16 +1,20 @@
 """The controlled processor against explicit probability maps, on one real attention layer with prime sizes."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, IPAdapterAttnProcessor2_0
 from torch import Tensor
 
-from vimaedit.attention.control import AttentionControl
+from tests.component.conftest import request
+from vimaedit.attention.control import AttentionControl, plain_control
 from vimaedit.attention.processor import ControlledProcessor
 from vimaedit.attention.recorder import MapRecorder
 from vimaedit.attention.sites import SiteChoice
+from vimaedit.editor import BatchEditor
+from vimaedit.loop import condition_rows
 
 ROWS, QUERIES, TOKENS, IMAGE_TOKENS, HEADS, HEAD_SIZE, TEXT_WIDTH = 5, 11, 7, 3, 3, 5, 13
 WIDTH = HEADS * HEAD_SIZE
@@ -139,3 +143,23 @@ def test_image_attention_has_a_scale_and_a_source_per_row() -> None:
     image_maps = probabilities(attn, x, image[:, 0], to_k)[routes] * scale.double().view(-1, 1, 1, 1)
     expected = output(attn, x, (probabilities(attn, x, text), attn.to_v(text)), (image_maps, to_v(image[:, 0])))
     torch.testing.assert_close(own, expected, atol=5e-6, rtol=0)
+
+
+def test_keys_and_values_made_once_give_the_same_passes_bit_for_bit(make_editor: Callable[..., BatchEditor]) -> None:
+    editor = make_editor(steps=6, grounding_start=0.5)
+    edits = [editor.prepare(request(n)) for n in range(2)]
+    batch = editor.encode(edits)
+    projection = editor.backbone.networks.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+    calls: list[int] = []
+    hook = projection.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    try:
+        editor.run(batch, edits)
+        assert calls == [6]  # three rows for each edit, whatever the number of steps
+        conditioning = condition_rows(batch, batch.layout)
+        latents, timestep = torch.randn(6, *batch.x0.shape[1:]), torch.tensor(501)
+        control = plain_control(torch.full((6,), 0.4))
+        once = editor.backbone.predict(latents, timestep, editor.backbone.with_contexts(conditioning), control)
+        anew = editor.backbone.predict(latents, timestep, conditioning, control)
+    finally:
+        hook.remove()
+    assert torch.equal(once, anew) and calls == [6, 6, 6]

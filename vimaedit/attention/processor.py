@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,16 @@ from vimaedit.attention.sites import SiteChoice
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
+
+
+class LayerContext(NamedTuple):
+    """The keys and values that a layer makes of the text and of each image prompt; nothing else goes into them.
+
+    Shapes: (R, T, H, D) and (R, I, H, D).
+    """
+
+    text: tuple[Tensor, Tensor]
+    images: tuple[tuple[Tensor, Tensor], ...]
 
 
 class ControlledProcessor(nn.Module):
@@ -26,6 +37,7 @@ class ControlledProcessor(nn.Module):
         from diffusers.models.attention_dispatch import dispatch_attention_fn
 
         self.stock = stock
+        self.name = name
         self.routes_self = name in choice.self_routing
         self.routes_image = name in choice.image_routing
         self.records_self = name in choice.self_maps
@@ -43,6 +55,7 @@ class ControlledProcessor(nn.Module):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         control: AttentionControl | None = None,
+        contexts: Mapping[str, LayerContext] | None = None,
     ) -> Tensor:
         if control is None:
             output: Tensor = self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
@@ -52,7 +65,8 @@ class ControlledProcessor(nn.Module):
         if encoder_hidden_states is None:
             attended = self._self_attention(attn, query_RLHD, hidden_states, control)
         else:
-            attended = self._cross_attention(attn, query_RLHD, encoder_hidden_states, control)
+            context = self.project(attn, encoder_hidden_states) if contexts is None else contexts[self.name]
+            attended = self._cross_attention(query_RLHD, context, control, attn.scale)
         attended = attended.flatten(2).to(hidden_states.dtype)
         attended = attn.to_out[1](attn.to_out[0](attended))
         if attn.residual_connection:
@@ -61,6 +75,16 @@ class ControlledProcessor(nn.Module):
             attended = attended / attn.rescale_output_factor
         finished: Tensor = attended
         return finished
+
+    def project(self, attn: Attention, context: Tensor | tuple[Tensor, list[Tensor]]) -> LayerContext:
+        """Make the layer's keys and values of what the UNet hands to it."""
+        text_RTE, images = context if isinstance(context, tuple) else (context, [])
+        projected = []
+        for image_RIE, to_k, to_v in zip(images, self._stock_list("to_k_ip"), self._stock_list("to_v_ip"), strict=True):
+            image_RIE = image_RIE.flatten(1, -2)  # (row, picture, token, E): the tokens of several pictures stand in a row
+            projected.append((_split_heads(to_k(image_RIE), attn.heads), _split_heads(to_v(image_RIE), attn.heads)))
+        text = _split_heads(attn.to_k(text_RTE), attn.heads), _split_heads(attn.to_v(text_RTE), attn.heads)
+        return LayerContext(text=text, images=tuple(projected))
 
     def _self_attention(self, attn: Attention, query_RLHD: Tensor, hidden_states: Tensor, control: AttentionControl) -> Tensor:
         key_RMHD = _split_heads(attn.to_k(hidden_states), attn.heads)
@@ -78,22 +102,18 @@ class ControlledProcessor(nn.Module):
             return self._attend(query_RLHD, key_RMHD, value_RMHD)[control.apart_of]
         return self._attend(query_RLHD, key_RMHD, value_RMHD)
 
-    def _cross_attention(
-        self, attn: Attention, query_RLHD: Tensor, context: Tensor | tuple[Tensor, list[Tensor]], control: AttentionControl
-    ) -> Tensor:
-        text_RTE, images = context if isinstance(context, tuple) else (context, [])
-        key_RTHD = _split_heads(attn.to_k(text_RTE), attn.heads)
-        value_RTHD = _split_heads(attn.to_v(text_RTE), attn.heads)
+    def _cross_attention(self, query_RLHD: Tensor, context: LayerContext, control: AttentionControl, scale: float) -> Tensor:
+        key_RTHD, value_RTHD = context.text
         if self.records_words and control.recorder is not None:
-            control.recorder.add_words(query_RLHD, key_RTHD, attn.scale)
+            control.recorder.add_words(query_RLHD, key_RTHD, scale)
         if control.text_probe is not None:
-            control.text_probe.add(query_RLHD, key_RTHD, attn.scale)
+            control.text_probe.add(query_RLHD, key_RTHD, scale)
         if control.text_rows is None:
             attended = self._attend(query_RLHD, key_RTHD, value_RTHD)
         else:
             attended = self._edited_text(query_RLHD, key_RTHD, value_RTHD, control)
-        for image_RIE, to_k, to_v in zip(images, self._stock_list("to_k_ip"), self._stock_list("to_v_ip"), strict=True):
-            attended = attended + self._image_attention(attn, query_RLHD, image_RIE, to_k, to_v, control)
+        for key_RIHD, value_RIHD in context.images:
+            attended = attended + self._image_attention(query_RLHD, key_RIHD, value_RIHD, control)
         return attended
 
     def _edited_text(self, query_RLHD: Tensor, key_RTHD: Tensor, value_RTHD: Tensor, control: AttentionControl) -> Tensor:
@@ -105,11 +125,7 @@ class ControlledProcessor(nn.Module):
         source = self._attend(query_RLHD[control.text_from], key_RTHD[control.text_from], folded_PTHD)
         return attended.index_add(0, control.text_rows, source)
 
-    def _image_attention(
-        self, attn: Attention, query_RLHD: Tensor, image_RIE: Tensor, to_k: Any, to_v: Any, control: AttentionControl
-    ) -> Tensor:
-        image_RIE = image_RIE.flatten(1, -2)  # (row, picture, token, E): the tokens of several pictures stand in a row
-        key_RIHD, value_RIHD = _split_heads(to_k(image_RIE), attn.heads), _split_heads(to_v(image_RIE), attn.heads)
+    def _image_attention(self, query_RLHD: Tensor, key_RIHD: Tensor, value_RIHD: Tensor, control: AttentionControl) -> Tensor:
         if self.routes_image and control.image_from is not None:
             query_RLHD, key_RIHD = query_RLHD[control.image_from], key_RIHD[control.image_from]
         return control.image_scale[:, None, None, None] * self._attend(query_RLHD, key_RIHD, value_RIHD)
