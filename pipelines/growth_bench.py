@@ -13,6 +13,7 @@ from pipelines.engine_bench import environment, run_python
 from pipelines.storage import check_writable, locate
 from pipelines.tables import Table
 from vimaedit.config import check_range, check_types
+from vimaedit.performance.savings import SAVINGS
 
 EXPECTED = {
     "edits": "2.00 +- 0.05",
@@ -25,6 +26,7 @@ NOTES = {
     "size": "The loop alone. Ratio: to the first; convolutions grow with the area, self-attention with its square.",
     "targets": "The loop alone, by edits of one picture that share its source. Expected: by the rows that the UNet is asked for.",
     "targets, source without variance": "The same with source_variance=false, which lets all steps be shared.",
+    "without": "The loop alone, without one of the engine's savings. Expected: by counted operations of convolutions, products and attention.",
 }
 
 
@@ -78,7 +80,7 @@ def run_growth_bench(config: GrowthBenchConfig, show: Callable[[str], None]) -> 
     return numbers, tables
 
 
-def plan_points(config: GrowthBenchConfig) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def plan_points(config: GrowthBenchConfig) -> Iterator[tuple[str, int | str, dict[str, Any]]]:
     """Yield what is measured: the law, the value that varies, and the amount of work."""
     usual = {"edits": config.edits, "batch": 4, "steps": config.steps}
     for edits in (config.edits, 2 * config.edits):
@@ -92,6 +94,8 @@ def plan_points(config: GrowthBenchConfig) -> Iterator[tuple[str, int, dict[str,
     for law, source_variance in (("targets", True), ("targets, source without variance", False)):
         for targets in (1, 2, 4, 8):
             yield law, targets, {**usual, "batch": 8, "targets": targets, "source_variance": source_variance}
+    for saving in ("", *SAVINGS):
+        yield "without", saving or "nothing", {**usual, "edits": 4, "without": saving}
 
 
 def summarise(figures: Sequence[Mapping[str, float]], law: str) -> dict[str, Any]:
@@ -102,6 +106,7 @@ def summarise(figures: Sequence[Mapping[str, float]], law: str) -> dict[str, Any
         "cpu_s_range": [min(seconds), max(seconds)],
         "memory_mb": statistics.median(each["memory_mb"] for each in figures),
         "rows": figures[0]["rows"],
+        "operations": figures[0]["operations"],
     }
 
 
@@ -144,4 +149,6 @@ def _expected(point: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         return "1"
     if point["law"].startswith("targets"):
         return f"{point['rows'] / first['rows']:.3f}"
+    if point["law"] == "without":
+        return f"{point['operations'] / first['operations']:.3f}"
     return EXPECTED.get(point["law"], "-")

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from vimaedit.backbone import Backbone
 from vimaedit.config import EditConfig
 from vimaedit.editor import BatchEditor
 from vimaedit.networks import choose_device
+from vimaedit.performance.operations import count_operations
 from vimaedit.performance.sides import drawn_requests, load_editor, prepare_side
 
 if TYPE_CHECKING:
@@ -143,11 +143,8 @@ def row_inputs(unet: UNet2DConditionModel, rows: int, device: torch.device, dtyp
 
 @torch.inference_mode()
 def count_row_flops(unet: UNet2DConditionModel, device: torch.device, dtype: torch.dtype) -> int:
-    """Count the floating-point operations of one row: two for each multiplication and addition of convolutions, products, attention."""
-    counter = FlopCounterMode(display=False)
-    with counter:
-        unet(**row_inputs(unet, 1, device, dtype))
-    return int(counter.get_total_flops())
+    """Count the floating-point operations of one row."""
+    return count_operations(partial(unet, **row_inputs(unet, 1, device, dtype)))
 
 
 @torch.inference_mode()

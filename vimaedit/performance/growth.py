@@ -6,6 +6,7 @@ Prints one line of JSON, a list of `PointFigures`, of all points in turn, as oft
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from dataclasses import dataclass
@@ -14,15 +15,19 @@ from typing import Any
 import torch
 
 from vimaedit.attention.routing import shared_steps
+from vimaedit.backbone import Backbone, Conditioning
 from vimaedit.config import Canvas, EditConfig
 from vimaedit.editor import BatchEditor
+from vimaedit.performance.operations import count_operations
 from vimaedit.performance.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
+from vimaedit.performance.savings import ONE_BRANCH, ONE_PROJECTION, THIRD_ROW
 from vimaedit.performance.sides import drawn_requests, load_editor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Work to measure: so many edits in batches of `batch`; of each picture there are `targets`. `size` in px; None: the model's."""
+    """Work to measure: so many edits in batches of `batch`; of each picture there are `targets`. `size` in px; None: the model's.
+    `without`: one of `SAVINGS`, or "" for the engine as it is; given, operations are counted."""
 
     edits: int
     batch: int
@@ -30,30 +35,47 @@ class Point:
     size: int | None = None
     targets: int = 1
     source_variance: bool = True
+    without: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointFigures:
     """What a point took. `denoise_s`, `whole_s`: CPU seconds of the loop alone, and with encoders and decoder. `memory_mb`: the most
-    held above what was held before. `rows`: how many rows the UNet was asked for."""
+    held above what was held before. `rows`: how many rows the UNet was asked for. `operations`: of one batch's loop, counted where `without`
+    is given."""
 
     denoise_s: float
     whole_s: float
     memory_mb: float
     rows: int
+    operations: int | None
+
+
+class _Anew(Backbone):
+    """Makes keys and values in every pass."""
+
+    def with_contexts(self, conditioning: Conditioning) -> Conditioning:
+        return conditioning
 
 
 def measure_points(model: str, points: list[Point], rounds: int, threads: int) -> list[list[PointFigures]]:
     """Measure all points in turn, after each has run once with one step; return the figures of every round."""
     torch.set_num_threads(threads)
     first = load_editor(model, EditConfig(blend="given"), "cpu", "float32")
-    editors = [_editor(first, point) for point in points]
     for point in points:
         measure_point(_editor(first, dataclasses.replace(point, steps=1)), point)
-    return [[measure_point(*each) for each in zip(editors, points, strict=True)] for _ in range(rounds)]
+    operations = [None if point.without is None else _loop_operations(_editor(first, point), point) for point in points]
+    return [
+        [
+            dataclasses.replace(measure_point(_editor(first, point), point), operations=count)
+            for point, count in zip(points, operations, strict=True)
+        ]
+        for _ in range(rounds)
+    ]
 
 
 def _editor(first: BatchEditor, point: Point) -> BatchEditor:
+    """Make the editor that does a point's work; the last one made is the one that can be used."""
     config = dataclasses.replace(
         first.config,
         steps=point.steps,
@@ -61,7 +83,19 @@ def _editor(first: BatchEditor, point: Point) -> BatchEditor:
         targets_per_source=point.targets,
         source_variance=point.source_variance,
     )
-    return BatchEditor(first.backbone, config, first.facts)
+    if point.without == THIRD_ROW:
+        config = dataclasses.replace(config, source_guidance=1 + 1e-6)
+    backbone = (_Anew if point.without == ONE_PROJECTION else Backbone)(first.backbone.networks, config)
+    if point.without == ONE_BRANCH:
+        for processor in backbone.networks.unet.attn_processors.values():
+            processor.is_before_text = False
+    return BatchEditor(backbone, config, first.facts)
+
+
+def _loop_operations(editor: BatchEditor, point: Point) -> int:
+    """Count the operations of one batch's loop."""
+    edits = [editor.prepare(each) for each in drawn_requests(point.batch, editor.canvas.size, point.targets)]
+    return count_operations(functools.partial(editor.run, editor.encode(edits), edits))
 
 
 def measure_point(editor: BatchEditor, point: Point) -> PointFigures:
@@ -83,6 +117,7 @@ def measure_point(editor: BatchEditor, point: Point) -> PointFigures:
         whole_s=cpu_seconds() - began,
         memory_mb=peak_mb() - held,
         rows=count_rows(editor.config, point),
+        operations=None,
     )
 
 
