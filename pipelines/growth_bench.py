@@ -26,7 +26,7 @@ NOTES = {
     "size": "The loop alone. Ratio: to the first; convolutions grow with the area, self-attention with its square.",
     "targets": "The loop alone, by edits of one picture that share its source. Expected: by the rows that the UNet is asked for.",
     "targets, source without variance": "The same with source_variance=false, which lets all steps be shared.",
-    "without": "The loop alone, without one of the engine's savings. Expected: by counted operations of convolutions, products and attention.",
+    "saving undone": "The loop alone, without one of the engine's savings. Expected: by the counted operations.",
 }
 
 
@@ -95,7 +95,7 @@ def plan_points(config: GrowthBenchConfig) -> Iterator[tuple[str, int | str, dic
         for targets in (1, 2, 4, 8):
             yield law, targets, {**usual, "batch": 8, "targets": targets, "source_variance": source_variance}
     for saving in ("", *SAVINGS):
-        yield "without", saving or "nothing", {**usual, "edits": 4, "without": saving}
+        yield "saving undone", saving or "nothing", {**usual, "edits": 4, "without": saving}
 
 
 def summarise(figures: Sequence[Mapping[str, float]], law: str) -> dict[str, Any]:
@@ -149,6 +149,6 @@ def _expected(point: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         return "1"
     if point["law"].startswith("targets"):
         return f"{point['rows'] / first['rows']:.3f}"
-    if point["law"] == "without":
+    if point["law"] == "saving undone":
         return f"{point['operations'] / first['operations']:.3f}"
     return EXPECTED.get(point["law"], "-")

@@ -77,7 +77,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # options that differ from the recipe's
     "quiet-source": {"source_variance": False},
 }
 FEWER = ("ddim-20", "ddim-10", "dpmsolver-20", "dpmsolver-10")  # of the above, those with fewer steps
-GUIDED: dict[str, dict[str, Any]] = {  # guidance in the first so many percent of the steps
+GUIDED: dict[str, dict[str, Any]] = {  # guidance in the first so many percent of the steps, where a method can stop
     "guided-60": {"guidance_end": 0.6},
     "guided-40": {"guidance_end": 0.4},
     "guided-20": {"guidance_end": 0.2},
@@ -141,11 +141,12 @@ class FewStepBenchConfig(SceneBenchConfig):
 
     @property
     def choices(self) -> dict[str, dict[str, Any]]:
+        guided = GUIDED if self.parts.can_stop_guiding else {}
         distilled: dict[str, dict[str, Any]] = {}
         for steps in (12, 8, 4):
             distilled[f"distilled-{steps}"] = {"model": self.few_step_model, "steps": steps}
             distilled[f"distilled-infedit-{steps}"] = {"model": self.few_step_model, "method": "infedit", "steps": steps}
-        return {DEFAULT: {}, **{name: VARIANTS[name] for name in FEWER}, **GUIDED, **distilled}
+        return {DEFAULT: {}, **{name: VARIANTS[name] for name in FEWER}, **guided, **distilled}
 
 
 @dataclass(frozen=True, kw_only=True)

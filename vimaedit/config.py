@@ -1,7 +1,7 @@
 """The settings of an edit: frozen dataclasses with ranges, checked when built.
 
-Windows, the grounding start and the guidance's end are fractions of the number of steps N. Rounding: self and image windows and
-guidance last `int(f N)` steps, the text window `int(f (N + 1))` steps, grounding begins at the step i with `i + 1 >= int(f N)`.
+Windows and the grounding start are fractions of the number of steps N. Rounding: self and image windows last `int(f N)` steps,
+the text window `int(f (N + 1))` steps, grounding begins at the step i with `i + 1 >= int(f N)`.
 """
 
 from __future__ import annotations
@@ -136,9 +136,7 @@ class EditConfig:
     image_order: str = "reference"  # which row sees which image embedding, see `rows.py`
     source_guidance: float = 1.0  # classifier-free guidance of the source branch; 1 saves a quarter of the work
     target_guidance: float = 7.5  # classifier-free guidance of the edit
-    guidance_end: float = (
-        1.0  # fraction of the steps after which the target is guided no more, which saves its unconditional row
-    )
+    guidance_end: float = 1.0  # share of the steps that run, from the first, in which branches are guided; later ones save rows
     blend: str = "auto"  # what changes: auto (blend_words, else the difference of the prompts), given (blend_words), none
     missing_blend: str = "reject"  # a given phrase that its prompt lacks: reject the record, or ignore the phrase
     long_prompt: str = "truncate"  # a prompt beyond the text encoder's length: truncate with a warning, or reject
@@ -216,11 +214,10 @@ class EditConfig:
 
     def _check_guidance_end(self) -> None:
         check_range("guidance_end", self.guidance_end, 0.0, 1.0)
-        parts = self.parts
-        if self.guidance_end < 1 and (parts.guidance != "free" or parts.has_auxiliary or parts.keeps_attention):
+        if self.guidance_end < 1 and not self.parts.can_stop_guiding:
             raise ConfigError(
-                f"guidance_end: got {self.guidance_end} with method={self.method}; allowed: 1.0, or a method whose target is guided by "
-                "its own two rows alone, such as vimaedit or p2p"
+                f"guidance_end: got {self.guidance_end} with method={self.method}; allowed: 1.0, or a method whose branches are guided "
+                "by two rows each, such as vimaedit or p2p"
             )
 
     def check_compile(self) -> None:

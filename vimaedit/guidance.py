@@ -31,7 +31,7 @@ def estimate_target_embedding(
 
 
 def combine_guidance(eps_R: Tensor, layout: RowLayout, source_scale: float, target_scale_B: Tensor) -> Tensor:
-    """Combine the rows of each branch: eps = eps_uncond + w (eps_cond - eps_uncond), float32; without an unconditional row, eps_cond.
+    """Combine the rows of each branch: eps = eps_uncond + w (eps_cond - eps_uncond), float32; of one row alone, that row.
 
     Shapes: `eps_R` (R, C, h, w), `target_scale_B` (B,) -> (2 or 3, B, C, h, w), source first.
     """

@@ -51,13 +51,15 @@ def denoise(
     timesteps = torch.tensor(schedule.timesteps, device=device)
     noise_SBChw = draw_noise(config, schedule, noise, batch.x0)
     grounder = Grounder(backbone, batch, config, schedule)
-    conditionings = {rows: backbone.with_contexts(condition_rows(batch, rows)) for rows in dict.fromkeys(plan.layouts)}
     track = begin_track(backbone, batch.x0, batch.inversion_text, batch.free_text, config, schedule, noise)
     x, previous_x0 = track.start, None
 
     for i, timestep in enumerate(schedule.timesteps):
         rows = plan.layouts[i]
-        conditioning = conditionings[rows]
+        if i == 0 or rows != plan.layouts[i - 1]:
+            conditioning = condition_rows(batch, rows)
+            if track.free_texts is None:  # nothing else that keys and values are made of changes from step to step
+                conditioning = backbone.with_contexts(conditioning)
         if track.free_texts is not None:
             conditioning = with_free_text(conditioning, rows, track.free_texts[i])
         x_R = rows.expand(x)

@@ -56,6 +56,11 @@ class Method:
         return self.track != "recorded" or self.couples
 
     @property
+    def can_stop_guiding(self) -> bool:
+        """Whether guidance is a branch's own two rows alone, so that a step can do without the unconditional ones."""
+        return self.guidance == "free" and not self.has_auxiliary and not self.keeps_attention
+
+    @property
     def has_critical_region(self) -> bool:
         """Whether noise is confined to a region of the mask."""
         return self.spread == "masked"

@@ -19,28 +19,33 @@ from vimaedit.types import RequestOverrides
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_two_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor]) -> None:
-    """Steps before grounding and steps that record: two graphs, whatever windows open and close in between; the same pictures."""
-    editor = make_editor(steps=7, grounding_start=0.5)
+@pytest.mark.parametrize(("guidance_end", "count"), [(1.0, 2), (0.6, 3)])
+def test_few_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor], guidance_end: float, count: int) -> None:
+    """Steps before grounding and steps that record: two graphs, whatever windows open and close in between; the same pictures.
+
+    Steps without guidance have fewer rows, so a graph of their own.
+    """
+    options = {"steps": 7, "grounding_start": 0.5, "guidance_end": guidance_end}
+    editor = make_editor(**options)
     graphs: list[torch.fx.GraphModule] = []
 
-    def count(graph: torch.fx.GraphModule, example_inputs: Any) -> Any:
+    def keep(graph: torch.fx.GraphModule, example_inputs: Any) -> Any:
         graphs.append(graph)
         return graph.forward
 
     torch._dynamo.reset()
-    editor.backbone.compile(backend=count)
+    editor.backbone.compile(backend=keep)
     graphs.clear()  # of the pass that tries whether anything can be compiled
     requests = [request(0), request(1, overrides=RequestOverrides(self_window=0.9, text_window=0.2, image_window=0.4))]
     results = editor(requests)
     assert all(result is not None and result.status == "ok" for result in results)
-    assert len(graphs) == 2
-    for result, eager in zip(results, make_editor(steps=7, grounding_start=0.5)(requests), strict=True):
+    assert len(graphs) == count
+    for result, eager in zip(results, make_editor(**options)(requests), strict=True):
         assert result.image is not None and eager.image is not None
         np.testing.assert_array_equal(result.image, eager.image)
         np.testing.assert_array_equal(result.edit_mask, eager.edit_mask)
     editor([request(2), request(3)])
-    assert len(graphs) == 2
+    assert len(graphs) == count
 
 
 def test_a_machine_that_cannot_compile_says_so_before_any_edit(make_editor: Callable[..., BatchEditor]) -> None:

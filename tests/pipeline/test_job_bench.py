@@ -138,6 +138,8 @@ def test_variants_with_few_steps_follow_the_distilled_model_s_own_recipe() -> No
         *("default", "ddim-20", "ddim-10", "dpmsolver-20", "dpmsolver-10"),
         *("guided-60", "guided-40", "guided-20", "ddim-10-guided-40"),
     ]
+    others = variant_jobs(FewStepBenchConfig(output="out", method="infedit", grounding="auxiliary", steps=12))
+    assert not {"guided-60", "ddim-10-guided-40"} & set(others) and "distilled-8" in others  # which cannot stop guiding
     assert (jobs["guided-40"].steps, jobs["guided-40"].guidance_end, jobs["default"].guidance_end) == (50, 0.4, 1.0)
     distilled, infedit = jobs["distilled-8"], jobs["distilled-infedit-4"]
     assert (distilled.model, distilled.method, distilled.steps, distilled.target_guidance) == (

@@ -7,6 +7,8 @@ import pytest
 from vimaedit.config import Canvas, EditConfig, GroundingSides, Lora, ModelConfig, Thresholds, Windows
 from vimaedit.errors import ConfigError
 from vimaedit.method_options import Auxiliary, Concepts, Laplacian, NullText
+from vimaedit.methods import METHODS
+from vimaedit.recipes import method_config
 
 BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"method": "p3p"}, r"method: got 'p3p'; allowed: vimaedit"),
@@ -39,16 +41,6 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"direction_kept": -1.0}, r"direction_kept: got -1.0; allowed: 0.0 to 100.0"),
     (EditConfig, {"mutual_start": -1}, r"mutual_start: got -1; allowed: 0 to 999"),
     (EditConfig, {"guidance_end": 1.5}, r"guidance_end: got 1.5; allowed: 0.0 to 1.0"),
-    (
-        EditConfig,
-        {"guidance_end": 0.5, "method": "infedit", "grounding": "auxiliary"},
-        r"guidance_end: got 0.5 with method=infedit; allowed: 1.0, or a method",
-    ),
-    (
-        EditConfig,
-        {"guidance_end": 0.5, "method": "leditspp", "grounding": "given"},
-        r"guidance_end: got 0.5 with method=leditspp; allowed: 1.0, or a",
-    ),
     (EditConfig, {"proximal_quantile": 2.0}, r"proximal_quantile: got 2.0; allowed: 0.0 to 1.0"),
     (EditConfig, {"method": "p2p-zero"}, r"image_guidance: got true with method=p2p-zero, .* allowed: false"),
     (EditConfig, {"quirks": ["pnp"]}, r"quirks: got 'pnp'; allowed: absent-words, .*proximal-soft"),
@@ -113,3 +105,12 @@ def test_defaults_are_the_published_settings() -> None:
 def test_what_grounding_reads_follows_from_the_options(options: dict[str, Any], words: bool, self_attention: bool) -> None:
     config = EditConfig(**options)
     assert (config.reads_words, config.reads_self_attention) == (words, self_attention)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_guidance_ends_early_only_where_it_is_two_rows(method: str) -> None:
+    if method in ("infedit", "leditspp", "proximal-p2p", "p2p-zero", "ddim-p2p-zero"):
+        with pytest.raises(ConfigError, match=f"^guidance_end: got 0.5 with method={method}; allowed: 1.0, or a method whose"):
+            method_config(method, guidance_end=0.5)
+    else:
+        assert method_config(method, guidance_end=0.5).guidance_end == 0.5

@@ -36,8 +36,10 @@ def test_memory_is_told_per_further_edit_and_speed_beside_the_other_ways() -> No
     ]
     assert derived(figures) == [
         {"section": "memory", "gb_per_further_edit": 0.5},
-        {"section": "ratios", "against": "stock", "speed": 3.0},
-        {"section": "ratios", "against": "maps", "speed": 9.0},
+        {"section": "ratios", "mode": "eager", "against": "stock", "speed": 2.0},
+        {"section": "ratios", "mode": "eager", "against": "maps", "speed": 6.0},
+        {"section": "ratios", "mode": "compiled", "against": "stock", "speed": 3.0},
+        {"section": "ratios", "mode": "compiled", "against": "maps", "speed": 9.0},
     ]
     assert derived([edits("fused", 1, 1.0, None), edits("fused", 2, 1.0, None)]) == []
 

@@ -38,6 +38,7 @@ def test_what_the_engine_saves_itself_can_be_undone() -> None:
     counted = [each.operations for each in figures]
     whole, others = counted[0], counted[1:]
     assert whole is not None and all(each is not None and each > 1.0005 * whole for each in others)
+    assert [each.rows for each in figures] == [15, 20, 15, 15]
     assert others[0] is not None and 1.25 < others[0] / whole < 4 / 3  # four rows for three
     assert measure_points("random", [Point(edits=1, batch=1, steps=1)], rounds=1, threads=1)[0][0].operations is None
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines import source, storage
 from pipelines.config import EditJobConfig
-from pipelines.context import RunContext, UnitRows, from_block, to_block
+from pipelines.context import MASKS, RunContext, UnitRows, from_block, to_block
 from pipelines.encoding import encode_unit
 from pipelines.inputs import InputSet, scan_inputs
 from pipelines.parts import part_bytes, part_name, read_parts
@@ -262,11 +262,17 @@ def test_a_given_mask_is_bytes(tmp_path: Path) -> None:
 def test_a_block_carries_a_unit_whole(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", records(3))
     (unit,) = read_all(tmp_path)
+    mask = np.random.default_rng(0).random((13, 11)) < 0.5
+    unit.rows[1].edit_mask, unit.rows[2].critical_mask = mask, ~mask[:5]
     block = to_block(unit)
     assert block.num_rows == 1
     (back,) = from_block(block)
     assert back.unit == unit.unit and [row.id for row in back.rows] == [row.id for row in unit.rows]
     assert all((a.canvas == b.canvas).all() for a, b in zip(back.rows, unit.rows, strict=True))
+    for name in MASKS:
+        for a, b in zip((getattr(row, name) for row in back.rows), (getattr(row, name) for row in unit.rows), strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or (a.dtype == bool and a.flags.writeable and np.array_equal(a, b))
 
 
 def test_a_part_says_whose_it_is_and_a_foreign_or_broken_one_counts_for_nothing(tmp_path: Path) -> None:

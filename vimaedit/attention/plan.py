@@ -63,7 +63,7 @@ class InjectionPlan:
         open_SB = open_windows(config, windows, steps)
         self.text_open_SB = open_SB["text"].to(device)
         num_shared = shared_steps(config, steps)
-        num_guided = int(config.guidance_end * config.steps)
+        num_guided = int(config.guidance_end * steps)
         self.layouts = [
             layout_of_step(layout, config, open_SB["self"][i], shares=i < num_shared, guides=i < num_guided)
             for i in range(steps)

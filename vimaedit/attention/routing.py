@@ -71,13 +71,14 @@ def layout_of_step(
 ) -> RowLayout:
     """Leave out the rows that a step does not need; with `shares` edits of one picture have one source.
 
-    A step that does not guide the target has no unconditional row of it.
+    A step that does not guide has no unconditional row of a branch that has a conditional one.
     While the self window is open an auxiliary row equals the source's, so it is not computed; afterwards nothing reads the
     source's unconditional row, unless the source is guided. A batch whose requests differ has both.
     """
     if not config.parts.has_auxiliary:
         shared = math.gcd(config.targets_per_source, layout.num_requests) if shares else 1
-        kept = tuple(kind for kind in layout.kinds if guides or kind != RowKind.TARGET_UNCOND)
+        conditional = {kind.branch for kind in layout.kinds if kind.conditional}
+        kept = tuple(kind for kind in layout.kinds if guides or kind.conditional or kind.branch not in conditional)
         return RowLayout(layout.num_requests, kept, shared)
     kinds = list(layout.kinds)
     if bool(self_open_B.all()):

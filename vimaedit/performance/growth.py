@@ -41,8 +41,8 @@ class Point:
 @dataclass(frozen=True, kw_only=True)
 class PointFigures:
     """What a point took. `denoise_s`, `whole_s`: CPU seconds of the loop alone, and with encoders and decoder. `memory_mb`: the most
-    held above what was held before. `rows`: how many rows the UNet was asked for. `operations`: of one batch's loop, counted where `without`
-    is given."""
+    held above what was held before. `rows`: how many rows the UNet was asked for. `operations`: of one batch's loop, counted where
+    `without` is given."""
 
     denoise_s: float
     whole_s: float
@@ -122,9 +122,10 @@ def measure_point(editor: BatchEditor, point: Point) -> PointFigures:
 
 
 def count_rows(config: EditConfig, point: Point) -> int:
-    """Count the rows of all steps: three for each edit, less what edits of one picture share."""
+    """Count the rows of all steps: three for each edit, four with a guided source, less what edits of one picture share."""
     shared = shared_steps(config, point.steps) if point.targets > 1 else 0
-    return point.edits * 3 * (point.steps - shared) + (point.edits * 2 + point.edits // point.targets) * shared
+    own = 4 if point.without == THIRD_ROW else 3
+    return point.edits * own * (point.steps - shared) + (point.edits * 2 + point.edits // point.targets) * shared
 
 
 def main(settings: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How many floating-point operations work takes: two for each multiplication and addition of convolutions, products, attention."""
+"""Floating-point operations of convolutions, products and attention: two for each multiplication with its addition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine saves itself, and can be made to do so that it is seen what that saves."""
+"""What the engine saves itself, and can be made to do after all, to see what each saving brings."""
 
 THIRD_ROW = "no row for an unguided source"  # its unconditional one
 ONE_BRANCH = "rows of a branch attended once before any text"
