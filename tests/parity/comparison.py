@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,10 @@ BASELINE_MAP_TOLERANCE = 3e-4  # of maps over their maximum
 
 @dataclass
 class Comparison:
-    """What one case came to. `misses` empty: it holds; `undecided` names the step from which it cannot be judged."""
+    """What one case came to. `misses` empty: it holds; `undecided` names the step from which it cannot be judged.
+
+    `cpu_s`, `memory_mb`: CPU seconds, and the most memory above what was held before; nan where the system does not tell.
+    """
 
     case: str
     tolerance: float = LATENT_TOLERANCE
@@ -28,6 +32,8 @@ class Comparison:
     undecided: int | None = None
     misses: list[str] = field(default_factory=list)
     saved: dict[str, np.ndarray] = field(default_factory=dict)
+    cpu_s: float = math.nan
+    memory_mb: float = math.nan
 
     def check(self, name: str, error: float, tolerance: float) -> None:
         self.errors[name] = max(error, self.errors.get(name, 0.0))
@@ -82,4 +88,5 @@ def print_row(outcome: Comparison | tuple[str, str]) -> None:
     if outcome.undecided is not None:
         verdict += f", undecided from step {outcome.undecided} (margin under {outcome.margin:.0e})"
     numbers = [f"{outcome.errors.get(key, float('nan')):9.1e}" for key in ("embedding", "x_T", "map")]
-    print(f"{outcome.case:32s} {latent:9.1e} {outcome.mask_pixels:6d} {' '.join(numbers)}  {verdict}", flush=True)
+    used = f"{outcome.cpu_s:6.1f} {outcome.memory_mb:6.0f}"
+    print(f"{outcome.case:32s} {latent:9.1e} {outcome.mask_pixels:6d} {' '.join(numbers)} {used}  {verdict}", flush=True)

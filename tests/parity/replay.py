@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from vimaedit.editor import BatchEditor, PreparedEdit
 from vimaedit.loading import model_facts, resolve_model
 from vimaedit.loop import denoise
 from vimaedit.networks import load_networks
+from vimaedit.performance.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
 from vimaedit.recipes import method_config
 from vimaedit.rows import RowKind
 from vimaedit.solvers import add_noise, method_schedule
@@ -213,11 +215,26 @@ def replay_all(oracle: Path, only: str | None, save: Path | None) -> list[Compar
     outcomes: list[Comparison | tuple[str, str]] = []
     for path in lists:
         for name, entry in json.loads(path.read_text())["cases"].items():
-            outcomes.append(_replay(name, entry, path.parent, with_adapter, without_adapter))
-            print_row(outcomes[-1])
-            if save is not None and isinstance(outcomes[-1], Comparison) and outcomes[-1].saved:
-                np.savez_compressed(save / f"{name}.npz", **outcomes[-1].saved)
+            held, before = _held_mb(), cpu_seconds()
+            outcome = _replay(name, entry, path.parent, with_adapter, without_adapter)
+            if isinstance(outcome, Comparison):  # reading the case and comparing included
+                outcome.cpu_s = cpu_seconds() - before
+                outcome.memory_mb = math.nan if held is None else peak_mb() - held
+            outcomes.append(outcome)
+            print_row(outcome)
+            if save is not None and isinstance(outcome, Comparison) and outcome.saved:
+                np.savez_compressed(save / f"{name}.npz", **outcome.saved)
     return outcomes
+
+
+def _held_mb() -> float | None:
+    """Return the memory held now, and let the peak begin anew; None where the system does not let one."""
+    give_back_memory()
+    try:
+        forget_peak()
+        return resident_mb()
+    except OSError:
+        return None
 
 
 def _replay(
@@ -243,7 +260,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("cases", "baselines"))
     parser.add_argument("--save", type=Path, help="write <case>.npz files here")
     args = parser.parse_args(argv)
-    print(f"{'case':32s} {'latents':>9s} {'masks':>6s} {'embedding':>9s} {'x_T':>9s} {'map':>9s}  verdict", flush=True)
+    print(
+        f"{'case':32s} {'latents':>9s} {'masks':>6s} {'embedding':>9s} {'x_T':>9s} {'map':>9s} {'CPU s':>6s} {'MB':>6s}  verdict",
+        flush=True,
+    )
     if args.save is not None:
         args.save.mkdir(parents=True, exist_ok=True)
     outcomes = replay_all(args.oracle, args.only, args.save)
