@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -169,6 +171,8 @@ def serving(*words: str, pattern: str = r"http://\S+") -> Iterator[str]:
         words, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
+    # What it says later is read too: a server whose pipe is full stands still.
+    rest = threading.Thread(target=collections.deque, args=(process.stdout, 0), daemon=True)
     try:
         for line in process.stdout:
             found = re.search(pattern, line)
@@ -176,10 +180,13 @@ def serving(*words: str, pattern: str = r"http://\S+") -> Iterator[str]:
                 break
         else:
             raise RuntimeError(f"{words} ended with {process.wait()} and named no address")
+        rest.start()
         yield found.group()
     finally:
         process.kill()
         process.wait()
+        if rest.is_alive():
+            rest.join()
         process.stdout.close()
 
 
