@@ -19,7 +19,7 @@ from vimaedit.types import RequestOverrides
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(("guidance_end", "count"), [(1.0, 2), (0.6, 3)])
+@pytest.mark.parametrize(("guidance_end", "count"), [(1.0, 2), pytest.param(0.6, 3, marks=pytest.mark.slow)])
 def test_few_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor], guidance_end: float, count: int) -> None:
     """Steps before grounding and steps that record: two graphs, whatever windows open and close in between; the same pictures.
 

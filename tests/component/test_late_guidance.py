@@ -43,26 +43,26 @@ def rows_and_states(
     return rows, states
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize(
-    "options",
+    ("share", "options"),
     [
-        {},
-        {"solver": "dpmsolver++"},
-        {"targets_per_source": 2, "variance": "zero"},
-        {"targets_per_source": 2, "grounding_start": 0.7},  # sharing ends after guidance
-        {"method": "locatedit"},
-        {"method": "p2p", **WORDS},
-        {"method": "masactrl", **WORDS, "mutual_start": 1},
-        {"method": "pnp", **WORDS, "windows": Windows(feature=0.8)},
-        {"method": "virtual-p2p", **WORDS},
-        {"method": "npi-p2p", **WORDS},
-        {"method": "edit-friendly-p2p", **WORDS, "skip": 0.4},
-        {"method": "null-text-p2p", **WORDS, "source_guidance": 1.0, "null_text": NullText(steps=2)},
+        (0.0, {}),
+        (0.5, {}),
+        (0.5, {"solver": "dpmsolver++"}),
+        (0.5, {"targets_per_source": 2, "variance": "zero"}),
+        (0.5, {"targets_per_source": 2, "grounding_start": 0.7}),  # sharing ends after guidance
+        (0.5, {"method": "locatedit"}),
+        (0.5, {"method": "p2p", **WORDS}),
+        (0.5, {"method": "masactrl", **WORDS, "mutual_start": 1}),
+        (0.5, {"method": "pnp", **WORDS, "windows": Windows(feature=0.8)}),
+        (0.5, {"method": "virtual-p2p", **WORDS}),
+        (0.5, {"method": "npi-p2p", **WORDS}),
+        (0.5, {"method": "edit-friendly-p2p", **WORDS, "skip": 0.4}),
+        (0.5, {"method": "null-text-p2p", **WORDS, "source_guidance": 1.0, "null_text": NullText(steps=2)}),
     ],
 )
 def test_a_late_step_is_as_with_a_guidance_of_1(
-    make_editor: Callable[..., BatchEditor], options: dict[str, Any], share: float
+    make_editor: Callable[..., BatchEditor], share: float, options: dict[str, Any]
 ) -> None:
     steps = 10 if "skip" in options else 6
     guided = int(6 * share)
