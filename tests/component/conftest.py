@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vimaedit.backbone import Backbone, Networks
+from vimaedit.batch import StepState
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.editor import BatchEditor
 from vimaedit.loading import ModelFacts, model_facts, resolve_model
@@ -70,3 +71,26 @@ def request(number: int, **options: Any) -> EditRequest:
         "seed": 1000 + number,
     }
     return EditRequest(**{**defaults, **options})
+
+
+def rows_and_states(
+    editor: BatchEditor, requests: list[EditRequest], unguided_after: int | None = None
+) -> tuple[list[int], list[StepState]]:
+    """Run a batch; return the UNet's rows and the state of every step. After so many steps the target's guidance becomes 1."""
+    rows: list[int] = []
+    states: list[StepState] = []
+    edits = [editor.prepare(each) for each in requests]
+    batch = editor.encode(edits)
+
+    def keep(state: StepState) -> None:
+        states.append(state)
+        if len(states) == unguided_after:
+            batch.target_guidance.fill_(1.0)
+
+    unet = editor.backbone.networks.unet
+    hook = unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    try:
+        editor.run(batch, edits, keep)
+    finally:
+        hook.remove()
+    return rows, states

@@ -8,69 +8,38 @@ from typing import Any
 import pytest
 import torch
 
-from tests.component.conftest import request
-from vimaedit.batch import StepState
+from tests.component.conftest import request, rows_and_states
 from vimaedit.config import Windows
 from vimaedit.editor import BatchEditor
 from vimaedit.method_options import NullText
-from vimaedit.types import EditRequest
 
 WORDS = {"image_guidance": False, "grounding": "local-blend"}
 
 
-def rows_and_states(
-    editor: BatchEditor, requests: list[EditRequest], unguided_after: int | None = None
-) -> tuple[list[int], list[StepState]]:
-    """Run a batch; return the UNet's rows and the state of every step. After so many steps the scale becomes 1."""
-    rows: list[int] = []
-    states: list[StepState] = []
-    edits = [editor.prepare(each) for each in requests]
-    batch = editor.encode(edits)
-    if unguided_after == 0:
-        batch.target_guidance.fill_(1.0)
-
-    def keep(state: StepState) -> None:
-        states.append(state)
-        if state.step + 1 == unguided_after:
-            batch.target_guidance.fill_(1.0)
-
-    unet = editor.backbone.networks.unet
-    hook = unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
-    try:
-        editor.run(batch, edits, keep)
-    finally:
-        hook.remove()
-    return rows, states
-
-
 @pytest.mark.parametrize(
-    ("share", "options"),
+    "options",
     [
-        (0.0, {}),
-        (0.5, {}),
-        (0.5, {"solver": "dpmsolver++"}),
-        (0.5, {"targets_per_source": 2, "variance": "zero"}),
-        (0.5, {"targets_per_source": 2, "grounding_start": 0.7}),  # sharing ends after guidance
-        (0.5, {"method": "locatedit"}),
-        (0.5, {"method": "p2p", **WORDS}),
-        (0.5, {"method": "masactrl", **WORDS, "mutual_start": 1}),
-        (0.5, {"method": "pnp", **WORDS, "windows": Windows(feature=0.8)}),
-        (0.5, {"method": "virtual-p2p", **WORDS}),
-        (0.5, {"method": "npi-p2p", **WORDS}),
-        (0.5, {"method": "edit-friendly-p2p", **WORDS, "skip": 0.4}),
-        (0.5, {"method": "null-text-p2p", **WORDS, "source_guidance": 1.0, "null_text": NullText(steps=2)}),
+        {},
+        {"solver": "dpmsolver++"},
+        {"targets_per_source": 2, "variance": "zero"},
+        {"targets_per_source": 2, "grounding_start": 0.7},  # sharing ends after guidance
+        {"method": "locatedit"},
+        {"method": "p2p", **WORDS},
+        {"method": "masactrl", **WORDS, "mutual_start": 1},
+        {"method": "pnp", **WORDS, "windows": Windows(feature=0.8)},
+        {"method": "virtual-p2p", **WORDS},
+        {"method": "npi-p2p", **WORDS},
+        {"method": "edit-friendly-p2p", **WORDS, "skip": 0.4},
+        {"method": "null-text-p2p", **WORDS, "source_guidance": 1.0, "null_text": NullText(steps=2)},
     ],
 )
-def test_a_late_step_is_as_with_a_guidance_of_1(
-    make_editor: Callable[..., BatchEditor], share: float, options: dict[str, Any]
-) -> None:
-    steps = 10 if "skip" in options else 6
-    guided = int(6 * share)
+def test_a_late_step_is_as_with_a_guidance_of_1(make_editor: Callable[..., BatchEditor], options: dict[str, Any]) -> None:
+    steps, guided = 10 if "skip" in options else 6, 3  # of six that run
     requests = [request(0), request(1)]
     if options.get("targets_per_source"):
         requests[1] = request(0, id="other", target_prompt="a red square on a blue background")
     all_rows, scaled = rows_and_states(make_editor(steps=steps, **options), requests, unguided_after=guided)
-    rows, states = rows_and_states(make_editor(steps=steps, guidance_end=share, **options), requests)
+    rows, states = rows_and_states(make_editor(steps=steps, guidance_end=0.5, **options), requests)
     edits = len(requests)
     assert len(states) == 6 and rows[:-6] == all_rows[:-6]  # of an inversion
     assert rows[-6:] == all_rows[-6:][:guided] + [each - edits for each in all_rows[-6:][guided:]]

@@ -13,9 +13,8 @@ from pipelines.config import EditJobConfig
 from pipelines.context import Row
 from pipelines.editing import EditActor
 from pipelines.plan import Unit
-from tests.component.conftest import picture, request
+from tests.component.conftest import picture, request, rows_and_states
 from tests.contexts import make_context
-from vimaedit.batch import StepState
 from vimaedit.editor import BatchEditor
 from vimaedit.errors import ConfigError
 from vimaedit.images import clip_view
@@ -38,21 +37,6 @@ def edits_of(number: int, count: int) -> list[EditRequest]:
         )
         for word in TARGETS[:count]
     ]
-
-
-def rows_and_states(editor: BatchEditor, requests: list[EditRequest]) -> tuple[list[int], list[StepState]]:
-    """Run a batch; return the UNet's rows and the state of every step."""
-    rows: list[int] = []
-    states: list[StepState] = []
-    edits = [editor.prepare(each) for each in requests]
-    batch = editor.encode(edits)
-    unet = editor.backbone.networks.unet
-    hook = unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
-    try:
-        editor.run(batch, edits, states.append)
-    finally:
-        hook.remove()
-    return rows, states
 
 
 @pytest.mark.parametrize(
