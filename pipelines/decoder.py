@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 
 from vimaedit.errors import RequestError, VimaeditError
-from vimaedit.images import Box, CanvasSpec, Size, clip_view, decode_image, decode_mask, fit_image, fit_mask
-from vimaedit.types import BoolArray, UInt8Array
+from vimaedit.images import CanvasSpec, FittedPicture, decode_image, decode_mask, fit_picture
 
 TRIES = 2  # of a picture whose process dies: the node may have been short of memory for other reasons
 CPU_SECONDS = 300  # of one record; the largest picture allowed takes some of them
@@ -42,17 +41,10 @@ class CodedRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedRecord:
-    """A picture on the canvas, as the image encoder sees it, and its mask: an error where only the mask is bad.
+    """A picture on the canvas with its mask, and what is wrong with the mask where nothing else is."""
 
-    Shapes: `canvas` (height, width, 3), `clip_image` (side, side, 3) uint8; `mask` (height, width) bool on the canvas.
-    `size` is (width, height) of the original, `crop_box` in its pixels.
-    """
-
-    canvas: UInt8Array
-    clip_image: UInt8Array
-    size: Size
-    crop_box: Box
-    mask: BoolArray | RequestError | None
+    picture: FittedPicture
+    bad_mask: RequestError | None = None
 
 
 class DecoderDied(VimaeditError):
@@ -166,17 +158,13 @@ def decode_record(record: CodedRecord) -> DecodedRecord:
     Raises: RequestError for a bad picture.
     """
     original = decode_image(record.image, min_side_px=record.min_side_px, max_pixels=record.max_pixels)
-    fitted = fit_image(original, record.canvas)
-    size = (original.shape[1], original.shape[0])
-    mask: BoolArray | RequestError | None = None
+    mask = bad_mask = None
     if record.mask is not None:
         try:
-            whole = decode_mask(record.mask, max_pixels=record.max_pixels)
-            mask = fit_mask(whole, size, fitted.crop_box, fitted.image.shape[:2])
+            mask = decode_mask(record.mask, max_pixels=record.max_pixels)
         except RequestError as error:
-            mask = error
-    clip_image = clip_view(original, record.clip_side)
-    return DecodedRecord(canvas=fitted.image, clip_image=clip_image, size=size, crop_box=fitted.crop_box, mask=mask)
+            bad_mask = error
+    return DecodedRecord(picture=fit_picture(original, mask, record.canvas, record.clip_side), bad_mask=bad_mask)
 
 
 def serve(descriptor: int) -> None:

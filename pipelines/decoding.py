@@ -61,7 +61,7 @@ def add_pictures(context: RunContext, rows: Sequence[Row], values: Mapping[str, 
         _stop(rows, "decode", error)
         return
     _take(rows, decoded, image if context.job.frame == "original" else None)
-    bad_mask = next((each for each in (mask, decoded.mask) if isinstance(each, RequestError)), None)
+    bad_mask = next((each for each in (mask, decoded.bad_mask) if isinstance(each, RequestError)), None)
     if bad_mask is not None:
         _stop(rows, "decode", bad_mask)
 
@@ -82,11 +82,11 @@ def _mask_source(values: Mapping[str, Any]) -> bytes | RequestError:
 
 
 def _take(rows: Sequence[Row], decoded: DecodedRecord, original: bytes | None) -> None:
+    picture = decoded.picture
     for row in rows:
-        row.canvas, row.clip_image, row.original = decoded.canvas, decoded.clip_image, original
-        row.original_size, row.crop_box = decoded.size, decoded.crop_box
-        if not isinstance(decoded.mask, RequestError):
-            row.given_mask = decoded.mask
+        row.canvas, row.clip_image, row.original = picture.fitted.image, picture.clip_image, original
+        row.original_size, row.crop_box = picture.fitted.size, picture.fitted.crop_box
+        row.given_mask = picture.mask
 
 
 def _stop(rows: Sequence[Row], stage: str, error: Exception) -> None:

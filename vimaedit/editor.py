@@ -21,7 +21,7 @@ from vimaedit.concepts import ConceptBatch
 from vimaedit.config import EditConfig, Thresholds, Windows
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.guidance import estimate_target_embedding
-from vimaedit.images import CanvasSpec, clip_view, fit_image, fit_mask
+from vimaedit.images import Box, CanvasSpec, FittedImage, FittedPicture, fit_picture
 from vimaedit.loading import ModelFacts
 from vimaedit.loop import denoise
 from vimaedit.noise import NoiseSource, SeededNoise
@@ -52,12 +52,14 @@ class PreparedEdit:
     """One request, checked, with everything that needs no network: its canvas, its words and its settings.
 
     Shapes: `image` (height, width, 3), `clip_image` (side, side, 3) uint8; `given_mask` (height, width) bool or None.
+    `crop_box`: the part of the request's picture that the canvas shows.
     """
 
     request: EditRequest
     image: UInt8Array
     clip_image: UInt8Array
     given_mask: BoolArray | None
+    crop_box: Box
     words: WordPlan
     windows: Windows
     thresholds: Thresholds
@@ -131,26 +133,15 @@ class BatchEditor:
             raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
         if not 0 <= request.seed < 2**63:
             raise RequestError("seed_out_of_range", field="seed", got=str(request.seed), allowed="0 to 2**63 - 1")
-        fitted = fit_image(request.image, self.canvas)
-        given_mask = None
-        if config.grounding == "given" and request.given_mask is not None:
-            if request.given_mask.ndim != 2:
-                raise RequestError(
-                    "mask_shape",
-                    field="given_mask",
-                    got=f"an array of shape {request.given_mask.shape}",
-                    allowed="(height, width)",
-                )
-            height, width = request.image.shape[:2]
-            given_mask = fit_mask(request.given_mask, (width, height), fitted.crop_box, fitted.image.shape[:2])
-        clip_image = request.clip_image if request.clip_image is not None else clip_view(request.image, self.facts.clip_side)
+        picture = self._fit(request)
         if words is None:
             words = self._plan_words(request)
         return PreparedEdit(
             request=request,
-            image=fitted.image,
-            clip_image=clip_image,
-            given_mask=given_mask,
+            image=picture.fitted.image,
+            clip_image=picture.clip_image,
+            given_mask=picture.mask,
+            crop_box=picture.fitted.crop_box,
             words=words,
             windows=windows,
             thresholds=thresholds,
@@ -245,6 +236,27 @@ class BatchEditor:
                 error_type=error.code,
                 message=f"record {request.id!r}: {error}",
             )
+
+    def _fit(self, request: EditRequest) -> FittedPicture:
+        """Return a request's picture and mask on the canvas: brought there, or there already where the view beside it says so."""
+        mask = request.given_mask if self.config.grounding == "given" else None
+        if mask is not None and mask.ndim != 2:
+            raise RequestError(
+                "mask_shape", field="given_mask", got=f"an array of shape {mask.shape}", allowed="(height, width)"
+            )
+        if request.clip_image is None:
+            return fit_picture(request.image, mask, self.canvas, self.facts.clip_side)
+        height, width = request.image.shape[:2]
+        canvas = self.canvas.canvas_of((width, height))
+        for code, field, array in (("image_shape", "image", request.image), ("mask_shape", "given_mask", mask)):
+            if array is not None and array.shape[1::-1] != canvas:
+                got, allowed = (
+                    f"{array.shape[1]}x{array.shape[0]} px beside clip_image",
+                    f"the canvas, {canvas[0]}x{canvas[1]} px",
+                )
+                raise RequestError(code, field=field, got=got, allowed=allowed)
+        fitted = FittedImage(image=request.image, crop_box=(0, 0, width, height), size=(width, height))
+        return FittedPicture(fitted=fitted, clip_image=request.clip_image, mask=mask)
 
     def _shared(self, num_slots: int) -> int:
         """Return how many consecutive slots of a batch have one source; in a smaller batch than the run's it may be fewer."""

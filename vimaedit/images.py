@@ -210,13 +210,36 @@ class CanvasSpec:
         if self.granularity < 1 or self.size < 1 or self.size % self.granularity:
             raise ConfigError(f"canvas.size: got {self.size}; allowed: a multiple of the model's {self.granularity} px")
 
+    def canvas_of(self, size: Size) -> Size:
+        """Return the canvas (width, height) of a picture of this size.
 
-@dataclass(frozen=True, eq=False)
+        `crop` has one square; `keep` takes the nearest bucket by the logarithm of the aspect.
+        """
+        if self.fit == "crop":
+            return self.size, self.size
+        aspect = math.log(size[0] / size[1])
+        return min(aspect_buckets(self.size, self.granularity), key=lambda b: abs(math.log(b[0] / b[1]) - aspect))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FittedImage:
-    """A picture on the canvas: `image` (height, width, 3), and the part of the original it shows."""
+    """A picture on the canvas: `image` (height, width, 3) uint8, the part of the original it shows, and the original's size."""
 
     image: UInt8Array
     crop_box: Box
+    size: Size
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedPicture:
+    """All that an edit reads of a picture: it on the canvas, as the image encoder sees it, and its mask.
+
+    Shapes: `clip_image` (side, side, 3) uint8; `mask` (height, width) bool in the canvas frame.
+    """
+
+    fitted: FittedImage
+    clip_image: UInt8Array
+    mask: BoolArray | None
 
 
 @functools.cache
@@ -248,20 +271,27 @@ def aspect_buckets(size: int, granularity: int) -> tuple[Size, ...]:
 def fit_image(image: UInt8Array, spec: CanvasSpec) -> FittedImage:
     """Bring a picture (height, width, 3) to the model's canvas: crop, then resize (bicubic).
 
-    `crop` takes the centre square; `keep` the nearest bucket by the logarithm of the aspect, covered by the picture. What is
-    already a canvas stays as it is.
+    The canvas is covered by the picture: with `crop` it shows the centre square. What is already a canvas stays as it is.
     """
     height, width = image.shape[:2]
-    canvas = (spec.size, spec.size)
-    if spec.fit == "keep":
-        aspect = math.log(width / height)
-        canvas = min(aspect_buckets(spec.size, spec.granularity), key=lambda b: abs(math.log(b[0] / b[1]) - aspect))
+    canvas = spec.canvas_of((width, height))
     # The largest centred part with the canvas's aspect.
     crop_width = max(1, min(width, round(height * canvas[0] / canvas[1])))
     crop_height = max(1, min(height, round(width * canvas[1] / canvas[0])))
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
     box = (left, top, left + crop_width, top + crop_height)
-    return FittedImage(_resize(_cut(image, box), canvas), box)
+    return FittedImage(image=_resize(_cut(image, box), canvas), crop_box=box, size=(width, height))
+
+
+def fit_picture(image: UInt8Array, mask: BoolArray | None, spec: CanvasSpec, clip_side: int) -> FittedPicture:
+    """Bring a picture and its mask to the model's canvas; the one place where that is done.
+
+    Shapes: `image` (height, width, 3), `mask` (any, any).
+    """
+    fitted = fit_image(image, spec)
+    if mask is not None:
+        mask = fit_mask(mask, fitted.size, fitted.crop_box, fitted.image.shape[:2])
+    return FittedPicture(fitted=fitted, clip_image=clip_view(image, clip_side), mask=mask)
 
 
 def fit_mask(mask: BoolArray, original_size: Size, crop_box: Box, canvas_shape: tuple[int, ...]) -> BoolArray:

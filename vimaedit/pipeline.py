@@ -102,7 +102,7 @@ class ViMAEditPipeline:
 
         Raises: ConfigError for a wrong option, RequestError for a picture or prompt that cannot be edited.
         """
-        from vimaedit.images import fit_image, read_picture
+        from vimaedit.images import read_picture
         from vimaedit.words import parse_blend
 
         given = {"steps": num_inference_steps, "target_guidance": guidance_scale}
@@ -136,7 +136,7 @@ class ViMAEditPipeline:
             sources=[Image.fromarray(result.source)],
             masks=[_mask_image(result.edit_mask)],
             critical_masks=[_mask_image(result.critical_mask)],
-            crop_box=fit_image(request.image, editor.canvas).crop_box,
+            crop_box=edit.crop_box,
             blend=result.blend_used,
             warnings=result.warnings,
         )

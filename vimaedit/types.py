@@ -48,8 +48,9 @@ class RequestOverrides:
 class EditRequest:
     """One edit, self-contained and picklable.
 
-    Shapes: `image` (height, width, 3) uint8 sRGB; `clip_image` (clip_side, clip_side, 3) uint8, the view of the uncropped
-    picture for the image encoder (None: made from `image`); `given_mask` (any, any) bool, True = edit.
+    Shapes: `image` (height, width, 3) uint8 sRGB; `given_mask` (any, any) bool, True = edit; `clip_image` (clip_side, clip_side,
+    3) uint8, the uncropped picture as the image encoder sees it. Where it is given, `image` and `given_mask` are on the model's
+    canvas already; None: the editor brings them there and makes it from `image`.
     """
 
     id: str

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from pipelines.context import Row
+from pipelines.decoder import CodedRecord, decode_record
 from pipelines.editing import edit_batch
 from pipelines.listing import refuse_output_in_input
 from pipelines.probe import await_worker
@@ -24,7 +25,7 @@ from pipelines.synthesis.rows import pair_file, pair_schema
 from pipelines.synthesis.scoring import Scorer
 from pipelines.weights import with_local_weights
 from vimaedit.errors import RequestError
-from vimaedit.images import CanvasSpec, clip_view, decode_image, encode_image, encode_mask, fit_image
+from vimaedit.images import CanvasSpec, encode_image, encode_mask
 from vimaedit.types import BlendPhrase, RequestOverrides, Status
 
 SAMPLE_RECORDS = 4
@@ -200,7 +201,16 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
 def _row(config: SynthesizeConfig, values: dict[str, Any], canvas: CanvasSpec, clip_side: int) -> Row | None:
     """Return a candidate as a request; None where its picture cannot be read."""
     try:
-        original = decode_image(values["image"]["bytes"], min_side_px=config.min_side_px, max_pixels=config.max_pixels)
+        decoded = decode_record(
+            CodedRecord(
+                image=values["image"]["bytes"],
+                mask=None,
+                min_side_px=config.min_side_px,
+                max_pixels=config.max_pixels,
+                canvas=canvas,
+                clip_side=clip_side,
+            )
+        )
     except RequestError:
         return None
     given = values["overrides"]
@@ -223,8 +233,8 @@ def _row(config: SynthesizeConfig, values: dict[str, Any], canvas: CanvasSpec, c
         blend=tuple(BlendPhrase(**phrase) for phrase in values["blend_words"] or ()),
         seed=values["seed"],
         overrides=overrides,
-        canvas=fit_image(original, canvas).image,
-        clip_image=clip_view(original, clip_side),
+        canvas=decoded.picture.fitted.image,
+        clip_image=decoded.picture.clip_image,
     )
 
 

@@ -115,6 +115,16 @@ def test_a_rejected_request_leaves_its_neighbours_alone(make_editor: MakeEditor)
             "mask_shape",
             r"given_mask: got an array of shape \(3, 5, 7\); allowed: \(height",
         ),
+        (
+            {"clip_image": picture(1)[:7, :7], "image": picture(1)[:64]},
+            "image_shape",
+            r"image: got 128x64 px beside clip_image; allowed: the canvas, 128x128 px",
+        ),
+        (
+            {"clip_image": picture(1)[:7, :7], "given_mask": np.ones((3, 5), bool)},
+            "mask_shape",
+            r"given_mask: got 5x3 px beside clip_image; allowed: the canvas, 128x128 px",
+        ),
         ({"seed": -1}, "seed_out_of_range", r"seed: got -1; allowed: 0 to 2\*\*63 - 1"),
     ],
 )

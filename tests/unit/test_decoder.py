@@ -84,8 +84,10 @@ def decoder(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def equal(left: DecodedRecord, right: DecodedRecord) -> bool:
-    pairs = ((getattr(left, name), getattr(right, name)) for name in ("canvas", "clip_image", "size", "crop_box", "mask"))
-    return all(np.array_equal(a, b) for a, b in pairs)
+    a, b = left.picture, right.picture
+    pairs = [(a.clip_image, b.clip_image), (a.mask, b.mask)]
+    pairs += [(getattr(a.fitted, name), getattr(b.fitted, name)) for name in ("image", "size", "crop_box")]
+    return all(np.array_equal(own, other) for own, other in pairs)
 
 
 def test_records_are_decoded_as_in_this_process(decoder: Decoder) -> None:
@@ -93,8 +95,8 @@ def test_records_are_decoded_as_in_this_process(decoder: Decoder) -> None:
         mask = picture(0, size=(5, 7))
         asked = record(picture(number), mask=mask)
         assert equal(decoder(asked), decode_record(asked))
-    bad_mask = decoder(record(picture(), mask=b"no mask"))
-    assert isinstance(bad_mask.mask, RequestError) and bad_mask.mask.field == "given_mask"
+    maskless = decoder(record(picture(), mask=b"no mask"))
+    assert maskless.picture.mask is None and maskless.bad_mask is not None and maskless.bad_mask.field == "given_mask"
     process = decoder.process
     with pytest.raises(RequestError, match="image: got 4 bytes: no picture format known here; allowed: a whole AVIF"):
         decoder(record(b"none"))
@@ -109,17 +111,17 @@ def test_a_picture_that_kills_its_process_is_tried_again_and_harms_no_other(deco
         decoder(record(picture(end=b"SEGV")))
     assert (tmp_path / "deaths").read_text() == "death\n" * 2
     (tmp_path / "deaths").unlink()
-    assert decoder(record(picture(end=b"ONCE"))).size == (23, 19)
+    assert decoder(record(picture(end=b"ONCE"))).picture.fitted.size == (23, 19)
     with pytest.raises(DecoderDied, match=r"\(it ended with exit code 7\)"):
         decoder(record(picture(end=b"EXIT")))
-    assert decoder(record(picture())).size == (23, 19)
+    assert decoder(record(picture())).picture.fitted.size == (23, 19)
 
 
 def test_a_process_killed_between_pictures_is_replaced(decoder: Decoder) -> None:
     decoder(record(picture()))
     assert decoder.process is not None
     os.kill(decoder.process.pid, signal.SIGKILL)
-    assert decoder(record(picture())).size == (23, 19)
+    assert decoder(record(picture())).picture.fitted.size == (23, 19)
 
 
 def test_time_and_memory_end(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +132,7 @@ def test_time_and_memory_end(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) 
     assert time.monotonic() - started < 60
     with pytest.raises(RequestError, match=r"image: got a picture that takes more than 1024 MiB to decode; allowed: one that"):
         decoder(record(picture(end=b"MEMO")))
-    assert decoder(record(picture())).size == (23, 19)
+    assert decoder(record(picture())).picture.fitted.size == (23, 19)
 
 
 def test_the_process_ends_with_its_parent(decoder: Decoder) -> None:
