@@ -50,33 +50,39 @@ class EditImageConfig(EditConfig, ModelConfig):
             )
 
 
-def parse_blend_words(text: str) -> str | list[BlendPhrase]:
-    """Read `cat dog` as it stands and `[{source: ..., target: ...}]` as phrases; a null side is None.
+def parse_blend_words(text: str) -> tuple[BlendPhrase, ...]:
+    """Read `cat dog` or `[{source: ..., target: ...}]`; a null side is None.
 
-    Raises: ConfigError for a list of another form.
+    Raises: ConfigError for another form.
     """
+    from vimaedit.phrases import parse_blend
+
+    try:
+        return parse_blend(_read_list(text) if text.lstrip().startswith("[") else text)
+    except RequestError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _read_list(text: str) -> list[dict[str, str | None]]:
     import yaml
 
     from jobs._options import NULL_TAG, compose_yaml
-    from vimaedit import BlendPhrase
 
-    if not text.lstrip().startswith("["):
-        return text
     error = ConfigError(f"blend_words: got {text!r}; allowed: two words, or [{{source: PHRASE, target: PHRASE}}, ...]")
     try:
         node = compose_yaml(text)
     except yaml.YAMLError as cause:
         raise error from cause
-    phrases = []
+    phrases: list[dict[str, str | None]] = []
     for entry in node.value if isinstance(node, yaml.SequenceNode) else [None]:
         pairs = entry.value if isinstance(entry, yaml.MappingNode) else []
         if not all(isinstance(side, yaml.ScalarNode) for pair in pairs for side in pair):
             raise error
         # The nodes' own text, so that a phrase may be `no` or `7`.
         sides = {side.value: None if phrase.tag == NULL_TAG else phrase.value for side, phrase in pairs}
-        if not any(sides.values()) or not sides.keys() <= {"source", "target"}:
+        if not sides or not sides.keys() <= {"source", "target"}:
             raise error
-        phrases.append(BlendPhrase(source=sides.get("source"), target=sides.get("target")))
+        phrases.append(sides)
     return phrases
 
 

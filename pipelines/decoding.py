@@ -9,10 +9,10 @@ from typing import Any
 from pipelines.context import Row, RunContext
 from pipelines.decoder import CodedRecord, DecodedRecord, DecoderDied, DecodingFailed, decoder
 from pipelines.logs import fields
-from pipelines.records import image_source, reject, shown
+from pipelines.records import image_source, reject
 from pipelines.references import fetch
 from pipelines.secrets import mask_url, mask_urls
-from vimaedit.errors import RequestError
+from vimaedit.errors import RequestError, shown
 from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)

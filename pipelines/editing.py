@@ -21,13 +21,12 @@ from pipelines.logs import about, fields, start_worker
 from pipelines.metrics import observe_batch
 from pipelines.plan import Unit, batches
 from pipelines.progress import Report
-from pipelines.records import shown
 from pipelines.riding import RidingMetrics
 from pipelines.secrets import mask_urls
 from pipelines.storage import locate
 from pipelines.suspects import Deaths, RequestKey, Suspects, write_suspects
 from pipelines.weights import with_local_weights
-from vimaedit.errors import VimaeditError
+from vimaedit.errors import VimaeditError, shown
 from vimaedit.types import Editor, EditRequest, EditResult, Status
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,10 @@ import pyarrow as pa
 
 from pipelines.context import Row, RunContext, UnitRows
 from pipelines.logs import fields
-from pipelines.records import shown
 from pipelines.schema import OUTPUT_FIELDS
 from pipelines.secrets import mask_urls
 from pipelines.text import cut_quotes
-from vimaedit.errors import RequestError
+from vimaedit.errors import RequestError, shown
 from vimaedit.images import decode_image, encode_image, encode_mask, paste_back, paste_mask
 from vimaedit.metrics.background import background_metrics
 from vimaedit.types import BoolArray, Status, UInt8Array

@@ -11,7 +11,8 @@ import pyarrow as pa
 from pipelines.column_types import is_list_type
 from pipelines.context import Row
 from pipelines.text import cut
-from vimaedit.errors import RequestError
+from vimaedit.errors import RequestError, shown
+from vimaedit.phrases import BLEND_FORMS, blend_error, parse_blend
 from vimaedit.types import BlendPhrase, RequestOverrides, Status
 
 OVERRIDES = {
@@ -28,14 +29,13 @@ ALLOWED = {
     "source_prompt": "a string that is not empty",
     "target_prompt": "a string that is not empty, or a list of such strings",
     "id": "a string or an integer",
-    "blend_words": "a list of {source, target}, or two words like 'cat dog'",
+    "blend_words": BLEND_FORMS,
     "given_mask": "binary, {bytes, path} or string",
     "seed": "an integer from 0 to 2**63-1, or null",
     "overrides": f"a struct of {', '.join(OVERRIDES)}",
 }
 MAX_SEED = 2**63 - 1
 MAX_PROMPT_CHARACTERS = 100_000  # far beyond what any text encoder reads; tokenizing more takes seconds to minutes
-SHOWN_CHARACTERS = 80
 
 
 def read_record(columns: Mapping[str, pa.Array], index: int) -> dict[str, Any]:
@@ -145,48 +145,12 @@ def _blend(value: Any, edit_index: int, num_targets: int, per_target: bool) -> t
     value = _converted(value)
     if per_target and value:
         if len(value) != num_targets:
-            raise RequestError(
-                "wrong_length",
-                field="blend_words",
-                got=f"{len(value)} entries for {num_targets} target prompts",
-                allowed="one entry per target prompt, or one list of {source, target} for all",
-            )
+            got = f"{len(value)} entries for {num_targets} target prompts"
+            raise blend_error(got, allowed="one entry per target prompt, or one list of {source, target} for all")
         value = value[edit_index]
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return _blend_of_words(value)
-    if not isinstance(value, list) or not all(isinstance(entry, dict | None) for entry in value):
-        raise _wrong_type("blend_words", value)
-    return tuple(_phrase(entry) for entry in value if entry is not None)
-
-
-def _blend_of_words(text: str) -> tuple[BlendPhrase, ...]:
-    words = text.split()
-    if not words:
-        return ()
-    if len(words) != 2:
-        raise RequestError(
-            "wrong_length",
-            field="blend_words",
-            got=f"{shown(text)} with {len(words)} words",
-            allowed="two words, source and target; phrases as a list of {source, target}",
-        )
-    return (BlendPhrase(source=words[0], target=words[1]),)
-
-
-def _phrase(entry: dict[str, Any]) -> BlendPhrase:
-    sides = {}
-    for side in ("source", "target"):
-        phrase = entry.get(side)
-        if phrase is not None and not isinstance(phrase, str):
-            raise _wrong_type(f"blend_words.{side}", phrase, allowed="a string or null")
-        sides[side] = phrase.strip() or None if phrase is not None else None
-    if not any(sides.values()):
-        raise RequestError(
-            "null_value", field="blend_words", got="a pair without words", allowed="a phrase in source, target or both"
-        )
-    return BlendPhrase(**sides)
+    if isinstance(value, list) and any(isinstance(entry, tuple) for entry in value):  # a map's key and value name no sides
+        raise blend_error(f"a map {shown(value)}")
+    return parse_blend(value)
 
 
 def _overrides(value: Any) -> RequestOverrides:
@@ -241,9 +205,3 @@ def _converted(value: Any) -> Any:
 def _wrong_type(field: str, value: Any, *, allowed: str | None = None) -> RequestError:
     got = f"{type(value).__name__} {shown(value)}"
     return RequestError("wrong_type", field=field, got=got, allowed=allowed or ALLOWED[field])
-
-
-def shown(value: Any) -> str:
-    """Show a value in an error's text, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

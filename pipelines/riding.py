@@ -15,10 +15,9 @@ import pyarrow as pa
 from pipelines.context import Row, RunContext
 from pipelines.encoding import frame_pictures
 from pipelines.measuring import Measurer, MetricNetworks
-from pipelines.records import shown
 from pipelines.score_read import read_references
 from pipelines.secrets import mask_urls
-from vimaedit.errors import RequestError
+from vimaedit.errors import RequestError, shown
 from vimaedit.images import decode_image, encode_image
 from vimaedit.metrics.names import columns_of
 from vimaedit.metrics.samples import EditSample

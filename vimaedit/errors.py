@@ -1,5 +1,9 @@
 """The errors this package raises on purpose; anything else that surfaces is a bug or infrastructure."""
 
+from __future__ import annotations
+
+SHOWN_CHARACTERS = 80
+
 
 class VimaeditError(Exception):
     """Base of every error raised on purpose."""
@@ -29,3 +33,9 @@ class RequestError(VimaeditError):
 
 def _rebuild_request_error(code: str, field: str, got: str, allowed: str) -> RequestError:
     return RequestError(code, field=field, got=got, allowed=allowed)
+
+
+def shown(value: object) -> str:
+    """Show a value in an error's text, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

@@ -5,8 +5,14 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from vimaedit.errors import RequestError, shown
+from vimaedit.types import BlendPhrase
 
 Span = tuple[int, int]  # first character, one past the last
+BLEND_FORMS = "a list of {source, target}, or two words like 'cat dog'"
 
 WORD = re.compile(r"\w[\w\u0300-\u036f]*(?:['’\-][\w\u0300-\u036f]+)*")
 
@@ -32,6 +38,50 @@ def find_phrase(text: str, phrase: str) -> list[Span]:
         return found
     inner = [n for n, character in enumerate(phrase) if _is_word_character(character)]
     return _occurrences(text, phrase[inner[0] : inner[-1] + 1]) if inner else []
+
+
+def parse_blend(value: Any) -> tuple[BlendPhrase, ...]:
+    """Return the phrases that say what changes, from any form in which they are given.
+
+    `"cat dog"`, one word each, or a list of `{source, target}`, (source, target) or `BlendPhrase`, of which either side may be
+    None or blank; an entry of None, and None altogether, says nothing.
+
+    Raises: RequestError `blend_words_malformed`, whatever is wrong.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        words = value.split()
+        if len(words) not in (0, 2):
+            got = f"{shown(value)} ({len(words)} word{'s' * (len(words) > 1)})"
+            raise blend_error(got, allowed="two words, source and target; phrases as a list of {source, target}")
+        return (BlendPhrase(source=words[0], target=words[1]),) if words else ()
+    if not isinstance(value, list | tuple):
+        raise blend_error(f"{type(value).__name__} {shown(value)}")
+    return tuple(_blend_phrase(entry) for entry in value if entry is not None)
+
+
+def blend_error(got: str, *, part: str = "", allowed: str = BLEND_FORMS) -> RequestError:
+    """Say that blend words, or a `part` of them, have no form that can be read."""
+    return RequestError("blend_words_malformed", field=f"blend_words{part}", got=got, allowed=allowed)
+
+
+def _blend_phrase(entry: Any) -> BlendPhrase:
+    if isinstance(entry, BlendPhrase):
+        entry = (entry.source, entry.target)
+    elif isinstance(entry, Mapping):
+        entry = (entry.get("source"), entry.get("target"))
+    if not isinstance(entry, tuple) or len(entry) != 2:
+        raise blend_error(f"an entry {type(entry).__name__} {shown(entry)}")
+    sides: list[str | None] = []
+    for name, phrase in zip(("source", "target"), entry, strict=True):
+        if phrase is not None and not isinstance(phrase, str):
+            got = f"{type(phrase).__name__} {shown(phrase)}"
+            raise blend_error(got, part=f".{name}", allowed="a string or null")
+        sides.append(None if phrase is None else phrase.strip() or None)
+    if sides == [None, None]:
+        raise blend_error("a pair without words", allowed="a phrase in source, target or both")
+    return BlendPhrase(source=sides[0], target=sides[1])
 
 
 def _occurrences(text: str, phrase: str) -> list[Span]:

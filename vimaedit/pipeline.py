@@ -103,7 +103,7 @@ class ViMAEditPipeline:
         Raises: ConfigError for a wrong option, RequestError for a picture or prompt that cannot be edited.
         """
         from vimaedit.images import read_picture
-        from vimaedit.words import parse_blend
+        from vimaedit.phrases import parse_blend
 
         given = {"steps": num_inference_steps, "target_guidance": guidance_scale}
         config = self._configure({**options, **{key: value for key, value in given.items() if value is not None}})
@@ -116,7 +116,7 @@ class ViMAEditPipeline:
             image=read_picture(image),
             source_prompt=source_prompt,
             target_prompt=target_prompt,
-            blend=parse_blend(blend or ()),
+            blend=parse_blend(blend),
             reweight=tuple((reweight or {}).items()),
             given_mask=None if mask is None else _read_mask(mask, config),
             seed=_seed(generator, config.seed),

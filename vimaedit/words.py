@@ -93,28 +93,6 @@ def pad_ids(ids: Sequence[int], tokenizer: Tokenizer) -> Int64Array:
     return np.array([*kept, *[padding] * (length - len(kept))], dtype=np.int64)
 
 
-def parse_blend(blend: str | Sequence[BlendPhrase | tuple[str | None, str | None]]) -> tuple[BlendPhrase, ...]:
-    """Return blend phrases from their short forms: `"cat dog"` (one word each), or pairs (source, target).
-
-    Raises: RequestError `blend_words_malformed`.
-    """
-    if not isinstance(blend, str):
-        return tuple(
-            entry if isinstance(entry, BlendPhrase) else BlendPhrase(source=entry[0], target=entry[1]) for entry in blend
-        )
-    words = blend.split()
-    if not words:
-        return ()
-    if len(words) != 2:
-        raise RequestError(
-            "blend_words_malformed",
-            field="blend_words",
-            got=f"{blend!r} ({len(words)} word{'s' * (len(words) > 1)})",
-            allowed="two words, source and target; phrases as a list of {source, target}",
-        )
-    return (BlendPhrase(source=words[0], target=words[1]),)
-
-
 def plan_words(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -> WordPlan:
     """Settle tokens, blend words and text attention of one request.
 

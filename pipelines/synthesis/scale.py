@@ -26,7 +26,8 @@ from pipelines.synthesis.scoring import Scorer
 from pipelines.weights import with_local_weights
 from vimaedit.errors import RequestError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask
-from vimaedit.types import BlendPhrase, RequestOverrides, Status
+from vimaedit.phrases import parse_blend
+from vimaedit.types import RequestOverrides, Status
 
 SAMPLE_RECORDS = 4
 
@@ -230,7 +231,7 @@ def _row(config: SynthesizeConfig, values: dict[str, Any], canvas: CanvasSpec, c
         input_row=values["caption_row"],
         source_prompt=values["source_prompt"],
         target_prompt=values["target_prompt"],
-        blend=tuple(BlendPhrase(**phrase) for phrase in values["blend_words"] or ()),
+        blend=parse_blend(values["blend_words"]),
         seed=values["seed"],
         overrides=overrides,
         canvas=decoded.picture.fitted.image,

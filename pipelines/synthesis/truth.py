@@ -16,8 +16,9 @@ from pipelines.tables import Table
 from vimaedit.images import MAX_PIXELS, decode_image
 from vimaedit.metrics.statistics import Interval, wilson_interval
 from vimaedit.miniature.scenes import Scene
+from vimaedit.phrases import parse_blend
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
-from vimaedit.types import BlendPhrase, Status, UInt8Array
+from vimaedit.types import Status, UInt8Array
 
 COLUMNS = ("image", "edited_image", "category", "blend_words_used", "target_prompt", "status", "pair_id", "candidate")
 MEASURED = "the reader of the scene world; no filter asks it"
@@ -129,7 +130,7 @@ def _judge_part(output: str, part: str, lexicon: Lexicon) -> list[tuple[str, str
         coded, edited = (row[name]["bytes"] for name in ("image", "edited_image"))
         if coded not in sources:
             sources[coded] = read_unknown(_picture(coded))
-        blend = [BlendPhrase(**phrase) for phrase in row["blend_words_used"] or ()]
+        blend = parse_blend(row["blend_words_used"])
         right = is_edit_right(sources[coded], _picture(edited), row["category"] or "", blend, row["target_prompt"], lexicon)
         verdicts.append((row["category"] or "", row["pair_id"], row["candidate"], right))
     return verdicts

@@ -117,16 +117,16 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_edit(
 
 
 def test_blend_words_as_words_or_phrases() -> None:
-    assert parse_blend_words("cat dog") == "cat dog"
-    assert parse_blend_words("") == ""
-    assert parse_blend_words("[{source: a tabby cat, target: no}, {target: hat}]") == [
+    assert parse_blend_words("cat dog") == (BlendPhrase(source="cat", target="dog"),)
+    assert parse_blend_words("") == ()
+    assert parse_blend_words("[{source: a tabby cat, target: no}, {target: hat}]") == (
         BlendPhrase(source="a tabby cat", target="no"),
         BlendPhrase(source=None, target="hat"),
-    ]
-    assert parse_blend_words("[{source: null, target: dog}, {source: 'null', target: }]") == [
+    )
+    assert parse_blend_words("[{source: null, target: dog}, {source: 'null', target: }]") == (
         BlendPhrase(source=None, target="dog"),
         BlendPhrase(source="null", target=None),
-    ]
+    )
 
 
 @pytest.mark.parametrize(

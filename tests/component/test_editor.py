@@ -177,7 +177,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def test_every_option_runs_and_tells_in_the_picture(make_editor: MakeEditor) -> None:
-    from vimaedit.words import parse_blend
+    from vimaedit.phrases import parse_blend
 
     pictures: dict[str, np.ndarray] = {}
     for name, options in VARIANTS.items():

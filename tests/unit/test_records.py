@@ -64,17 +64,21 @@ CASES = [
     ({"seed": "7"}, "wrong_type", "seed: got str '7'; allowed: an integer"),
     ({"seed": True}, "wrong_type", "seed: got bool True; allowed: an integer"),
     ({"id": 1.5}, "wrong_type", "record 'in/a.parquet#13': id: got float 1.5; allowed: a string or an integer"),
-    ({"blend_words": "a b c"}, "wrong_length", "blend_words: got 'a b c' with 3 words; allowed: two words, source and target"),
-    ({"blend_words": 5}, "wrong_type", "blend_words: got int 5; allowed: a list of {source, target}, or two words"),
+    ({"blend_words": "a b c"}, "blend_words_malformed", "blend_words: got 'a b c' (3 words); allowed: two words, source and"),
+    ({"blend_words": 5}, "blend_words_malformed", "blend_words: got int 5; allowed: a list of {source, target}, or two words"),
     (
         {"blend_words": ["cat dog", "x y"]},
-        "wrong_length",
+        "blend_words_malformed",
         "got 2 entries for 1 target prompts; allowed: one entry per target prompt",
     ),
-    ({"blend_words": [{"source": None, "target": " "}]}, "null_value", "got a pair without words; allowed: a phrase in source"),
+    (
+        {"blend_words": [{"source": None, "target": " "}]},
+        "blend_words_malformed",
+        "got a pair without words; allowed: a phrase in",
+    ),
     (
         {"blend_words": [{"source": 5, "target": None}]},
-        "wrong_type",
+        "blend_words_malformed",
         "blend_words.source: got int 5; allowed: a string or null",
     ),
     ({"overrides": 3}, "wrong_type", "overrides: got int 3; allowed: a struct of thresholds.edit, thresholds.critical"),
@@ -131,6 +135,13 @@ def test_blend_words_for_one_or_for_all_targets(value: Any, targets: list[str], 
     for row, blend in zip(rows, blends, strict=True):
         assert row.status == (Status.REJECTED if blend is None else None)
         assert blend is None or row.blend == blend
+
+
+def test_a_map_is_no_pair_of_sides() -> None:
+    record = {**GOOD, **read_record({"blend_words": pa.array([[("cat", "dog")]], pa.map_(pa.string(), pa.string()))}, 0)}
+    (row,) = parse_record(record, blends_per_target=False, input_file="a", input_row=0, first_edit=0, count=1)
+    assert row.error_type == "blend_words_malformed"
+    assert row.error_message is not None and "blend_words: got a map [('cat', 'dog')]; allowed: a list of" in row.error_message
 
 
 def test_overrides_go_by_their_config_names() -> None:

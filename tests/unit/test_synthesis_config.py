@@ -188,7 +188,7 @@ def test_ready_pairs_with_pictures_become_candidates_and_bad_ones_rows(tmp_path:
     assert [(row["id"], row["stage"], row["reason"], row["candidates"]) for row in made.rejected] == [
         ("equal", "pair", "prompts_equal", 3),
         ("null", "pair", "null_value", 3),
-        ("words", "pair", "wrong_length", 3),
+        ("words", "pair", "blend_words_malformed", 3),
         ("absent", "pair", "blend_phrase_not_found", 3),
         ("picture", "image", "null_value", 3),
     ]

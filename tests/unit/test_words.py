@@ -15,9 +15,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from vimaedit.alignment import align_tokens
 from vimaedit.config import EditConfig
 from vimaedit.errors import RequestError
-from vimaedit.phrases import find_phrase
+from vimaedit.phrases import find_phrase, parse_blend
 from vimaedit.types import BlendPhrase, EditRequest
-from vimaedit.words import Tokenizer, WordPlan, pad_ids, parse_blend, plan_words, token_spans, tokens_of_spans
+from vimaedit.words import Tokenizer, WordPlan, pad_ids, plan_words, token_spans, tokens_of_spans
 
 LENGTH = 19
 
@@ -57,7 +57,7 @@ def plan(
         image=np.zeros((17, 19, 3), np.uint8),
         source_prompt=source,
         target_prompt=target,
-        blend=parse_blend(blend),
+        blend=tuple(BlendPhrase(source=old, target=new) for old, new in blend),
         reweight=reweight,
     )
     return plan_words(request, EditConfig(**settings), tokenizer)
@@ -430,6 +430,8 @@ def test_recorded_words_and_alignments_of_whole_runs(oracle: Path, recorded_toke
     [
         ("cat tiger", [("cat", "tiger")]),
         ("  ", []),
+        (None, []),
+        ([{"source": " red hat ", "target": None}, None, {"target": "dog"}], [("red hat", None), (None, "dog")]),
         ([("red hat", None), BlendPhrase(source=None, target="dog")], [("red hat", None), (None, "dog")]),
     ],
 )
@@ -438,13 +440,31 @@ def test_short_forms_of_blend_words(blend: Any, expected: list[tuple[str | None,
 
 
 @pytest.mark.parametrize(("blend", "count"), [("cat", "1 word"), ("a red cat", "3 words")])
-def test_other_strings_are_rejected(blend: str, count: str) -> None:
+def test_other_numbers_of_words_are_rejected(blend: str, count: str) -> None:
     with pytest.raises(RequestError) as error:
         parse_blend(blend)
     assert error.value.code == "blend_words_malformed"
     assert str(error.value) == (
         f"blend_words: got {blend!r} ({count}); allowed: two words, source and target; phrases as a list of {{source, target}}"
     )
+
+
+@pytest.mark.parametrize(
+    ("blend", "message"),
+    [
+        (5, "blend_words: got int 5; allowed: a list of {source, target}, or two words like 'cat dog'"),
+        ({"source": "cat"}, "blend_words: got dict {'source': 'cat'}; allowed: a list of {source, target}, or two words"),
+        (["cat dog"], "blend_words: got an entry str 'cat dog'; allowed: a list of {source, target}"),
+        ([("a", "b", "c")], "blend_words: got an entry tuple ('a', 'b', 'c'); allowed: a list of {source, target}"),
+        ([(None, 5)], "blend_words.target: got int 5; allowed: a string or null"),
+        ([(None, " ")], "blend_words: got a pair without words; allowed: a phrase in source, target or both"),
+        ("x" * 1000, f"blend_words: got '{'x' * 79}... (1 word); allowed: two words"),
+    ],
+)
+def test_other_forms_are_rejected_under_one_code(blend: Any, message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        parse_blend(blend)
+    assert error.value.code == "blend_words_malformed" and str(error.value).startswith(message)
 
 
 def test_text_control_chosen_by_the_number_of_words(tokenizer: CLIPTokenizer) -> None:
