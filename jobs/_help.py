@@ -61,5 +61,6 @@ def _comments(config_type: type[Any]) -> dict[str, str]:
         (definition,) = ast.parse(source).body
         for statement in typing.cast(ast.ClassDef, definition).body:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                found[statement.target.id] = behind.get(statement.end_lineno or 0, "")
+                lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
+                found[statement.target.id] = next((behind[line] for line in lines if line in behind), "")
     return found

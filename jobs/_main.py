@@ -49,7 +49,7 @@ def run_job(
         logger.exception("jobs.%s stopped by an error", name)
         return EXIT_ERROR
     if line.print_config:
-        print(config_yaml(config), end="")
+        print(config_yaml(config, required), end="")
         return EXIT_DONE
     _log_to_stderr(getattr(config, "log_format", "text"))
     exit_on_signals()

@@ -142,9 +142,11 @@ def _replace(config: Any, path: Sequence[str], value: Any) -> Any:
     return dataclasses.replace(config, **{name: _replace(getattr(config, name), rest, value) if rest else value})
 
 
-def config_yaml(config: Any) -> str:
-    """Return a resolved configuration as YAML that `--config` reads back, with credentials in URLs replaced by `***`."""
-    return yaml.safe_dump(without_secrets(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=128)
+def config_yaml(config: Any, first: Sequence[str] = ()) -> str:
+    """Return a resolved configuration as YAML that `--config` reads back, some keys first, with credentials in URLs as `***`."""
+    values = dataclasses.asdict(config)
+    ordered = {name: values[name] for name in (*first, *(name for name in values if name not in first))}
+    return yaml.safe_dump(without_secrets(ordered), sort_keys=False, allow_unicode=True, width=128)
 
 
 def option_keys(config_type: type[Any]) -> Iterator[tuple[str, ...]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs._signals import exit_on_signals
-from vimaedit.config import EditConfig, ModelConfig, check_choice
+from pipelines.options import Frame, check_bases
+from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError, RequestError
 
 # What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
@@ -24,7 +25,7 @@ REQUIRED = ("image", "source_prompt", "target_prompt", "output")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditImageConfig(EditConfig, ModelConfig):
+class EditImageConfig(Frame, EditConfig, ModelConfig):
     """`jobs.edit_image`: one picture's record, the edit and the model, flat."""
 
     image: str = ""  # local picture file
@@ -33,14 +34,9 @@ class EditImageConfig(EditConfig, ModelConfig):
     output: str = ""  # local .png file; NAME_sheet.png goes beside it
     blend_words: str = ""  # what changes: "cat dog", or [{source: tabby cat, target: dog}]; nothing: see `blend`
     given_mask: str | None = None  # local picture file, non-zero = edit; for grounding=given
-    frame: str = "canvas"  # canvas: what the model saw; original: pasted back into the whole picture
 
     def __post_init__(self) -> None:
-        from pipelines.config import FRAMES
-
-        EditConfig.__post_init__(self)
-        ModelConfig.__post_init__(self)
-        check_choice("frame", self.frame, FRAMES)
+        check_bases(self, EditImageConfig)
         if Path(self.output).suffix.lower() != ".png":
             raise ConfigError(f"output: got {self.output!r}; allowed: a file name that ends in .png")
         if (self.given_mask is None) == (self.grounding == "given"):

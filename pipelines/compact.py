@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.finish import is_complete, write_success
 from pipelines.listing import refuse_output_in_input
+from pipelines.options import Shards, check_bases, check_given
 from pipelines.parts import FOOTER_KEY, GROUP_BYTES, GROUP_ROWS, open_writer, part_name, read_parts, row_groups
 from pipelines.secrets import mask_urls
 from pipelines.storage import (
@@ -33,7 +34,6 @@ from pipelines.storage import (
     retry,
     retry_remote,
 )
-from vimaedit.config import check_range
 from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -42,18 +42,15 @@ MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompactConfig:
+class CompactConfig(Shards):
     """`jobs.compact`: which output to rewrite, and where to."""
 
     input: str = ""  # output of a finished editing run, local or any fsspec URL
     output: str = ""  # new or empty folder, local or any fsspec URL
-    shard_mb: int = 500  # size of a shard, about: parts are not cut
 
     def __post_init__(self) -> None:
-        for name in ("input", "output"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name}: got nothing; it is required: {name}=PATH_OR_URL")
-        check_range("shard_mb", self.shard_mb, 1, 100_000)
+        check_bases(self, CompactConfig)
+        check_given(self, ("input", "output"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,19 +8,17 @@ import json
 from typing import Any
 
 from pipelines.config import EditJobConfig
+from pipelines.options import EditingPlace, GoingOn, Networks, option_names
 
 # Raised with every change that the changelog marks "changes pixels: yes".
 RESULTS_VERSION = 1
 
-# Where work is placed, what is reported and when a run gives up changes no row; what the input is, the plan compares itself.
-OUTSIDE_DIGEST = frozenset(
-    {
-        *("input", "output", "resume", "retry_statuses", "limit", "dry_run", "sheet"),
-        *("actors", "batch_size", "threads", "compile", "ray_address", "log_format"),
-        *("max_failed_fraction", "max_rejected_fraction", "stop_failed_fraction"),
-    }
-)
-METRIC_NETWORKS = frozenset({"scoring_clip", "dino", "lpips", "lpips_heads"})
+# Where work is placed (but for the device, which rounds its own way), what is reported and when a run gives up changes no row; what
+# the input is, the plan compares itself.
+OUTSIDE_DIGEST = (option_names(EditingPlace, GoingOn) - {"device"}) | {
+    *("input", "output", "limit", "sheet", "compile", "max_rejected_fraction")
+}
+METRIC_NETWORKS = option_names(Networks)
 
 
 def config_digest(job: EditJobConfig) -> str:

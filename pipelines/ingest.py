@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.features import feature_of
 from pipelines.ingest_file import RecordFile
 from pipelines.ingest_sources import Entry, Source, open_source
+from pipelines.options import Rejects, check_bases, check_given
 from pipelines.schema import BENCHMARK_FIELDS
 from pipelines.secrets import mask_urls
 from pipelines.storage import (
@@ -32,7 +33,7 @@ from pipelines.storage import (
     retry_remote,
 )
 from vimaedit.benchmarks.piebench import CATEGORIES, NOTES, SIDE
-from vimaedit.config import check_choice, check_range
+from vimaedit.config import check_choice
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import decode_image, encode_mask
 
@@ -49,24 +50,17 @@ DUPLICATE = "duplicate_id"
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig:
+class IngestConfig(Rejects):
     """What is taken in (`jobs.ingest`)."""
 
     input: str = ""  # PIE-Bench: folder with mapping_file.json and annotation_images/; PIE-Bench++: folder of Parquet files
     output: str = ""  # folder, local or any fsspec URL; gets records.parquet and ingest.json
     layout: str = "auto"  # what the input is: piebench, piebench++; auto: by what lies in it
-    min_side_px: int = 16  # an entry whose picture has a shorter side is left out
-    max_pixels: int = 100_000_000  # an entry whose picture has more is left out before it is decoded
-    max_rejected_fraction: float = 0.5  # with more entries left out the job exits with 3
 
     def __post_init__(self) -> None:
-        for name in ("input", "output"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name}: got nothing; it is required: {name}=PATH_OR_URL")
+        check_bases(self, IngestConfig)
+        check_given(self, ("input", "output"))
         check_choice("layout", self.layout, LAYOUTS)
-        check_range("min_side_px", self.min_side_px, 1, 100_000)
-        check_range("max_pixels", self.max_pixels, 1, 10**10)
-        check_range("max_rejected_fraction", self.max_rejected_fraction, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

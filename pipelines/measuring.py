@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ray
 
+from pipelines.options import Networks
 from pipelines.resources import Placement, get
 from pipelines.weights import local_copy
 from vimaedit.errors import ConfigError
@@ -15,8 +17,6 @@ from vimaedit.metrics.names import BACKBONES
 from vimaedit.metrics.samples import EditSample
 
 if TYPE_CHECKING:
-    from pipelines.config import EditJobConfig
-    from pipelines.score_config import ScoreConfig
     from vimaedit.metrics.suite import MetricSuite, Values
 
 
@@ -28,14 +28,10 @@ class MetricNetworks:
     weights: Mapping[str, str | None]
 
     @classmethod
-    def of(cls, config: ScoreConfig | EditJobConfig, groups: Sequence[str]) -> MetricNetworks:
-        weights = {
-            "scoring_clip": config.scoring_clip,
-            "dino": config.dino,
-            "lpips": config.lpips,
-            "lpips_heads": config.lpips_heads,
-        }
-        return cls(groups=tuple(groups), weights=weights)
+    def of(cls, config: Networks, groups: Sequence[str]) -> MetricNetworks:
+        return cls(
+            groups=tuple(groups), weights={each.name: getattr(config, each.name) for each in dataclasses.fields(Networks)}
+        )
 
 
 class Measurer:

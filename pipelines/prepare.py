@@ -63,12 +63,12 @@ def prepare(
     connect(job)
     if on_started is not None:
         on_started()
-    placement = place(job, look_at_cluster(job))
+    placement = place(job, look_at_cluster(job), compiled=job.compile)
     warnings += [placement.warning] if placement.warning else []
     for warning in warnings:
         logger.warning("%s", warning)  # now, not only at the end: it may be a reason to stop
     await_worker(placement)
-    found = probe(job, placement)
+    found = probe(job, job, placement)
     resolved = dataclasses.replace(
         job,
         device=found.device,

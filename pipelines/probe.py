@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 
-from pipelines.config import EditJobConfig
 from pipelines.context import RunContext, UnitRows
 from pipelines.encoding import encode_unit
 from pipelines.inputs import InputFile
@@ -20,6 +19,7 @@ from pipelines.resources import Placement, get
 from pipelines.secrets import mask_urls
 from pipelines.source import read_unit
 from pipelines.weights import with_local_weights
+from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.loading import ModelFacts
 
@@ -57,16 +57,16 @@ class Sample:
         return self.bytes / self.rows
 
 
-def probe(job: EditJobConfig, placement: Placement) -> Probe:
+def probe(edit: EditConfig, model: ModelConfig, placement: Placement) -> Probe:
     """Read the model's facts and digest its weights on a worker of the editing kind; nothing is loaded.
 
     Raises: ConfigError where the model cannot be had or does not fit the options.
     """
-    found: Probe = get(_on_worker(_probe, placement).remote(job, placement.use_gpu))
-    size = job.canvas.size or found.facts.canvas_size
+    found: Probe = get(_on_worker(_probe, placement).remote(edit, model, placement.use_gpu))
+    size = edit.canvas.size or found.facts.canvas_size
     if size % found.facts.granularity:
         raise ConfigError(
-            f"canvas.size: got {size}; allowed: multiples of {found.facts.granularity} px with {mask_urls(job.model)!r}"
+            f"canvas.size: got {size}; allowed: multiples of {found.facts.granularity} px with {mask_urls(model.model)!r}"
         )
     return found
 
@@ -112,15 +112,14 @@ def _begin() -> None:
     """Do nothing: that it runs says that there is room for it."""
 
 
-def _probe(job: EditJobConfig, use_gpu: bool) -> Probe:
+def _probe(edit: EditConfig, model: ModelConfig, use_gpu: bool) -> Probe:
     import platform
 
     from vimaedit.loading import model_digest, model_facts, resolve_model
 
-    device, device_gib = _gpu(job) if use_gpu else ("cpu", None)
-    local = with_local_weights(job)
-    files = resolve_model(local, image_guidance=job.image_guidance)
-    dtype = job.dtype if job.dtype != "auto" else "float16" if use_gpu and not job.needs_gradients else "float32"
+    device, device_gib = _gpu(model) if use_gpu else ("cpu", None)
+    files = resolve_model(with_local_weights(model), image_guidance=edit.image_guidance)
+    dtype = model.dtype if model.dtype != "auto" else "float16" if use_gpu and not edit.needs_gradients else "float32"
     versions = {"python": platform.python_version(), "torch": version("torch"), "ray": ray.__version__}
     versions |= {"machine": platform.machine(), "device": device}
     return Probe(
@@ -133,7 +132,7 @@ def _probe(job: EditJobConfig, use_gpu: bool) -> Probe:
     )
 
 
-def _gpu(job: EditJobConfig) -> tuple[str, float]:
+def _gpu(model: ModelConfig) -> tuple[str, float]:
     """Return the name and the memory in GiB of this worker's GPU. Only here is torch imported: that takes seconds.
 
     Raises: ConfigError where torch sees none.
@@ -141,7 +140,7 @@ def _gpu(job: EditJobConfig) -> tuple[str, float]:
     import torch
 
     if not torch.cuda.is_available():
-        raise ConfigError(f"device: got {job.device}, but torch {torch.__version__} sees no GPU on the worker; allowed: cpu")
+        raise ConfigError(f"device: got {model.device}, but torch {torch.__version__} sees no GPU on the worker; allowed: cpu")
     return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 2**30
 
 

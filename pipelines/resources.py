@@ -19,7 +19,7 @@ from ray.data._internal.execution.backpressure_policy import (  # where policies
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.config import EditJobConfig
+from pipelines.options import Place
 from vimaedit.config import NEEDS_GPU
 from vimaedit.errors import ConfigError, VimaeditError
 
@@ -64,7 +64,7 @@ class Placement:
         return 1.0 if self.use_gpu else 0.0
 
 
-def connect(job: EditJobConfig) -> None:
+def connect(where: Place) -> None:
     """Join the cluster that is named, else start a Ray of this process's own; a running connection is kept.
 
     An own Ray gets so many logical CPUs that the editing actors leave some for reading, encoding and writing.
@@ -73,8 +73,8 @@ def connect(job: EditJobConfig) -> None:
     """
     if ray.is_initialized():
         return
-    if _joins(job):
-        address = str(job.ray_address)
+    if _joins(where):
+        address = str(where.ray_address)
         check_reachable(address)
         try:
             ray.init(address=address, log_to_driver=False)
@@ -82,17 +82,17 @@ def connect(job: EditJobConfig) -> None:
             raise ConfigError(f"ray_address: got {address!r}, which cannot be joined ({error}); {ADDRESSES}") from error
         return
     cores = os.cpu_count() or 1
-    actors = job.actors if isinstance(job.actors, int) else 1
+    actors = where.actors if isinstance(where.actors, int) else 1
     ray.init(
         address="local",
-        num_cpus=actors * _threads(job, cores) + max(2, cores),
+        num_cpus=actors * _threads(where, cores) + max(2, cores),
         include_dashboard=False,
         log_to_driver=False,
     )
 
 
-def _joins(job: EditJobConfig) -> bool:
-    return job.ray_address not in (None, "", "local")
+def _joins(where: Place) -> bool:
+    return where.ray_address not in (None, "", "local")
 
 
 def check_reachable(address: str) -> None:
@@ -112,13 +112,13 @@ def check_reachable(address: str) -> None:
         raise ConfigError(f"ray_address: got {address!r}, where nobody answers ({error}); {ADDRESSES}") from error
 
 
-def look_at_cluster(job: EditJobConfig) -> Cluster:
+def look_at_cluster(where: Place) -> Cluster:
     """Ask Ray what there is."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     gpus = resources.get("GPU", 0.0)
     most_gpus: float | None = gpus
-    if _joins(job) and not str(job.ray_address).startswith("ray://"):
+    if _joins(where) and not str(where.ray_address).startswith("ray://"):
         # Ray's only record of what an autoscaler may add; not every autoscaler fills it in.
         limits = ray._private.state.state.get_max_resources_from_cluster_config()
         most_gpus = None if limits is None else max(gpus, limits.get("GPU", 0))
@@ -130,21 +130,21 @@ def look_at_cluster(job: EditJobConfig) -> Cluster:
     )
 
 
-def place(job: EditJobConfig, cluster: Cluster) -> Placement:
-    """Decide from what a cluster offers where and how widely to edit.
+def place(where: Place, cluster: Cluster, *, compiled: bool = False) -> Placement:
+    """Decide from what a cluster offers where and how widely to work. `compiled`: the passes are, which takes a GPU.
 
-    Raises: ConfigError for device=cuda where no GPU can come, compile=true where none is used, or more actors than the cluster can
+    Raises: ConfigError for device=cuda where no GPU can come, `compiled` where none is used, or more actors than the cluster can
     ever host.
     """
-    if job.device == "cuda" or (job.device == "auto" and cluster.gpus >= 1):
-        return _place_on_gpus(job, cluster)
-    if job.compile:
+    if where.device == "cuda" or (where.device == "auto" and cluster.gpus >= 1):
+        return _place_on_gpus(where, cluster)
+    if compiled:
         raise ConfigError(NEEDS_GPU)
     warning = None
-    if job.device == "auto" and cluster.most_gpus != 0:
+    if where.device == "auto" and cluster.most_gpus != 0:
         warning = "device=auto: the cluster has no GPU now, so the CPU edits; device=cuda waits until one has come"
-    threads = _threads(job, int(min(cluster.node_cpus, os.cpu_count() or 1)))
-    num_actors = job.actors if isinstance(job.actors, int) else max(1, int((cluster.cpus - 1) // threads))
+    threads = _threads(where, int(min(cluster.node_cpus, os.cpu_count() or 1)))
+    num_actors = where.actors if isinstance(where.actors, int) else max(1, int((cluster.cpus - 1) // threads))
     # One logical CPU stays free for the other stages. Threads are real, CPUs only steer placement.
     share = int(min(threads, max(cluster.cpus - 1, 0.5) / num_actors) * 100) / 100
     if share <= 0:
@@ -160,11 +160,11 @@ def place(job: EditJobConfig, cluster: Cluster) -> Placement:
     )
 
 
-def _place_on_gpus(job: EditJobConfig, cluster: Cluster) -> Placement:
+def _place_on_gpus(where: Place, cluster: Cluster) -> Placement:
     now, most = cluster.gpus, cluster.most_gpus
     if most is not None and most < 1:
-        raise ConfigError(f"device: got {job.device}, but the cluster has no GPU and gets none; allowed: auto, cpu")
-    fixed = job.actors if isinstance(job.actors, int) else None
+        raise ConfigError(f"device: got {where.device}, but the cluster has no GPU and gets none; allowed: auto, cpu")
+    fixed = where.actors if isinstance(where.actors, int) else None
     warning = None
     if fixed is not None and fixed > now:
         if most is not None and fixed > most:
@@ -176,19 +176,19 @@ def _place_on_gpus(job: EditJobConfig, cluster: Cluster) -> Placement:
         use_gpu=True,
         num_actors=fixed,
         likely_actors=fixed or max(1, int(now if most is None or most > MANY_GPUS else most)),
-        threads=_threads(job, os.cpu_count() or 1),
+        threads=_threads(where, os.cpu_count() or 1),
         num_cpus=1.0,
         waits=now < 1,
         warning=warning,
     )
 
 
-def place_again(job: EditJobConfig, threads: int) -> Placement:
-    """Decide anew, for what a cluster has left, where to edit; the threads of an actor are settled.
+def place_again(where: Place, threads: int) -> Placement:
+    """Decide anew, for what a cluster has left, where to work; the threads of an actor are settled.
 
     Raises: ConfigError as `place`.
     """
-    return place(dataclasses.replace(job, threads=threads), look_at_cluster(job))
+    return place(dataclasses.replace(where, threads=threads), look_at_cluster(where))
 
 
 def auto_batch_size(device_gib: float | None, multiple: int = 1) -> int:
@@ -254,6 +254,6 @@ def own_error(error: BaseException) -> VimaeditError | None:
     return None
 
 
-def _threads(job: EditJobConfig, cores: int) -> int:
+def _threads(where: Place, cores: int) -> int:
     # Independent of the number of actors: the number of threads may change rounding, that of actors must not.
-    return job.threads if isinstance(job.threads, int) else min(AUTO_THREADS, max(1, cores // 2))
+    return where.threads if isinstance(where.threads, int) else min(AUTO_THREADS, max(1, cores // 2))

@@ -175,9 +175,9 @@ def run_scene_bench(
     connect(default)
     if on_started is not None:
         on_started()
-    placement = place(default, look_at_cluster(default))
+    placement = place(default, look_at_cluster(default), compiled=default.compile)
     await_worker(placement)
-    probes = {weights: probe(job, placement) for weights, job in _by_weights(jobs).items()}
+    probes = {weights: probe(job, job, placement) for weights, job in _by_weights(jobs).items()}
     found = probes[_weights(default)]
     size = config.canvas.size or found.facts.canvas_size
     codes = {name: finished_code(job, probes[_weights(job)]) for name, job in jobs.items()}

@@ -24,8 +24,8 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 import vimaedit
-from pipelines.config import EditJobConfig
 from pipelines.measuring import Measurer, MetricNetworks, absent_warnings, find_absent
+from pipelines.options import Place, option_names
 from pipelines.probe import await_worker
 from pipelines.progress import ProgressCallback, ProgressState
 from pipelines.resources import Placement, connect, look_at_cluster, place, set_engine
@@ -60,9 +60,7 @@ UNIT_SECONDS = 600.0  # the longest they may take, on a slow CPU with all networ
 FINISHED_WITH_LOSSES = 3
 SHOWN_UNMATCHED = 20
 # Where work is placed and when a run counts as a failure changes no score.
-OUTSIDE_DIGEST = frozenset(
-    {"output", "name", "against", "max_missing_fraction", "device", "actors", "batch_size", "threads", "ray_address"}
-)
+OUTSIDE_DIGEST = option_names(Place) | {"output", "name", "against", "max_missing_fraction", "batch_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +96,10 @@ def run_score(
         raise ConfigError(
             f"against: got {name!r}, these scores themselves; allowed: the name of other scores, or another name="
         )
-    placed = placement_job(config)
-    connect(placed)
+    connect(config)
     if on_started is not None:
         on_started()
-    placement = place(placed, look_at_cluster(placed))
+    placement = place(config, look_at_cluster(config))
     await_worker(placement)
     absent = find_absent(MetricNetworks.of(config, config.groups), placement)
     warnings = [*pairs.warnings, *absent_warnings(absent)]
@@ -154,18 +151,6 @@ def default_name(config: ScoreConfig, pairs: Sequence[Pair]) -> str:
     if len(methods) == 1:
         return str(methods.pop())
     return posixpath.splitext(locate(config.edited).path.rstrip("/").rsplit("/", 1)[-1])[0].strip("._*") or "edited"
-
-
-def placement_job(config: ScoreConfig) -> EditJobConfig:
-    """Return a job that asks for the same place as scoring does."""
-    return EditJobConfig(
-        input=config.benchmark,
-        output=config.output,
-        device=config.device,
-        actors=config.actors,
-        threads=config.threads,
-        ray_address=config.ray_address,
-    )
 
 
 def settings_digest(config: ScoreConfig, content: str) -> str:

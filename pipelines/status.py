@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.finish import count_statuses, is_complete, read_run
 from pipelines.lock import describe_holder, read_lock
+from pipelines.options import check_given
 from pipelines.parts import read_parts
 from pipelines.plan import load_plan
 from pipelines.resume import find_work
@@ -23,8 +24,7 @@ class StatusConfig:
     output: str = ""  # of an editing run, local or any fsspec URL
 
     def __post_init__(self) -> None:
-        if not self.output:
-            raise ConfigError("output: got nothing; it is required: output=PATH_OR_URL")
+        check_given(self, ("output",))
 
 
 @dataclass(frozen=True, kw_only=True)

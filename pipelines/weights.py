@@ -11,33 +11,34 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pipelines.config import EditJobConfig
 from pipelines.secrets import mask_urls
 from pipelines.storage import Location, list_files, locate, retry
-from vimaedit.config import Lora
+from vimaedit.config import Lora, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.loading import BUNDLE_FILE, bundle_recipe
 
 CACHE = Path("~/.cache/vimaedit/weights")
 MODEL_OPTIONS = ("model", "ip_adapter", "clip", "model_config")
 
+Config = TypeVar("Config", bound=ModelConfig)
 
-def with_local_weights(job: EditJobConfig) -> EditJobConfig:
-    """Replace every URL among the model options by the path of its copy on this node.
+
+def with_local_weights(config: Config) -> Config:
+    """Replace every URL among the options of a model by the path of its copy on this node.
 
     Raises: ConfigError for a URL where there is nothing.
     """
     copies: dict[str, Any] = {
         name: local_copy(name, value)
         for name in MODEL_OPTIONS
-        if isinstance(value := getattr(job, name), str) and "://" in value
+        if isinstance(value := getattr(config, name), str) and "://" in value
     }
     loras = [
-        Lora(path=local_copy("lora", lora.path) if "://" in lora.path else lora.path, scale=lora.scale) for lora in job.lora
+        Lora(path=local_copy("lora", lora.path) if "://" in lora.path else lora.path, scale=lora.scale) for lora in config.lora
     ]
-    return dataclasses.replace(job, lora=loras, **copies)
+    return dataclasses.replace(config, lora=loras, **copies)
 
 
 def local_copy(option: str, url: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.config import EditJobConfig
+from pipelines.options import Shards, check_bases
 from pipelines.storage import locate
 from vimaedit.checks import check_choice, check_range
 from vimaedit.errors import ConfigError
@@ -120,7 +121,7 @@ class Filters:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesizeConfig(EditJobConfig):
+class SynthesizeConfig(Shards, EditJobConfig):
     """`jobs.synthesize`: the editing run's options, and those of what comes before and after it."""
 
     pairs: str = (
@@ -134,8 +135,6 @@ class SynthesizeConfig(EditJobConfig):
     candidates: int = 4  # tries at each pair
     spread: Spread = field(default_factory=Spread)
     scoring_clip: str | None = None  # CLIP of the filters: miniature, folder, URL or hub id; unset: those filters are off
-    lpips: str | None = None  # SqueezeNet 1.1 of ImageNet for background LPIPS: file, folder, URL or hub id; unset: off
-    lpips_heads: str | None = None  # linear heads of lpips: file or URL; unset: those of an installed torchmetrics or lpips
     aesthetic: str | None = None  # linear head on scoring_clip's picture embedding: file with weight and bias; unset: off
     safety: str | None = None  # as aesthetic; above filters.max_unsafe a picture is unsafe
     filters: Filters = field(default_factory=Filters)
@@ -143,10 +142,9 @@ class SynthesizeConfig(EditJobConfig):
     keep_rejected: bool = False  # write the candidates that were not kept, with the reason, into <output>/rejected
     truth: bool = False  # drawn scenes: count with a pixel reader, which no filter asks, how many edits are truly right
     select_only: bool = False  # select again from finished candidates, with other filters; nothing is edited
-    shard_mb: int = 500  # size of the data set's files, about
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_bases(self, SynthesizeConfig)
         if self.targets_per_source != 1:
             raise ConfigError(
                 f"targets_per_source: got {self.targets_per_source}; allowed: 1, since every candidate has a seed of its own"
@@ -157,7 +155,6 @@ class SynthesizeConfig(EditJobConfig):
         check_range("edits_per_caption", self.edits_per_caption, 1, 100)
         check_range("candidates", self.candidates, 1, MAX_CANDIDATES)
         check_range("validation_fraction", self.validation_fraction, 0.0, 1.0)
-        check_range("shard_mb", self.shard_mb, 1, 100_000)
         if self.truth and self.words != "scenes":
             raise ConfigError(
                 f"truth: got true with words={self.words}; allowed: words=scenes, the only pictures that can be read"

@@ -87,7 +87,7 @@ def run_synthesis(
     connect(config)
     if on_started is not None:
         on_started()
-    placement = place(config, look_at_cluster(config))
+    placement = place(config, look_at_cluster(config), compiled=config.compile)
     await_worker(placement)
     with hold_lock(output) as lock:
         edited = None

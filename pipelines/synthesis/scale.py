@@ -89,7 +89,7 @@ def plan_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | No
     connect(config)
     if on_started is not None:
         on_started()
-    placement = place(config, look_at_cluster(config))
+    placement = place(config, look_at_cluster(config), compiled=config.compile)
     await_worker(placement)
     making = settle(making, placement)
     chunks = cut_chunks(making.captions, [config.limit])

@@ -91,7 +91,7 @@ def test_help_and_print_config_do_not_run_the_job(capsys: pytest.CaptureFixture[
           count                  integer = 3                            how many
         """)
     assert run("label=a: b", "--print-config", outcome=ZeroDivisionError()) == 0
-    assert capsys.readouterr().out == "count: 3\nlabel: 'a: b'\n"
+    assert capsys.readouterr().out == "label: 'a: b'\ncount: 3\n"
 
 
 JOB = """

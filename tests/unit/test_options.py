@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,26 @@ import yaml
 from jobs._help import help_text
 from jobs._options import config_yaml, load_config, option_keys, parse_command_line, with_option
 from jobs.bench import SUITES
+from jobs.edit_image import EditImageConfig
+from jobs.sweep import SweepConfig
+from pipelines.compact import CompactConfig
 from pipelines.config import EditJobConfig
+from pipelines.evaluate_config import EvaluateConfig
+from pipelines.ingest import IngestConfig
+from pipelines.scene_records import ScenesConfig
+from pipelines.score_config import ScoreConfig
+from pipelines.status import StatusConfig
+from pipelines.synthesis.config import SynthesizeConfig
+from pipelines.train_miniature import TrainConfig
 from vimaedit.config import EditConfig, Lora, ModelConfig, Windows
 from vimaedit.errors import ConfigError
 from vimaedit.loading import recipe_config
 from vimaedit.pipeline import ViMAEditPipeline
 
+SETTINGS = (
+    *(EditJobConfig, EvaluateConfig, ScoreConfig, SynthesizeConfig, EditImageConfig, SweepConfig),
+    *(IngestConfig, CompactConfig, StatusConfig, ScenesConfig, TrainConfig),
+)
 REQUIRED = ("input", "output")
 BASE = ["input=records", "output=edited"]
 
@@ -218,7 +233,9 @@ def test_missing_keys_are_named() -> None:
 
 def test_printed_options_read_back(tmp_path: Path) -> None:
     config = load("steps=19", "windows.image=0.4", "image_root=${a} # b", "lora=[{path: x}]", "actors=2")
-    assert load_file(tmp_path, config_yaml(config)) == config
+    printed = config_yaml(config, REQUIRED)
+    assert load_file(tmp_path, printed) == config
+    assert printed.startswith("input: records\noutput: edited\nmodel: ")
 
 
 def test_printed_options_hide_credentials() -> None:
@@ -242,6 +259,18 @@ def test_help_names_every_key_with_type_default_and_comment() -> None:
     assert "integer or null = null" in lines["limit"] and lines["limit"].endswith("the first N requests only")
     fields = {field.name for config in (EditConfig, ModelConfig) for field in dataclasses.fields(config)}
     assert fields <= {key.split(".")[0] for key in lines}
+
+
+@pytest.mark.parametrize("config_type", SETTINGS)
+def test_every_option_of_every_job_says_what_it_is_for(config_type: type) -> None:
+    lines = help_text(config_type, name="x", summary="", required=()).splitlines()
+    assert [line for line in lines if line.startswith("  ") and len(line) < 67] == []
+
+
+def test_an_option_of_several_jobs_is_declared_once() -> None:
+    kinds = {kind for settings in SETTINGS for kind in settings.__mro__ if dataclasses.is_dataclass(kind)}
+    declared = Counter(name for kind in kinds for name in vars(kind).get("__annotations__", ()))
+    assert declared.total() <= 1.3 * len(declared), declared.most_common(20)
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import EditJobConfig
+from pipelines.options import Place
 from pipelines.resources import Cluster, Placement, check_reachable, place
 from vimaedit.errors import ConfigError
 
 
 def placed(cluster: Cluster, **options: Any) -> Placement:
-    return place(EditJobConfig(input="in", output="out", threads=1, **options), cluster)
+    return place(Place(threads=1, **options), cluster)
 
 
 def offer(gpus: float = 0, most_gpus: float | None = 0, cpus: float = 7) -> Cluster:
@@ -39,9 +39,9 @@ def test_auto_edits_on_the_cpu_and_says_so_where_a_gpu_may_come() -> None:
 
 
 def test_what_is_compiled_needs_a_gpu() -> None:
-    assert placed(offer(gpus=1, most_gpus=1), compile=True).use_gpu
+    assert place(Place(), offer(gpus=1, most_gpus=1), compiled=True).use_gpu
     with pytest.raises(ConfigError, match="^compile: got true on a CPU; allowed: false, or device=cuda$"):
-        placed(offer(), compile=True)
+        place(Place(), offer(), compiled=True)
 
 
 def test_cuda_waits_for_a_gpu_that_may_come() -> None:
