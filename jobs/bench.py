@@ -13,17 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs._signals import exit_on_signals
+from jobs._cli.signals import exit_on_signals
 
 # What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
 if TYPE_CHECKING:
-    from pipelines.engine_bench import EngineBenchConfig
-    from pipelines.gpu_bench import GpuBenchConfig
-    from pipelines.growth_bench import GrowthBenchConfig
-    from pipelines.image_bench import ImageBenchConfig
-    from pipelines.pipeline_bench import PipelineBenchConfig
-    from pipelines.progress import ProgressState
-    from pipelines.scene_bench import SceneBenchConfig
+    from pipelines.cluster.progress import ProgressState
+    from pipelines.scenes.bench import SceneBenchConfig
+    from pipelines.timing.engine_bench import EngineBenchConfig
+    from pipelines.timing.gpu_bench import GpuBenchConfig
+    from pipelines.timing.growth_bench import GrowthBenchConfig
+    from pipelines.timing.image_bench import ImageBenchConfig
+    from pipelines.timing.pipeline_bench import PipelineBenchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,43 +48,43 @@ class Suite:
 
 
 def _miniature() -> Suite:
-    from pipelines.scene_bench import SceneBenchConfig
+    from pipelines.scenes.bench import SceneBenchConfig
 
     return Suite(SceneBenchConfig, _run_miniature, ("suite", "output"))
 
 
 def _few_steps() -> Suite:
-    from pipelines.scene_bench import FewStepBenchConfig
+    from pipelines.scenes.bench import FewStepBenchConfig
 
     return Suite(FewStepBenchConfig, _run_miniature, ("suite", "output"))
 
 
 def _engine() -> Suite:
-    from pipelines.engine_bench import EngineBenchConfig
+    from pipelines.timing.engine_bench import EngineBenchConfig
 
     return Suite(EngineBenchConfig, _run_engine, ("suite",))
 
 
 def _gpu() -> Suite:
-    from pipelines.gpu_bench import GpuBenchConfig
+    from pipelines.timing.gpu_bench import GpuBenchConfig
 
     return Suite(GpuBenchConfig, _run_gpu, ("suite",))
 
 
 def _growth() -> Suite:
-    from pipelines.growth_bench import GrowthBenchConfig
+    from pipelines.timing.growth_bench import GrowthBenchConfig
 
     return Suite(GrowthBenchConfig, _run_growth, ("suite",))
 
 
 def _images() -> Suite:
-    from pipelines.image_bench import ImageBenchConfig
+    from pipelines.timing.image_bench import ImageBenchConfig
 
     return Suite(ImageBenchConfig, _run_images, ("suite",))
 
 
 def _pipeline() -> Suite:
-    from pipelines.pipeline_bench import PipelineBenchConfig
+    from pipelines.timing.pipeline_bench import PipelineBenchConfig
 
     return Suite(PipelineBenchConfig, _run_pipeline, ("suite",))
 
@@ -101,11 +101,11 @@ SUITES: dict[str, Callable[[], Suite]] = {
 
 
 def _run_miniature(config: SceneBenchConfig) -> int:
-    from jobs._progress import ProgressLine
+    from jobs._cli.progress import ProgressLine
     from jobs.edit import quiet_engine
-    from pipelines.lock import release_held
-    from pipelines.scene_bench import run_scene_bench
-    from pipelines.scene_report import plain_text
+    from pipelines.scenes.bench import run_scene_bench
+    from pipelines.scenes.report import plain_text
+    from pipelines.store.lock import release_held
 
     if config.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
         config = dataclasses.replace(config, ray_address=os.environ.get("RAY_ADDRESS") or None)
@@ -142,7 +142,7 @@ def _run_miniature(config: SceneBenchConfig) -> int:
 
 
 def _run_engine(config: EngineBenchConfig) -> int:
-    from pipelines.engine_bench import run_engine_bench
+    from pipelines.timing.engine_bench import run_engine_bench
 
     _, tables = run_engine_bench(config, _say)
     print("\n\n".join(table.text() for table in tables))
@@ -150,7 +150,7 @@ def _run_engine(config: EngineBenchConfig) -> int:
 
 
 def _run_gpu(config: GpuBenchConfig) -> int:
-    from pipelines.gpu_bench import run_gpu_bench
+    from pipelines.timing.gpu_bench import run_gpu_bench
 
     _, tables = run_gpu_bench(config, _say)
     print("\n\n".join(table.text() for table in tables))
@@ -158,7 +158,7 @@ def _run_gpu(config: GpuBenchConfig) -> int:
 
 
 def _run_growth(config: GrowthBenchConfig) -> int:
-    from pipelines.growth_bench import run_growth_bench
+    from pipelines.timing.growth_bench import run_growth_bench
 
     _, tables = run_growth_bench(config, _say)
     print("\n\n".join(table.text() for table in tables))
@@ -166,7 +166,7 @@ def _run_growth(config: GrowthBenchConfig) -> int:
 
 
 def _run_images(config: ImageBenchConfig) -> int:
-    from pipelines.image_bench import run_image_bench
+    from pipelines.timing.image_bench import run_image_bench
 
     _, tables = run_image_bench(config, _say)
     print("\n\n".join(table.text() for table in tables))
@@ -174,7 +174,7 @@ def _run_images(config: ImageBenchConfig) -> int:
 
 
 def _run_pipeline(config: PipelineBenchConfig) -> int:
-    from pipelines.pipeline_bench import run_pipeline_bench
+    from pipelines.timing.pipeline_bench import run_pipeline_bench
 
     _, tables = run_pipeline_bench(config, _say)
     print("\n\n".join(table.text() for table in tables))
@@ -188,7 +188,7 @@ def _say(text: str) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._main import EXIT_CONFIG, run_job
+    from jobs._cli.main import EXIT_CONFIG, run_job
 
     given = sys.argv[1:] if words is None else list(words)
     # Which keys there are depends on the suite; the command line is read in full once that is known.

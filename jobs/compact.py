@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._main import EXIT_DONE, run_job
-from pipelines.compact import CompactConfig, compact
+from jobs._cli.main import EXIT_DONE, run_job
+from pipelines.output.compact import CompactConfig, compact
 
 
 def _compact(config: CompactConfig) -> int:

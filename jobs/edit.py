@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs._signals import exit_on_signals
+from jobs._cli.signals import exit_on_signals
 
 # What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
 if TYPE_CHECKING:
-    from pipelines.config import EditJobConfig
-    from pipelines.edit import DryRunReport, RunSummary
-    from pipelines.progress import ProgressState
+    from pipelines.cluster.progress import ProgressState
+    from pipelines.edit.edit import DryRunReport, RunSummary
+    from pipelines.output.config import EditJobConfig
 
 logger = logging.getLogger("jobs.edit")
 
@@ -71,9 +71,9 @@ def _places(summary: RunSummary) -> list[tuple[str, str | None]]:
 
 
 def _edit(job: EditJobConfig) -> int:
-    from jobs._progress import progress_line
-    from pipelines.edit import plan_dry_run, run_edit
-    from pipelines.lock import release_held
+    from jobs._cli.progress import progress_line
+    from pipelines.edit.edit import plan_dry_run, run_edit
+    from pipelines.store.lock import release_held
 
     if job.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
         job = dataclasses.replace(job, ray_address=os.environ.get("RAY_ADDRESS") or None)
@@ -115,8 +115,8 @@ def _warn(warnings: Sequence[str]) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._main import run_job
-    from pipelines.config import EditJobConfig
+    from jobs._cli.main import run_job
+    from pipelines.output.config import EditJobConfig
 
     return run_job(EditJobConfig, _edit, words, name="edit", summary=__doc__ or "", required=REQUIRED)
 

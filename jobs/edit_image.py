@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._signals import exit_on_signals
+from jobs._cli.signals import exit_on_signals
 from pipelines.options import Frame, check_bases
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError, RequestError
@@ -51,7 +51,7 @@ def parse_blend_words(text: str) -> tuple[BlendPhrase, ...]:
 
     Raises: ConfigError for another form.
     """
-    from vimaedit.phrases import parse_blend
+    from vimaedit.words.phrases import parse_blend
 
     try:
         return parse_blend(_read_list(text) if text.lstrip().startswith("[") else text)
@@ -62,7 +62,7 @@ def parse_blend_words(text: str) -> tuple[BlendPhrase, ...]:
 def _read_list(text: str) -> list[dict[str, str | None]]:
     import yaml
 
-    from jobs._options import NULL_TAG, compose_yaml
+    from jobs._cli.options import NULL_TAG, compose_yaml
 
     error = ConfigError(f"blend_words: got {text!r}; allowed: two words, or [{{source: PHRASE, target: PHRASE}}, ...]")
     try:
@@ -117,7 +117,7 @@ def _check_places(config: EditImageConfig) -> tuple[Path, Path]:
 
     Raises: ConfigError where they cannot be written, or would overwrite what is read.
     """
-    from pipelines.storage import check_writable, locate
+    from pipelines.store.location import check_writable, locate
 
     path = Path(config.output)
     sheet_path = path.with_name(f"{path.stem}_sheet.png")
@@ -133,8 +133,8 @@ def _check_places(config: EditImageConfig) -> tuple[Path, Path]:
 
 
 def _edit(config: EditImageConfig) -> int:
-    from jobs._progress import ProgressLine
-    from pipelines.sheet import draw_sheet
+    from jobs._cli.progress import ProgressLine
+    from pipelines.edit.sheet import draw_sheet
     from vimaedit import ViMAEditPipeline
 
     path, sheet_path = _check_places(config)
@@ -182,7 +182,7 @@ def read_given_mask(path: Path) -> UInt8Array:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._main import run_job
+    from jobs._cli.main import run_job
 
     return run_job(EditImageConfig, _edit, words, name="edit_image", summary=__doc__ or "", required=REQUIRED)
 

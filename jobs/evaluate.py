@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs._signals import exit_on_signals
+from jobs._cli.signals import exit_on_signals
 
 # What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
 if TYPE_CHECKING:
-    from pipelines.evaluate import EvaluationSummary
-    from pipelines.evaluate_config import EvaluateConfig, Variant
-    from pipelines.progress import ProgressState
+    from pipelines.cluster.progress import ProgressState
+    from pipelines.evaluate.config import EvaluateConfig, Variant
+    from pipelines.evaluate.evaluate import EvaluationSummary
 
 logger = logging.getLogger("jobs.evaluate")
 
@@ -33,10 +33,10 @@ def summary_text(summary: EvaluationSummary) -> str:
 
 
 def _evaluate(configs: Sequence[EvaluateConfig], against: str) -> int:
-    from jobs._progress import ProgressLine, progress_line
+    from jobs._cli.progress import ProgressLine, progress_line
     from jobs.edit import dry_run_text, quiet_engine
-    from pipelines.evaluate import plan_evaluation, run_evaluation
-    from pipelines.lock import release_held
+    from pipelines.evaluate.evaluate import plan_evaluation, run_evaluation
+    from pipelines.store.lock import release_held
 
     # `ray job submit` and RayJob name their cluster in the environment.
     address = configs[0].ray_address or os.environ.get("RAY_ADDRESS") or None
@@ -85,9 +85,9 @@ def words_of(variant: Variant) -> dict[str, str]:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._main import run_job
-    from jobs._options import load_config, parse_command_line
-    from pipelines.evaluate_config import EvaluateConfig
+    from jobs._cli.main import run_job
+    from jobs._cli.options import load_config, parse_command_line
+    from pipelines.evaluate.config import EvaluateConfig
     from vimaedit.errors import ConfigError
 
     given = spread_methods(sys.argv[1:] if words is None else words)

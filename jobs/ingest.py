@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._main import EXIT_DONE, run_job
-from pipelines.ingest import FILE_NAME, IngestConfig, run_ingest
-from pipelines.secrets import mask_urls
-from pipelines.storage import locate
+from jobs._cli.main import EXIT_DONE, run_job
+from pipelines.ingest.ingest import FILE_NAME, IngestConfig, run_ingest
+from pipelines.store.location import locate
+from pipelines.store.masking import mask_urls
 
 EXIT_LOSSES = 3
 

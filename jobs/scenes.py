@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._main import EXIT_DONE, run_job
-from pipelines.scene_records import FILE_NAME, ScenesConfig, scene_file
-from pipelines.storage import locate, put_atomic
+from jobs._cli.main import EXIT_DONE, run_job
+from pipelines.scenes.records import FILE_NAME, ScenesConfig, scene_file
+from pipelines.store.location import locate, put_atomic
 
 
 def _write(config: ScenesConfig) -> int:

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs._signals import exit_on_signals
+from jobs._cli.signals import exit_on_signals
 
 # What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
 if TYPE_CHECKING:
-    from pipelines.progress import ProgressState
-    from pipelines.score import ScoreConfig, ScoreSummary
+    from pipelines.cluster.progress import ProgressState
+    from pipelines.score.score import ScoreConfig, ScoreSummary
 
 logger = logging.getLogger("jobs.score")
 
@@ -23,7 +23,7 @@ REQUIRED = ("benchmark", "edited", "output")
 
 def summary_text(summary: ScoreSummary) -> str:
     """Say what scoring came to: the means, the requests without scores, the comparison, and where everything lies."""
-    from pipelines.score_table import comparison_table, summary_table
+    from pipelines.score.table import comparison_table, summary_table
 
     numbers = summary.aggregates
     counts = ", ".join(f"{count} {status}" for status, count in numbers["statuses"].items() if count)
@@ -36,9 +36,9 @@ def summary_text(summary: ScoreSummary) -> str:
 
 
 def _score(config: ScoreConfig) -> int:
-    from jobs._progress import ProgressLine
+    from jobs._cli.progress import ProgressLine
     from jobs.edit import quiet_engine
-    from pipelines.score import run_score
+    from pipelines.score.score import run_score
 
     if config.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
         config = dataclasses.replace(config, ray_address=os.environ.get("RAY_ADDRESS") or None)
@@ -65,8 +65,8 @@ def _score(config: ScoreConfig) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._main import run_job
-    from pipelines.score_config import ScoreConfig
+    from jobs._cli.main import run_job
+    from pipelines.score.config import ScoreConfig
 
     return run_job(ScoreConfig, _score, words, name="score", summary=__doc__ or "", required=REQUIRED)
 

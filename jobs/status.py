@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._main import EXIT_DONE, run_job
-from pipelines.lock import STALE_S
-from pipelines.status import RunStatus, StatusConfig, read_status
+from jobs._cli.main import EXIT_DONE, run_job
+from pipelines.output.status import RunStatus, StatusConfig, read_status
+from pipelines.store.lock import STALE_S
 from vimaedit.types import Status
 
 

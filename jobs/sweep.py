@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs._signals import exit_on_signals
+from jobs._cli.signals import exit_on_signals
 from jobs.edit_image import EditImageConfig
 from vimaedit.errors import ConfigError
 
@@ -55,11 +55,11 @@ def parse_sweep(text: str) -> list[tuple[str, list[str]]]:
 
 
 def _sweep(config: SweepConfig) -> int:
-    from jobs._options import with_option
-    from jobs._progress import ProgressLine
+    from jobs._cli.options import with_option
+    from jobs._cli.progress import ProgressLine
     from jobs.edit_image import parse_blend_words, read_given_mask
-    from pipelines.grid import MAX_SIDE_PX, Cell, draw_grid, grid_size
-    from pipelines.storage import check_writable, locate
+    from pipelines.edit.grid import MAX_SIDE_PX, Cell, draw_grid, grid_size
+    from pipelines.store.location import check_writable, locate
     from vimaedit import ViMAEditPipeline
     from vimaedit.config import EditConfig
     from vimaedit.errors import RequestError
@@ -112,7 +112,7 @@ def _sweep(config: SweepConfig) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._main import run_job
+    from jobs._cli.main import run_job
 
     return run_job(SweepConfig, _sweep, words, name="sweep", summary=__doc__ or "", required=REQUIRED)
 

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs._signals import exit_on_signals
+from jobs._cli.signals import exit_on_signals
 
 # What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
 if TYPE_CHECKING:
-    from pipelines.progress import ProgressState
+    from pipelines.cluster.progress import ProgressState
     from pipelines.synthesis.config import SynthesizeConfig
-    from pipelines.synthesis.run import SynthesisSummary
+    from pipelines.synthesis.synthesize import SynthesisSummary
 
 logger = logging.getLogger("jobs.synthesize")
 
@@ -38,10 +38,10 @@ def summary_text(summary: SynthesisSummary) -> str:
 
 
 def _synthesize(config: SynthesizeConfig) -> int:
-    from jobs._progress import progress_line
+    from jobs._cli.progress import progress_line
     from jobs.edit import quiet_engine
-    from pipelines.lock import release_held
-    from pipelines.synthesis.run import run_synthesis
+    from pipelines.store.lock import release_held
+    from pipelines.synthesis.synthesize import run_synthesis
 
     if config.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
         config = dataclasses.replace(config, ray_address=os.environ.get("RAY_ADDRESS") or None)
@@ -79,7 +79,7 @@ def _synthesize(config: SynthesizeConfig) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._main import run_job
+    from jobs._cli.main import run_job
     from pipelines.synthesis.config import SynthesizeConfig
 
     return run_job(SynthesizeConfig, _synthesize, words, name="synthesize", summary=__doc__ or "", required=REQUIRED)

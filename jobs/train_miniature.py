@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._signals import exit_on_signals
+from jobs._cli.signals import exit_on_signals
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._main import EXIT_DONE, run_job
-    from pipelines.train_miniature import TrainConfig, train_family
+    from jobs._cli.main import EXIT_DONE, run_job
+    from pipelines.scenes.train import TrainConfig, train_family
 
     def train(config: TrainConfig) -> int:
         bundle = train_family(config, on_started=exit_on_signals)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.config import EditJobConfig
-from pipelines.context import RunContext
-from pipelines.schema import ColumnMap, output_schema
-from vimaedit.loading import ModelFacts
+from pipelines.output.config import EditJobConfig
+from pipelines.output.context import RunContext
+from pipelines.records.schema import ColumnMap, output_schema
+from vimaedit.models.files import ModelFacts
 
 NO_COLUMNS = ColumnMap(edit={}, passed={})
 

@@ -18,9 +18,9 @@ import ray
 import yaml
 from jsonschema import Draft7Validator
 
-from jobs._options import load_config, parse_command_line
+from jobs._cli.options import load_config, parse_command_line
 from jobs.edit import REQUIRED
-from pipelines.config import EditJobConfig
+from pipelines.output.config import EditJobConfig
 from vimaedit.errors import ConfigError
 
 Document = dict[str, Any]

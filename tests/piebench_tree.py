@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vimaedit.miniature.benchmark import benchmark_seed, spread_categories
-from vimaedit.miniature.edits import CATEGORIES, CATEGORY_WEIGHTS, Edit, edit_mask, make_edit
-from vimaedit.miniature.render import render_scene
+from vimaedit.scenes.benchmark import benchmark_seed, spread_categories
+from vimaedit.scenes.edits import CATEGORIES, CATEGORY_WEIGHTS, Edit, edit_mask, make_edit
+from vimaedit.scenes.render import render_scene
 
 COUNT = 700
 SIDE = 512

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.ingest import Defect, IngestSummary
-from pipelines.report import render
-from pipelines.report_data import Board, MethodBoard, Result, Sample
-from pipelines.report_pictures import code_masks, code_picture
+from pipelines.evaluate.report.data import Board, MethodBoard, Result, Sample
+from pipelines.evaluate.report.page import render
+from pipelines.evaluate.report.pictures import code_masks, code_picture
+from pipelines.ingest.ingest import Defect, IngestSummary
 from vimaedit.metrics.names import METRICS, SEVEN
-from vimaedit.miniature.benchmark import benchmark_seed, spread_categories
-from vimaedit.miniature.edits import CATEGORIES, edit_mask, make_edit
-from vimaedit.miniature.render import render_scene
+from vimaedit.scenes.benchmark import benchmark_seed, spread_categories
+from vimaedit.scenes.edits import CATEGORIES, edit_mask, make_edit
+from vimaedit.scenes.render import render_scene
 
 SIZE = 96
 METHODS = ("vimaedit", "p2p", "masactrl", "pnp")

@@ -14,9 +14,9 @@ from vimaedit.checks import check_choice as check_choice
 from vimaedit.checks import check_range as check_range
 from vimaedit.checks import check_types as check_types
 from vimaedit.errors import ConfigError
-from vimaedit.method import Method
-from vimaedit.method_options import QUIRKS, Auxiliary, Concepts, Laplacian, NullText, Pix2PixZero, PromptLearning
 from vimaedit.methods import METHODS
+from vimaedit.methods.base import Method
+from vimaedit.methods.options import QUIRKS, Auxiliary, Concepts, Laplacian, NullText, Pix2PixZero, PromptLearning
 
 SOLVERS = ("ddim", "dpmsolver++")
 VARIANCES = ("adaptive", "uniform", "zero")
@@ -133,7 +133,7 @@ class EditConfig:
     text_guidance: bool = True  # False: the target text is empty, the picture embedding alone steers
     image_guidance: bool = True  # False: no image prompt at all, the model needs no IP-Adapter
     image_strength: float = 0.4  # scale of the image cross-attention
-    image_order: str = "reference"  # which row sees which image embedding, see `rows.py`
+    image_order: str = "reference"  # which row sees which image embedding, see `step/rows.py`
     source_guidance: float = 1.0  # classifier-free guidance of the source branch; 1 saves a quarter of the work
     target_guidance: float = 7.5  # classifier-free guidance of the edit
     guidance_end: float = 1.0  # share of the steps that run, from the first, in which branches are guided; later ones save rows
@@ -154,7 +154,7 @@ class EditConfig:
     pix2pix_zero: Pix2PixZero = field(default_factory=Pix2PixZero)
     concepts: Concepts = field(default_factory=Concepts)
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
-    quirks: list[str] = field(default_factory=list)  # what published programs do though it is not right, see method_options.py
+    quirks: list[str] = field(default_factory=list)  # what published programs do though it is not right, see methods/options.py
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -14,15 +14,15 @@ from PIL import Image
 
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError, RequestError, VimaeditError
-from vimaedit.loading import bundle_recipe, recipe_config
+from vimaedit.models.files import bundle_recipe, recipe_config
 from vimaedit.recipes import with_method
 from vimaedit.types import BlendPhrase, BoolArray, EditRequest, Status, UInt8Array
 
 if TYPE_CHECKING:
     import torch
 
-    from vimaedit.batch import StepState
-    from vimaedit.loading import ModelFacts, ModelFiles
+    from vimaedit.engine.batch import StepState
+    from vimaedit.models.files import ModelFacts, ModelFiles
 
 Picture = Image.Image | UInt8Array | str | PathLike[str]
 StepCallback = Callable[["ViMAEditPipeline", int, int, dict[str, Any]], None]
@@ -103,7 +103,7 @@ class ViMAEditPipeline:
         Raises: ConfigError for a wrong option, RequestError for a picture or prompt that cannot be edited.
         """
         from vimaedit.images import read_picture
-        from vimaedit.phrases import parse_blend
+        from vimaedit.words.phrases import parse_blend
 
         given = {"steps": num_inference_steps, "target_guidance": guidance_scale}
         config = self._configure({**options, **{key: value for key, value in given.items() if value is not None}})
@@ -151,8 +151,8 @@ class ViMAEditPipeline:
         return dataclasses.replace(config, **options)
 
     def _load(self, config: EditConfig) -> tuple[Any, ModelFiles, ModelFacts]:
-        from vimaedit.loading import model_facts, resolve_model
-        from vimaedit.networks import load_networks
+        from vimaedit.models.files import model_facts, resolve_model
+        from vimaedit.models.networks import load_networks
 
         if self._loaded is None or (config.image_guidance and self._loaded[0].clip is None):
             files = resolve_model(self.model, image_guidance=config.image_guidance)
@@ -160,8 +160,8 @@ class ViMAEditPipeline:
         return self._loaded
 
     def _editor(self, config: EditConfig) -> Any:
-        from vimaedit.backbone import Backbone
-        from vimaedit.editor import BatchEditor
+        from vimaedit.engine.editor import BatchEditor
+        from vimaedit.models.backbone import Backbone
 
         networks, _, facts = self._load(config)
         return BatchEditor(Backbone(networks, config), config, facts)

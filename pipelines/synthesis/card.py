@@ -9,14 +9,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.sheet import draw_sheet
-from pipelines.storage import Location, open_reader, put_atomic
+from pipelines.edit.sheet import draw_sheet
+from pipelines.store.location import Location, open_reader, put_atomic
+from pipelines.store.text import without_secrets
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.dataset import Shard
 from pipelines.synthesis.filters import KEPT, NEEDS, Bound, best_score, outcomes
 from pipelines.synthesis.selection import SPLITS, Selected
 from pipelines.tables import Table
-from pipelines.text import without_secrets
 
 SAMPLES = 12
 SHEET_FILE = "samples.png"

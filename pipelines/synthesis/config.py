@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.config import EditJobConfig
 from pipelines.options import Shards, check_bases
-from pipelines.storage import locate
+from pipelines.output.config import EditJobConfig
+from pipelines.store.location import locate
 from vimaedit.checks import check_choice, check_range
 from vimaedit.errors import ConfigError
 from vimaedit.synthesis.lexicon import CATEGORIES

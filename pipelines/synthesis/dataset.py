@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from pipelines.parts import GROUP_BYTES, open_writer, row_groups
-from pipelines.resources import set_engine
-from pipelines.storage import Location, locate, open_reader, put_atomic, retry_remote
+from pipelines.cluster.place import set_engine
+from pipelines.output.parts import GROUP_BYTES, open_writer, row_groups
+from pipelines.store.location import Location, locate, open_reader, put_atomic, retry_remote
 from pipelines.synthesis.filters import KEPT
 from pipelines.synthesis.names import DATA_FIELDS, REJECTED_FIELDS, SCORES, with_features
 from pipelines.synthesis.scoring import run_through

@@ -12,17 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.decoding import picture_source
-from pipelines.records import parse_record
-from pipelines.references import ReferenceRules, fetch
-from pipelines.secrets import mask_urls
-from pipelines.synthesis.captions import CaptionSet, Chunk, Record, read_records
+from pipelines.cluster.weights import local_copy, with_local_weights
+from pipelines.records.parse import parse_record
+from pipelines.records.pictures import picture_source
+from pipelines.store.fetch import ReferenceRules, fetch
+from pipelines.store.masking import mask_urls
+from pipelines.synthesis.columns import pair_row, rejected_row
 from pipelines.synthesis.config import SynthesizeConfig
-from pipelines.synthesis.rows import pair_row, rejected_row
-from pipelines.weights import local_copy, with_local_weights
+from pipelines.synthesis.input import CaptionSet, Chunk, Record, read_records
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import encode_image
-from vimaedit.miniature.draws import Draws
+from vimaedit.scenes.draws import Draws
 from vimaedit.synthesis.candidates import spread_candidates
 from vimaedit.synthesis.generator import EndpointGenerator, LocalGenerator, Question, TextGenerator, generate_pairs
 from vimaedit.synthesis.lexicon import CATEGORIES, Lexicon
@@ -145,7 +145,7 @@ class Maker:
         """Return each record's coded source picture, or why there is none."""
         if self.pipe is None:
             return [self._picture(record) for record in records]
-        from vimaedit.metrics.scene_models import draw_pictures
+        from vimaedit.scenes.reading.models import draw_pictures
 
         config = self.making.config
         wanted = [n for n, pairs in enumerate(proposals) if any(isinstance(pair, PromptPair) for pair in pairs)]
@@ -258,8 +258,8 @@ def _load_generator(making: Making) -> TextGenerator:
 
 
 def _load_text_to_image(making: Making) -> Any:
-    from vimaedit.loading import resolve_model
-    from vimaedit.metrics.scene_models import load_text_to_image
+    from vimaedit.models.files import resolve_model
+    from vimaedit.scenes.reading.models import load_text_to_image
 
     files = resolve_model(with_local_weights(making.config), image_guidance=False)
     if files.checkpoint is not None:

@@ -6,9 +6,9 @@ import json
 
 import pyarrow as pa
 
-from pipelines.features import IMAGE, feature_of
-from pipelines.schema import OUTPUT_NAMES
-from pipelines.synthesis.rows import PAIR_FIELDS
+from pipelines.records.features import IMAGE, feature_of
+from pipelines.records.schema import OUTPUT_NAMES
+from pipelines.synthesis.columns import PAIR_FIELDS
 
 SCORES = (
     "change",  # mean absolute difference in the mask, or of the whole picture where there is none; values 0 to 1

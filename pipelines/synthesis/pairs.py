@@ -12,15 +12,15 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from pipelines.resources import Placement, set_engine
-from pipelines.secrets import mask_urls
-from pipelines.storage import Location, exists, list_files, locate, put_atomic, read_bytes
-from pipelines.synthesis.captions import CaptionSet, Chunk
+from pipelines.cluster.place import Placement, set_engine
+from pipelines.store.location import Location, exists, list_files, locate, put_atomic, read_bytes
+from pipelines.store.masking import mask_urls
+from pipelines.store.text import cut, without_secrets
+from pipelines.synthesis.columns import pair_file, pair_schema, rejected_file
 from pipelines.synthesis.config import SynthesizeConfig, pair_settings
+from pipelines.synthesis.input import CaptionSet, Chunk
 from pipelines.synthesis.making import Maker, Making
-from pipelines.synthesis.rows import pair_file, pair_schema, rejected_file
 from pipelines.synthesis.scoring import actor_pool, run_through
-from pipelines.text import cut, without_secrets
 from vimaedit.errors import ConfigError
 from vimaedit.synthesis.lexicon import Lexicon
 

@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 
-from pipelines.report_pictures import code_masks, code_picture
-from pipelines.storage import Location, locate, open_reader, put_atomic, retry_remote
+from pipelines.evaluate.report.pictures import code_masks, code_picture
+from pipelines.store.location import Location, locate, open_reader, put_atomic, retry_remote
+from pipelines.store.text import cut
 from pipelines.synthesis.card import MEANINGS, category_table, funnel_table
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.filters import KEPT, outcomes
 from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
 from pipelines.tables import Table
-from pipelines.text import cut
 from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
 
 EXAMPLES = 8  # of each outcome

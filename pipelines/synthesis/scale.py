@@ -10,24 +10,24 @@ from typing import Any
 
 import ray
 
-from pipelines.context import Row
-from pipelines.decoder import CodedRecord, decode_record
-from pipelines.editing import edit_batch
-from pipelines.listing import refuse_output_in_input
-from pipelines.probe import await_worker
-from pipelines.resources import auto_batch_size, connect, get, look_at_cluster, place
-from pipelines.storage import locate
-from pipelines.synthesis.captions import Chunk, cut_chunks
+from pipelines.cluster.place import auto_batch_size, connect, get, look_at_cluster, place
+from pipelines.cluster.weights import with_local_weights
+from pipelines.cluster.workers import await_worker
+from pipelines.edit.actor import edit_batch
+from pipelines.output.context import Row
+from pipelines.records.decoder import CodedRecord, decode_record
+from pipelines.store.listing import refuse_output_in_input
+from pipelines.store.location import locate
+from pipelines.synthesis.columns import pair_file, pair_schema
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.filters import make_bounds
+from pipelines.synthesis.input import Chunk, cut_chunks
 from pipelines.synthesis.making import Maker, Making
-from pipelines.synthesis.rows import pair_file, pair_schema
 from pipelines.synthesis.scoring import Scorer
-from pipelines.weights import with_local_weights
 from vimaedit.errors import RequestError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask
-from vimaedit.phrases import parse_blend
 from vimaedit.types import RequestOverrides, Status
+from vimaedit.words.phrases import parse_blend
 
 SAMPLE_RECORDS = 4
 
@@ -80,7 +80,7 @@ def plan_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | No
 
     Raises: ConfigError as the synthesis itself.
     """
-    from pipelines.synthesis.run import prepare_making, settle
+    from pipelines.synthesis.synthesize import prepare_making, settle
 
     output = locate(config.output)
     refuse_output_in_input(output, config.input)
@@ -151,7 +151,7 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     """Make, edit and score the first few records, after a warm-up; nothing is written."""
     import torch
 
-    from vimaedit.loading import load_editor, model_facts, resolve_model
+    from vimaedit.models.files import load_editor, model_facts, resolve_model
 
     torch.set_num_threads(making.threads)
     config = dataclasses.replace(making.config, device=making.device, dtype=making.dtype)

@@ -16,17 +16,17 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipelines.inputs import BROKEN_CONTENT
-from pipelines.parts import part_name
-from pipelines.plan import Unit
-from pipelines.resources import Placement, own_error, set_engine
-from pipelines.storage import Location, is_transient, list_files, locate, open_reader, put_atomic, retry_remote
+from pipelines.cluster.place import Placement, own_error, set_engine
+from pipelines.cluster.weights import local_copy
+from pipelines.output.parts import part_name
+from pipelines.output.plan import Unit
+from pipelines.records.scan import BROKEN_CONTENT
+from pipelines.store.location import Location, is_transient, list_files, locate, open_reader, put_atomic, retry_remote
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.names import SCORE_SCHEMA, SCORES
-from pipelines.weights import local_copy
 from vimaedit.errors import ConfigError
 from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
-from vimaedit.metrics.scene import region_psnr
+from vimaedit.scenes.reading.agreement import region_psnr
 from vimaedit.synthesis.likeness import perceptual_hash
 from vimaedit.types import BoolArray, Status, UInt8Array
 

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from pipelines.parts import part_name
-from pipelines.plan import Unit
-from pipelines.resources import set_engine
-from pipelines.storage import Location, exists, locate, open_reader, put_atomic, retry_remote
+from pipelines.cluster.place import set_engine
+from pipelines.output.parts import part_name
+from pipelines.output.plan import Unit
+from pipelines.store.location import Location, exists, locate, open_reader, put_atomic, retry_remote
 from pipelines.synthesis.config import SynthesizeConfig
+from pipelines.synthesis.duplicates import BEST_SCHEMA, explode_bands, find_duplicates
 from pipelines.synthesis.filters import KEPT, Bound, best_score, choose_best, judge, rank_of
-from pipelines.synthesis.likeness import BEST_SCHEMA, explode_bands, find_duplicates
 from pipelines.synthesis.names import DECISION_SCHEMA, SCORES
 from pipelines.synthesis.scoring import run_through
 

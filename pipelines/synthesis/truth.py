@@ -9,16 +9,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 
-from pipelines.resources import get
-from pipelines.storage import list_files, locate, open_reader, retry_remote
+from pipelines.cluster.place import get
+from pipelines.store.location import list_files, locate, open_reader, retry_remote
 from pipelines.synthesis.filters import KEPT
 from pipelines.tables import Table
 from vimaedit.images import MAX_PIXELS, decode_image
 from vimaedit.metrics.statistics import Interval, wilson_interval
-from vimaedit.miniature.scenes import Scene
-from vimaedit.phrases import parse_blend
+from vimaedit.scenes.scenes import Scene
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 from vimaedit.types import Status, UInt8Array
+from vimaedit.words.phrases import parse_blend
 
 COLUMNS = ("image", "edited_image", "category", "blend_words_used", "target_prompt", "status", "pair_id", "candidate")
 MEASURED = "the reader of the scene world; no filter asks it"
@@ -112,8 +112,8 @@ def _picture(coded: bytes) -> UInt8Array:
 
 
 def _judge_part(output: str, part: str, lexicon: Lexicon) -> list[tuple[str, str, int, bool]]:
-    from vimaedit.miniature.find import read_unknown
-    from vimaedit.synthesis.scene_truth import is_edit_right
+    from vimaedit.scenes.reading.find import read_unknown
+    from vimaedit.scenes.reading.truth import is_edit_right
 
     place = locate(output) / "candidates" / "data" / part
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from vimaedit.backbone import Backbone, Networks
-from vimaedit.batch import StepState
 from vimaedit.config import EditConfig, ModelConfig
-from vimaedit.editor import BatchEditor
-from vimaedit.loading import ModelFacts, model_facts, resolve_model
-from vimaedit.networks import load_networks
+from vimaedit.engine.batch import StepState
+from vimaedit.engine.editor import BatchEditor
+from vimaedit.models.backbone import Backbone, Networks
+from vimaedit.models.files import ModelFacts, model_facts, resolve_model
+from vimaedit.models.networks import load_networks
 from vimaedit.types import EditRequest
 
 MODEL = ModelConfig(model="random", dtype="float32", device="cpu")

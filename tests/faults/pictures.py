@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.storage import locate, put_atomic
+from pipelines.store.location import locate, put_atomic
 
 TARGETS = ("a blue cat on the lawn", "a red dog on the lawn")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.storage import list_files, locate, read_bytes
+from pipelines.store.location import list_files, locate, read_bytes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PICTURES = ("image", "edited_image", "edit_mask", "critical_mask")

@@ -24,9 +24,9 @@ from pathlib import Path
 import psutil
 from s3fs import S3FileSystem
 
-from pipelines.lock import read_lock
-from pipelines.plan import load_plan
-from pipelines.storage import list_files, locate
+from pipelines.output.plan import load_plan
+from pipelines.store.location import list_files, locate
+from pipelines.store.lock import read_lock
 from tests.faults.nodes import Nodes, cluster, free_ports
 from tests.faults.pictures import write_input
 from tests.faults.runs import Outcome, compare, num_parts, rows_begun, run, serving, table_text

@@ -13,22 +13,22 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.config import EditJobConfig
-from pipelines.context import from_block, to_block
-from pipelines.editing import EditActor
-from pipelines.encoding import encode_unit
-from pipelines.inputs import scan_inputs
-from pipelines.plan import count_requests, make_plan
-from pipelines.schema import output_schema
-from pipelines.sink import part_bytes
-from pipelines.source import read_unit
+from pipelines.edit.actor import EditActor
+from pipelines.edit.read import read_unit
+from pipelines.edit.sink import part_bytes
+from pipelines.edit.write import encode_unit
+from pipelines.output.config import EditJobConfig
+from pipelines.output.context import from_block, to_block
+from pipelines.output.plan import count_requests, make_plan
+from pipelines.records.scan import scan_inputs
+from pipelines.records.schema import output_schema
 from tests.contexts import make_context
 from tests.fuzz.files import FILE_CLASSES, FileClass, good_table
 from tests.fuzz.registry import RecordClass, file_of
 from tests.fuzz.verdicts import complaints, rejected, shows_canary
 from tests.fuzz.world import World
 from vimaedit.config import Canvas
-from vimaedit.loading import ModelFacts, model_facts, resolve_model
+from vimaedit.models.files import ModelFacts, model_facts, resolve_model
 from vimaedit.types import Status
 
 BATCH_SIZE = 16

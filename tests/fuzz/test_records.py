@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import storage
+from pipelines.store import location as storage
 from tests.fuzz.classes import CLASSES
 from tests.fuzz.files import FILE_CLASSES
 from tests.fuzz.process import OPTIONS, Tally, read_files, run_group

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.references import MAX_IMAGE_BYTES
+from pipelines.store.fetch import MAX_IMAGE_BYTES
 
 SEED_VARIABLE = "VIMAEDIT_FUZZ_SEED"
 CANARY_COLOUR = (251, 7, 199)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.component.conftest import request
-from vimaedit.backbone import Backbone
 from vimaedit.config import EditConfig, ModelConfig
-from vimaedit.editor import BatchEditor
-from vimaedit.loading import model_facts, resolve_model
-from vimaedit.loop import StepState
-from vimaedit.networks import load_networks
+from vimaedit.engine.editor import BatchEditor
+from vimaedit.engine.loop import StepState
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.files import model_facts, resolve_model
+from vimaedit.models.networks import load_networks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from vimaedit.noise import START
+from vimaedit.step.noise import START
 
 LATENT_TOLERANCE = 5e-4
 BASELINE_TOLERANCE = 1e-3

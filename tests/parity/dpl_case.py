@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from tests.parity.comparison import BASELINE_MAP_TOLERANCE, BASELINE_TOLERANCE, Comparison, max_error
-from vimaedit.backbone import Backbone, Networks
-from vimaedit.method_options import PromptLearning
-from vimaedit.prompt_learning import LearnedWords, Pass, fit_words
+from vimaedit.methods.options import PromptLearning
+from vimaedit.models.backbone import Backbone, Networks
+from vimaedit.parts.learned_words import LearnedWords, Pass, fit_words
 from vimaedit.recipes import method_config
 
 

@@ -21,11 +21,11 @@ from tests.parity.comparison import (
 from tests.parity.words import recorded_words
 from vimaedit.attention.processor import install
 from vimaedit.attention.sites import list_sites
-from vimaedit.backbone import Backbone, Networks
-from vimaedit.batch import EditBatch, StepState
 from vimaedit.config import EditConfig
-from vimaedit.editor import BatchEditor
-from vimaedit.loop import denoise
+from vimaedit.engine.batch import EditBatch, StepState
+from vimaedit.engine.editor import BatchEditor
+from vimaedit.engine.loop import denoise
+from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.recipes import method_config
 from vimaedit.types import EditRequest
 

@@ -33,17 +33,17 @@ from tests.parity.dpl_case import replay_dpl_case
 from tests.parity.harness_cases import replay_harness_case
 from tests.parity.virtual_cases import replay_infedit_case, replay_leditspp_case
 from tests.parity.words import recorded_words
-from vimaedit.backbone import Backbone, Networks
-from vimaedit.batch import StepState
 from vimaedit.config import EditConfig, ModelConfig
-from vimaedit.editor import BatchEditor, PreparedEdit
-from vimaedit.loading import model_facts, resolve_model
-from vimaedit.loop import denoise
-from vimaedit.networks import load_networks
+from vimaedit.engine.batch import StepState
+from vimaedit.engine.editor import BatchEditor, PreparedEdit
+from vimaedit.engine.loop import denoise
+from vimaedit.models.backbone import Backbone, Networks
+from vimaedit.models.files import model_facts, resolve_model
+from vimaedit.models.networks import load_networks
 from vimaedit.performance.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
 from vimaedit.recipes import method_config
-from vimaedit.rows import RowKind
-from vimaedit.solvers import add_noise, method_schedule
+from vimaedit.step.rows import RowKind
+from vimaedit.step.solvers import add_noise, method_schedule
 from vimaedit.types import EditRequest
 
 EMBEDDING_TOLERANCE = 1e-5

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.parity.replay import load_models
-from vimaedit.backbone import Backbone
+from vimaedit.models.backbone import Backbone
 from vimaedit.recipes import method_config
 from vimaedit.types import BlendPhrase, EditRequest
-from vimaedit.words import link_words, plan_words
+from vimaedit.words.plan import link_words, plan_words
 
 
 def test_tokens_are_as_recorded(oracle: Path) -> None:

@@ -19,14 +19,14 @@ from tests.parity.comparison import (
     max_error,
 )
 from tests.parity.words import recorded_words
-from vimaedit.backbone import Backbone, Networks
-from vimaedit.batch import StepState
 from vimaedit.config import EditConfig
-from vimaedit.editor import BatchEditor, PreparedConcept
-from vimaedit.loop import denoise
+from vimaedit.engine.batch import StepState
+from vimaedit.engine.editor import BatchEditor, PreparedConcept
+from vimaedit.engine.loop import denoise
+from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.recipes import method_config
 from vimaedit.types import EditRequest
-from vimaedit.words import pad_ids, token_spans
+from vimaedit.words.plan import pad_ids, token_spans
 
 STARTS = {"pure noise": "noise", "noised image": "image"}
 TEXT_SOURCES = {"aux": "auxiliary", "source": "source"}

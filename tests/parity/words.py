@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vimaedit.words import WordPlan, fold_refine, fold_replace, pad_ids, token_spans
+from vimaedit.words.plan import WordPlan, fold_refine, fold_replace, pad_ids, token_spans
 
 
 def recorded_words(parameters: dict[str, Any], arrays: dict[str, np.ndarray], tokenizer: Any) -> WordPlan:

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines.config import EditJobConfig
-from pipelines.storage import locate
+from pipelines.output.config import EditJobConfig
+from pipelines.store.location import locate
 
 MakeJob = Callable[..., EditJobConfig]
 MakePicture = Callable[..., bytes]

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from tests.reference.edit import EditInputs, Settings
-from vimaedit.batch import EditBatch
 from vimaedit.config import EditConfig
-from vimaedit.editor import BatchEditor, PreparedEdit
-from vimaedit.noise import START, SeededNoise
-from vimaedit.rows import RowKind
+from vimaedit.engine.batch import EditBatch
+from vimaedit.engine.editor import BatchEditor, PreparedEdit
+from vimaedit.step.noise import START, SeededNoise
+from vimaedit.step.rows import RowKind
 
 
 def reference_inputs(config: EditConfig, editor: BatchEditor, edit: PreparedEdit, batch: EditBatch) -> EditInputs:

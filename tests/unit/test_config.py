@@ -6,8 +6,8 @@ import pytest
 
 from vimaedit.config import Canvas, EditConfig, GroundingSides, Lora, ModelConfig, Thresholds, Windows
 from vimaedit.errors import ConfigError
-from vimaedit.method_options import Auxiliary, Concepts, Laplacian, NullText
 from vimaedit.methods import METHODS
+from vimaedit.methods.options import Auxiliary, Concepts, Laplacian, NullText
 from vimaedit.recipes import method_config
 
 BAD: list[tuple[type, dict[str, Any], str]] = [

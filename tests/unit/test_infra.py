@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ray.autoscaler._private.util import prepare_config
 
-from pipelines.resources import auto_batch_size
+from pipelines.cluster.place import auto_batch_size
 from tests.infra_schemas import (
     PLACEHOLDER,
     Document,

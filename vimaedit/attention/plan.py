@@ -12,7 +12,7 @@ from vimaedit.attention.control import AttentionControl
 from vimaedit.attention.recorder import MapRecorder
 from vimaedit.attention.routing import Routes, layout_of_step, open_windows, route_rows, shared_steps
 from vimaedit.config import EditConfig, Windows
-from vimaedit.rows import RowKind, RowLayout
+from vimaedit.step.rows import RowKind, RowLayout
 
 
 @dataclass(frozen=True, eq=False)

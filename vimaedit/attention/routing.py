@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vimaedit.config import EditConfig, Windows
-from vimaedit.method import Method
-from vimaedit.rows import RowKind, RowLayout
-from vimaedit.solvers import num_skipped
+from vimaedit.methods.base import Method
+from vimaedit.step.rows import RowKind, RowLayout
+from vimaedit.step.solvers import num_skipped
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The editors: one small file per published method, its choice of parts and its published options."""
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 from vimaedit.methods.dpl import DPL
 from vimaedit.methods.edit_friendly import EDIT_FRIENDLY, EDIT_FRIENDLY_P2P
 from vimaedit.methods.infedit import INFEDIT

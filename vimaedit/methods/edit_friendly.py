@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 
 EDIT_FRIENDLY = Method(
     defaults={

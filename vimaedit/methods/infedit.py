@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 
 # Reference: the published program pairs the two prompts' embeddings crosswise and gives the source the auxiliary branch's
 # direction, `quirks=[infedit-crosswise, infedit-direction]`. It reads one blend word, of the target.

@@ -5,7 +5,7 @@ There is no published setting for PIE-Bench; these are the defaults of the publi
 
 from __future__ import annotations
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 
 # Reference: the published inversion exchanges the two texts and the published mask counts 75 tokens for every concept,
 # `quirks=[leditspp-texts, leditspp-tokens]`.

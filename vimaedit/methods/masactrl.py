@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 
 # With Direct Inversion. The source's prompt is not used anywhere: the picture is inverted and followed without text.
 MASACTRL = Method(

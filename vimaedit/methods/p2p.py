@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 
 # Of the benchmark's program: refinement of any prompts, the target's blend word twice as strong, the mask of `local-blend`.
 PUBLISHED: dict[str, Any] = {

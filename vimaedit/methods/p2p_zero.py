@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 
 # With Direct Inversion: the source is looked up, and the target moves by what that corrects. The published program has a captioner
 # describe the picture and adds the difference of the two prompts' embeddings; here the source prompt is that description, so the

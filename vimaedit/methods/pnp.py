@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 
 # With Direct Inversion: the source's latents are those that the inversion passed through.
 PNP = Method(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vimaedit.method import Method
+from vimaedit.methods.base import Method
 
 VIMAEDIT = Method()  # the options' own defaults are its published ones

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vimaedit.errors import ConfigError
 from vimaedit.images import clip_view
-from vimaedit.loading import SHIPPED
 from vimaedit.metrics.backbones import find_weights
+from vimaedit.models.files import SHIPPED
 from vimaedit.types import UInt8Array
 
 BUILT_IN_CLIP = "miniature"

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vimaedit.backbone import Backbone
 from vimaedit.config import EditConfig
-from vimaedit.editor import BatchEditor
-from vimaedit.networks import choose_device
+from vimaedit.engine.editor import BatchEditor
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.networks import choose_device
 from vimaedit.performance.operations import count_operations
 from vimaedit.performance.sides import drawn_requests, load_editor, prepare_side
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from vimaedit.attention.routing import shared_steps
-from vimaedit.backbone import Backbone, Conditioning
 from vimaedit.config import Canvas, EditConfig
-from vimaedit.editor import BatchEditor
+from vimaedit.engine.editor import BatchEditor
+from vimaedit.models.backbone import Backbone, Conditioning
 from vimaedit.performance.operations import count_operations
 from vimaedit.performance.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
 from vimaedit.performance.savings import ONE_BRANCH, ONE_PROJECTION, THIRD_ROW

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vimaedit.config import EditConfig, ModelConfig
-from vimaedit.loading import resolve_model
+from vimaedit.models.files import resolve_model
 from vimaedit.performance.process import cpu_seconds, forget_peak, peak_mb, resident_mb
 from vimaedit.performance.sides import drawn_requests, load_editor, prepare_side
 

@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vimaedit.backbone import Backbone, Conditioning
-from vimaedit.batch import EditBatch, StepState
 from vimaedit.config import EditConfig, ModelConfig
-from vimaedit.editor import BatchEditor, PreparedEdit
+from vimaedit.engine.batch import EditBatch, StepState
+from vimaedit.engine.editor import BatchEditor, PreparedEdit
 from vimaedit.errors import ConfigError
-from vimaedit.loading import model_facts, resolve_model
-from vimaedit.networks import load_networks
-from vimaedit.noise import START, SeededNoise
-from vimaedit.rows import TARGET, RowKind
-from vimaedit.solvers import add_noise, build_schedule, predict_x0
+from vimaedit.models.backbone import Backbone, Conditioning
+from vimaedit.models.files import model_facts, resolve_model
+from vimaedit.models.networks import load_networks
+from vimaedit.step.noise import START, SeededNoise
+from vimaedit.step.rows import TARGET, RowKind
+from vimaedit.step.solvers import add_noise, build_schedule, predict_x0
 from vimaedit.types import BlendPhrase, EditRequest
 
 WORDS = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "diamond", "house")

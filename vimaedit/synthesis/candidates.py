@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vimaedit.miniature.draws import Draws
+from vimaedit.scenes.draws import Draws
 from vimaedit.synthesis.seeds import derive_seed
 
 

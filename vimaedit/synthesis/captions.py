@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vimaedit.phrases import Span, fold_word, split_words
 from vimaedit.synthesis.lexicon import Lexicon
+from vimaedit.words.phrases import Span, fold_word, split_words
 
 
 @dataclass(frozen=True, kw_only=True)

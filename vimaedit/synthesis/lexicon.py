@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vimaedit.errors import ConfigError
-from vimaedit.phrases import fold_word, split_words
+from vimaedit.words.phrases import fold_word, split_words
 
 BUILT_IN = ("general", "scenes")
 CATEGORIES = (  # PIE-Bench's names

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vimaedit.errors import RequestError
-from vimaedit.phrases import find_phrase, split_words
 from vimaedit.types import BlendPhrase
+from vimaedit.words.phrases import find_phrase, split_words
 
 MAX_CHARACTERS = 1000  # of a prompt or an instruction
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vimaedit.errors import RequestError
-from vimaedit.miniature.draws import Draws
-from vimaedit.phrases import Span, find_phrase, fold_word
+from vimaedit.scenes.draws import Draws
 from vimaedit.synthesis.captions import Caption, Item, read_caption, words_of
 from vimaedit.synthesis.lexicon import CATEGORIES, PLACE, Lexicon
 from vimaedit.synthesis.pairs import PromptPair
 from vimaedit.types import BlendPhrase
+from vimaedit.words.phrases import Span, find_phrase, fold_word
 
 TRIES = 3  # of every category for one more edit of a caption
 CONSONANT_SOUNDS = ("uni", "eu", "one", "use")  # written with a vowel

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 
 from vimaedit.miniature.family import CONTEXT_SIZE, EMBEDDING_SIZE, IMAGE_TOKENS, new_scheduler
-from vimaedit.miniature.scenes import Scene
 from vimaedit.miniature.training.components import Components
 from vimaedit.miniature.training.contrastive import clip_pixels
 from vimaedit.miniature.training.corrections import FIRST_TIMESTEP, encode_corrections, mix, training_correction
@@ -32,6 +31,7 @@ from vimaedit.miniature.training.denoiser import (
     use_plain_attention,
     velocity_to,
 )
+from vimaedit.scenes.scenes import Scene
 
 BATCH_SIZE = 20
 CORRECTIONS = 10  # of a batch's pictures, as in the UNet's training: their embedding is that of what is wanted

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from vimaedit.miniature.family import new_scheduler
-from vimaedit.miniature.scenes import Scene
 from vimaedit.miniature.training.components import Components
 from vimaedit.miniature.training.corrections import encode_corrections, mix, training_correction
 from vimaedit.miniature.training.data import (
@@ -21,6 +20,7 @@ from vimaedit.miniature.training.data import (
     validation_scene,
 )
 from vimaedit.miniature.training.denoiser import Denoiser, add_noise, use_plain_attention
+from vimaedit.scenes.scenes import Scene
 
 BATCH_SIZE = 20
 CORRECTIONS = 10  # of a batch's pictures, as in the teacher's training

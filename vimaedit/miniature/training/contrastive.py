@@ -12,8 +12,8 @@ from transformers import CLIPModel
 
 from vimaedit.images import clip_view
 from vimaedit.miniature.family import CLIP_MEAN, CLIP_SIDE, CLIP_STD, new_clip
-from vimaedit.miniature.scenes import Scene
 from vimaedit.miniature.training.data import load_tokenizer, render_batch, tokenize, training_edit, validation_scene
+from vimaedit.scenes.scenes import Scene
 
 EDITS = 40  # of a batch: twice as many pictures, each beside its edited twin
 _EVALUATED = 300

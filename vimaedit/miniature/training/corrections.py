@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimaedit.miniature.edits import Edit, edit_mask
 from vimaedit.miniature.family import CANVAS_SIZE, VAE_FACTOR
 from vimaedit.miniature.training.components import Components
 from vimaedit.miniature.training.data import render_batch, to_pixels, training_edit, validation_edit
+from vimaedit.scenes.edits import Edit, edit_mask
 
 FIRST_TIMESTEP = 100  # below it too little can still change
 CATEGORIES = (  # in turn: what takes long to learn more often. Where an added object has to be is not settled: none is added.

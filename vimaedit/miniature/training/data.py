@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vimaedit.miniature.captions import draw_wording, write_caption
-from vimaedit.miniature.draws import Draws
-from vimaedit.miniature.edits import CATEGORIES, Edit, make_edit
 from vimaedit.miniature.family import CANVAS_SIZE, MAX_TOKENS
-from vimaedit.miniature.render import render_scene
-from vimaedit.miniature.sampling import sample_close_up, sample_scene
-from vimaedit.miniature.scenes import SPLIT_SEEDS, Scene
 from vimaedit.miniature.vocabulary import write_tokenizer
+from vimaedit.scenes.captions import draw_wording, write_caption
+from vimaedit.scenes.draws import Draws
+from vimaedit.scenes.edits import CATEGORIES, Edit, make_edit
+from vimaedit.scenes.render import render_scene
+from vimaedit.scenes.sampling import sample_close_up, sample_scene
+from vimaedit.scenes.scenes import SPLIT_SEEDS, Scene
 from vimaedit.types import UInt8Array
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vimaedit.miniature.family import new_scheduler, new_text_encoder, new_unet
-from vimaedit.miniature.scenes import Scene
 from vimaedit.miniature.training.components import Components
 from vimaedit.miniature.training.corrections import (
     FIRST_TIMESTEP,
@@ -30,6 +29,7 @@ from vimaedit.miniature.training.data import (
     training_scene,
     validation_scene,
 )
+from vimaedit.scenes.scenes import Scene
 
 BATCH_SIZE = 20  # small: many steps count for more here than smooth ones
 DROPPED_PROMPTS = 0.1  # for classifier-free guidance

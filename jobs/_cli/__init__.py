@@ -1,0 +1,1 @@
+"""What all jobs share: arguments, help, signals, exit codes and the progress line."""

@@ -1,0 +1,85 @@
+"""What every job shares: arguments, logging, signals and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from jobs._cli.help import help_text
+from jobs._cli.options import config_yaml, load_config, parse_command_line
+from jobs._cli.signals import exit_on_signals, leave
+from pipelines.cluster.logs import JsonFormatter
+from pipelines.store.masking import mask_urls
+from vimaedit.errors import ConfigError
+
+EXIT_DONE = 0
+EXIT_ERROR = 1
+EXIT_CONFIG = 2  # bad configuration, or no readable input at all
+
+Config = TypeVar("Config")
+logger = logging.getLogger(__name__)
+
+
+def run_job(
+    config_type: type[Config],
+    run: Callable[[Config], int],
+    words: Sequence[str] | None,
+    *,
+    name: str,
+    summary: str,
+    required: Sequence[str],
+) -> int:
+    """Parse `words` (None: the process's arguments), run the job and return its exit code.
+
+    0, 3 and 5 come from `run` itself; wrong configuration and an unreadable input give 2, any other error 1, a signal 4.
+    """
+    try:
+        line = parse_command_line(sys.argv[1:] if words is None else words)
+        if line.help:
+            print(help_text(config_type, name=name, summary=summary, required=required))
+            return EXIT_DONE
+        config = load_config(config_type, line, required)
+    except ConfigError as error:
+        return _refuse(name, error)
+    except Exception:  # a model's recipe lies in a store that does not answer
+        _log_to_stderr()
+        logger.exception("jobs.%s stopped by an error", name)
+        return EXIT_ERROR
+    if line.print_config:
+        print(config_yaml(config, required), end="")
+        return EXIT_DONE
+    _log_to_stderr(getattr(config, "log_format", "text"))
+    exit_on_signals()
+    try:
+        return run(config)
+    except ConfigError as error:
+        return _refuse(name, error)
+    except SystemExit as stop:
+        if stop.code == signal.SIGTERM:  # raised by the handler that stands from within `ray.init` until the job's own is back
+            leave(signal.SIGTERM.name)
+        raise
+    except Exception:
+        logger.exception("jobs.%s stopped by an error", name)
+        return EXIT_ERROR
+
+
+class _MaskingFormatter(logging.Formatter):
+    """Keeps credentials out of the log: URLs stand in messages, arguments and tracebacks alike."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_urls(super().format(record))
+
+
+def _log_to_stderr(log_format: str = "text") -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    text = _MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _refuse(name: str, error: Exception) -> int:
+    print(f"jobs.{name}: {mask_urls(str(error))}", file=sys.stderr)
+    return EXIT_CONFIG

@@ -1,0 +1,94 @@
+"""Structured logs: one JSON object per line, with the ids of run, unit and records; nothing in it carries credentials.
+
+A job formats the driver's lines, and `start_worker` those of the processes that Ray starts, which no job sets up.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from pipelines.store.masking import mask_urls
+
+# Jobs import this before anything that takes seconds.
+if TYPE_CHECKING:
+    from pipelines.output.context import Row, RunContext
+    from pipelines.output.plan import Unit
+
+PACKAGES = ("pipelines", "vimaedit")
+_run: dict[str, str] = {}  # what this process works on
+_unit: ContextVar[Mapping[str, str] | None] = ContextVar("unit", default=None)  # what this thread works on
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON. `extra={"fields": {...}}` adds fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "host": platform.node(),
+            "pid": os.getpid(),
+            **_run,
+            **(_unit.get() or {}),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(_masked(line), ensure_ascii=False)
+
+
+def set_run(run: str, attempt: str) -> None:
+    """Let this process's lines name the run (its plan's digest, as in the footer of every part) and the attempt at it."""
+    _run.update(run=run, attempt=attempt)
+
+
+def start_worker(context: RunContext) -> None:
+    """Let a worker process log as its run asks; it may come from another run or be called again and again."""
+    set_run(context.plan_digest, context.attempt)
+    if context.job.log_format != "json":
+        return
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(JsonFormatter())
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+
+
+@contextmanager
+def about(unit: Unit, path: str) -> Iterator[None]:
+    """Let this thread's lines name the unit that it works on, and its input file."""
+    token = _unit.set({"unit": unit.id, "file": path})
+    try:
+        yield
+    finally:
+        _unit.reset(token)
+
+
+def fields(event: str, rows: Iterable[Row] = (), /, **more: Any) -> dict[str, Any]:
+    """Return what a line says beside its text, as `extra` of a logging call: the event, the records, and numbers."""
+    records = [{"id": row.id, "row": row.input_row, "edit": row.edit_index} for row in rows]
+    return {"fields": {"event": event, **({"records": records} if records else {}), **more}}
+
+
+def _masked(value: Any) -> Any:
+    """Mask credentials in every text of a JSON value. In the line as a whole, quotes would hide where a URL ends."""
+    if isinstance(value, str):
+        return mask_urls(value)
+    if isinstance(value, Mapping):
+        return {name: _masked(each) for name, each in value.items()}
+    return [_masked(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,119 @@
+"""Weights that lie in object storage: one local copy per node, whoever asks first makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipelines.store.location import Location, list_files, locate, retry
+from pipelines.store.masking import mask_urls
+from vimaedit.config import Lora, ModelConfig
+from vimaedit.errors import ConfigError
+from vimaedit.models.files import BUNDLE_FILE, bundle_recipe
+
+CACHE = Path("~/.cache/vimaedit/weights")
+MODEL_OPTIONS = ("model", "ip_adapter", "clip", "model_config")
+
+Config = TypeVar("Config", bound=ModelConfig)
+
+
+def with_local_weights(config: Config) -> Config:
+    """Replace every URL among the options of a model by the path of its copy on this node.
+
+    Raises: ConfigError for a URL where there is nothing.
+    """
+    copies: dict[str, Any] = {
+        name: local_copy(name, value)
+        for name in MODEL_OPTIONS
+        if isinstance(value := getattr(config, name), str) and "://" in value
+    }
+    loras = [
+        Lora(path=local_copy("lora", lora.path) if "://" in lora.path else lora.path, scale=lora.scale) for lora in config.lora
+    ]
+    return dataclasses.replace(config, lora=loras, **copies)
+
+
+def local_copy(option: str, url: str) -> str:
+    """Copy a file or folder below a URL to this node, once for each state of it, and return the local path.
+
+    The state is every file's size and version. A copy whose files have other sizes is made again.
+
+    Raises: ConfigError where there is nothing; the infrastructure's errors, after retries.
+    """
+    place = locate(url)
+    if retry(lambda: place.fs.isfile(place.path)):
+        name = place.path.rsplit("/", 1)[1]
+        files = [(name, int(retry(lambda: place.fs.size(place.path)) or 0))]
+        root = dataclasses.replace(place, path=place.path.rsplit("/", 1)[0])
+    else:
+        name, files, root = "", list_files(place), place
+    if not files:
+        raise ConfigError(
+            f"{option}: got {mask_urls(url)!r}, where there is no file; allowed: the URL of a model file or folder"
+        )
+    state = [(path, size, _version(root / path)) for path, size in files]
+    key = hashlib.blake2b(repr((url, state)).encode(), digest_size=12).hexdigest()
+    cache = CACHE.expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / key
+    with (cache / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all(_size_of(target / path) == size for path, size in files):
+            shutil.rmtree(target, ignore_errors=True)
+            partial = cache / f".{key}.{uuid.uuid4().hex}"
+            try:
+                for path, size in files:
+                    retry(functools.partial(_fetch, root / path, partial / path, size))
+                os.replace(partial, target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return str(target / name) if name else str(target)
+
+
+def stated_recipe(model: str) -> dict[str, Any]:
+    """Return the options that a model's bundle states as its own, wherever it lies; nothing but the bundle's JSON is fetched.
+
+    Raises: ConfigError where that is no JSON; the infrastructure's errors, after retries.
+    """
+    if "://" not in model:
+        return bundle_recipe(model)
+    place = locate(model) / BUNDLE_FILE
+    try:
+        text = retry(lambda: place.fs.cat_file(place.path))
+        recipe: dict[str, Any] = json.loads(text).get("recipe", {})
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"model: got {mask_urls(model)!r}, whose {BUNDLE_FILE} cannot be read ({error})") from error
+    return recipe
+
+
+def _fetch(source: Location, destination: Path, size: int) -> None:
+    """Copy one file.
+
+    Raises: ConnectionError, which is worth another try, where less or more of it has come than there is.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    source.fs.get_file(source.path, str(destination))
+    got = _size_of(destination)
+    if got != size:
+        raise ConnectionError(f"{mask_urls(source.url)}: got {got} of {size} bytes")
+
+
+def _size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _version(file: Location) -> str:
+    facts: dict[str, object] = retry(lambda: file.fs.info(file.path))
+    return str(
+        facts.get("ETag") or facts.get("etag") or facts.get("md5Hash") or facts.get("LastModified") or facts.get("mtime")
+    )

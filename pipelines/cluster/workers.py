@@ -1,0 +1,159 @@
+"""Questions that only a worker of the editing kind can answer, asked before the plan is made."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import ray
+
+from pipelines.cluster.place import Placement, get
+from pipelines.cluster.weights import with_local_weights
+from pipelines.edit.read import read_unit
+from pipelines.edit.write import encode_unit
+from pipelines.output.context import RunContext, UnitRows
+from pipelines.output.parts import part_bytes
+from pipelines.output.plan import Unit
+from pipelines.records.scan import InputFile
+from pipelines.store.masking import mask_urls
+from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.errors import ConfigError
+from vimaedit.models.files import ModelFacts
+
+logger = logging.getLogger(__name__)
+
+GPU_WAIT_S = 900.0  # a cloud's machine, its image and its drivers take up to ten minutes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a worker says of the model and of itself. `device_gib`: memory of its GPU, None on a CPU."""
+
+    facts: ModelFacts
+    model_digest: str
+    device: str
+    dtype: str
+    device_gib: float | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A measured first batch: `rows` edited in `seconds` after a warm-up, and the bytes of their part."""
+
+    rows: int
+    seconds: float
+    bytes: int
+
+    @property
+    def row_seconds(self) -> float:
+        return self.seconds / self.rows
+
+    @property
+    def row_bytes(self) -> float:
+        return self.bytes / self.rows
+
+
+def probe(edit: EditConfig, model: ModelConfig, placement: Placement) -> Probe:
+    """Read the model's facts and digest its weights on a worker of the editing kind; nothing is loaded.
+
+    Raises: ConfigError where the model cannot be had or does not fit the options.
+    """
+    found: Probe = get(_on_worker(_probe, placement).remote(edit, model, placement.use_gpu))
+    size = edit.canvas.size or found.facts.canvas_size
+    if size % found.facts.granularity:
+        raise ConfigError(
+            f"canvas.size: got {size}; allowed: multiples of {found.facts.granularity} px with {mask_urls(model.model)!r}"
+        )
+    return found
+
+
+def await_worker(placement: Placement, *, timeout_s: float = GPU_WAIT_S) -> None:
+    """Wait until a worker of the editing kind runs, where the cluster has yet to bring one.
+
+    Raises: ConfigError where none has come in time.
+    """
+    if not placement.waits:
+        return
+    logger.info("no GPU is there yet: waiting up to %.0f s for the cluster to bring one", timeout_s)
+    began = _on_worker(_begin, placement).remote()
+    try:
+        ray.get(began, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(began, force=True)
+        raise ConfigError(
+            f"device: got cuda, but no GPU has come within {timeout_s:g} s; allowed: a cluster that has one or brings one, or cpu"
+        ) from None
+    logger.info("a GPU is there")
+
+
+def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placement) -> Sample | None:
+    """Edit the unit's requests on a worker, write nothing, and time it; None where none of them can be edited.
+
+    A request that kills its process is the run's to find; here it only makes the unit unfit for a measurement.
+    """
+    measured = _on_worker(_measure, placement, max_retries=1).remote(context, file, unit)
+    try:
+        sample: Sample | None = get(measured)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        logger.warning("unit %s cannot be measured: %s", unit.id, mask_urls(str(error)).splitlines()[0])
+        return None
+    return sample
+
+
+def _on_worker(function: Any, placement: Placement, **options: Any) -> Any:
+    return ray.remote(function).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
+
+
+def _begin() -> None:
+    """Do nothing: that it runs says that there is room for it."""
+
+
+def _probe(edit: EditConfig, model: ModelConfig, use_gpu: bool) -> Probe:
+    import platform
+
+    from vimaedit.models.files import model_digest, model_facts, resolve_model
+
+    device, device_gib = _gpu(model) if use_gpu else ("cpu", None)
+    files = resolve_model(with_local_weights(model), image_guidance=edit.image_guidance)
+    dtype = model.dtype if model.dtype != "auto" else "float16" if use_gpu and not edit.needs_gradients else "float32"
+    versions = {"python": platform.python_version(), "torch": version("torch"), "ray": ray.__version__}
+    versions |= {"machine": platform.machine(), "device": device}
+    return Probe(
+        facts=model_facts(files),
+        model_digest=model_digest(files),
+        device="cuda" if use_gpu else "cpu",
+        dtype=dtype,
+        device_gib=device_gib,
+        versions=versions,
+    )
+
+
+def _gpu(model: ModelConfig) -> tuple[str, float]:
+    """Return the name and the memory in GiB of this worker's GPU. Only here is torch imported: that takes seconds.
+
+    Raises: ConfigError where torch sees none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device: got {model.device}, but torch {torch.__version__} sees no GPU on the worker; allowed: cpu")
+    return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
+def _measure(context: RunContext, file: InputFile, unit: Unit) -> Sample | None:
+    from pipelines.edit.actor import EditActor
+
+    actor = EditActor(context)
+    read = read_unit(context, file, unit)
+    if all(row.status is not None for row in read.rows):
+        return None
+    actor.edit_rows(unit, read.rows)
+    again: UnitRows = read_unit(context, file, unit)
+    started = time.perf_counter()
+    actor.edit_rows(unit, again.rows)
+    seconds = time.perf_counter() - started
+    return Sample(rows=len(again.rows), seconds=seconds, bytes=len(part_bytes(context, unit.id, encode_unit(context, again))))

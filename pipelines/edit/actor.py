@@ -1,0 +1,327 @@
+"""The editing stage: an actor that hosts one editor and runs a unit's fixed batches through it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import ray
+
+from pipelines.cluster.logs import about, fields, start_worker
+from pipelines.cluster.progress import Report
+from pipelines.cluster.telemetry import observe_batch
+from pipelines.cluster.weights import with_local_weights
+from pipelines.edit.deaths import starting, this_worker
+from pipelines.edit.failures import Failure, describe, device_error, free_memory
+from pipelines.edit.riding import RidingMetrics
+from pipelines.edit.suspects import Deaths, RequestKey, Suspects, write_suspects
+from pipelines.output.context import Row, RunContext, from_block, to_block
+from pipelines.output.plan import Unit, batches
+from pipelines.store.location import locate
+from pipelines.store.masking import mask_urls
+from vimaedit.errors import VimaeditError, shown
+from vimaedit.types import Editor, EditRequest, EditResult, Status
+
+logger = logging.getLogger(__name__)
+
+DEATHS_ALONE = 2  # of its process while it ran alone make a request a killer
+LOST_DEVICE = 17  # exit code of a process that can no longer use its GPU
+
+Slots = list[Row | None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """A batch's slots (None: a hole), and all rows that are finished with it, those that were stopped before among them."""
+
+    slots: Slots
+    rows: list[Row]
+
+
+class StoppedEarly(VimaeditError):
+    """The run is hopeless; raised in an editing actor to end it."""
+
+
+class EditActor:
+    """Hosts one editor; called by Ray Data with the block of one unit. `ledger`: the handle of the run's `Ledger`."""
+
+    def __init__(self, context: RunContext, report: Report | None = None, ledger: Any = None) -> None:
+        # Before torch loads OpenMP: idle threads sleep instead of spinning, which would slow the stages that share the cores
+        # (measured with four busy processes on two cores: 0.6 s a batch against 15 s).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        start_worker(context)
+        self.context = context
+        self.report = report
+        self.ledger = ledger
+        with nullcontext() if ledger is None else starting(ledger):
+            self.editor = _load(context)
+            self.measure = RidingMetrics(context) if context.job.riding else None
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        (unit_rows,) = from_block(block)
+        with about(unit_rows.unit, unit_rows.file.path):
+            self.edit_rows(unit_rows.unit, unit_rows.rows)
+        return to_block(unit_rows)
+
+    def edit_rows(self, unit: Unit, rows: Sequence[Row]) -> None:
+        """Edit the requests of one unit in place.
+
+        Raises: StoppedEarly where the run has become hopeless.
+        """
+        from vimaedit.step.noise import record_seed
+
+        for row in rows:
+            if row.seed is None:
+                row.seed = record_seed(self.context.job.seed, row.id)
+        job = self.context.job
+        keep_shape, targets = job.canvas.fit == "keep", job.targets_per_source
+        cut = list(unit_batches(unit, rows, self.context.batch_size, keep_shape=keep_shape, targets_per_source=targets))
+        suspects = self._enter(unit)
+        # First of all: if there is a killer among them, it shall not cost the others' work once more.
+        for batch in cut:
+            if suspects and any(row is not None and _key(row) in suspects for row in batch.slots):
+                self._edit_suspects(unit, batch.slots, suspects)
+        num_finished = 0
+        for batch in cut:
+            slots = [row if row is not None and row.status is None else None for row in batch.slots]
+            started = time.perf_counter()
+            self._edit(unit, slots)
+            num_edited = sum(row is not None for row in slots)
+            statuses = [str(row.status) for row in batch.rows if not row.is_kept]
+            observe_batch(statuses, time.perf_counter() - started, num_edited)
+            if self.report is not None and statuses:
+                reason = self.report(unit.id, num_finished, statuses)
+                if reason is not None:
+                    raise StoppedEarly(reason)
+            num_finished += len(statuses)
+        for row in rows:
+            row.clip_image = row.given_mask = None  # nothing later reads them
+
+    def _enter(self, unit: Unit) -> Suspects:
+        """Ask for the unit's suspects; new ones are written to the output before anything is tried again."""
+        if self.ledger is None:
+            return {}
+        suspects, has_new = ray.get(self.ledger.enter.remote(unit.id))
+        if has_new:
+            logger.warning("unit %s: a process died while it edited %d requests; they run alone now", unit.id, len(suspects))
+            write_suspects(locate(self.context.job.output), unit.id, suspects, deaths_run(self.context))
+        return dict(suspects)
+
+    def _edit_suspects(self, unit: Unit, slots: Slots, suspects: Suspects) -> None:
+        """Edit the suspects of a batch, each alone in its own slot, those first that have killed; killers are quarantined."""
+        places = [place for place, row in enumerate(slots) if row is not None and _key(row) in suspects]
+        for place in sorted(places, key=lambda place: -_deaths(slots, place, suspects).alone):
+            row, deaths = slots[place], _deaths(slots, place, suspects)
+            assert row is not None
+            row.attempts += deaths.all
+            if deaths.alone < DEATHS_ALONE:
+                self._edit(unit, [row if other == place else None for other in range(len(slots))])
+                continue
+            text = f"record {shown(row.id)}: the editing process died {deaths.alone} times while this request ran alone"
+            row.stop(Status.QUARANTINED, "edit", "process_died", f"{text} ({deaths.cause or 'as an earlier run noted'})")
+            logger.error("%s", row.error_message, extra=fields("row_stopped", [row], stage="edit"))
+
+    def _edit(self, unit: Unit, slots: Slots) -> None:
+        """Edit a batch that the ledger knows of meanwhile."""
+        rows = [row for row in slots if row is not None]
+        requests = [_key(row) for row in rows]
+        if not requests:
+            return
+        if self.ledger is None:
+            edit_batch(self.editor, slots)
+            self._measure(slots)
+            return
+        logger.info("batch begun", extra=fields("batch_begun", rows, slots=len(slots)))
+        started = time.perf_counter()
+        ray.get(self.ledger.begin.remote(unit.id, requests, this_worker()))
+        edit_batch(self.editor, slots, lost=lambda cause: self._leave(unit, cause))
+        self._measure(slots)  # a reference picture that kills the process is a killer too
+        ray.get(self.ledger.end.remote(unit.id))
+        statuses = Counter(str(row.status) for row in rows)
+        logger.info(
+            "batch edited", extra=fields("batch_edited", rows, statuses=statuses, seconds=time.perf_counter() - started)
+        )
+
+    def _measure(self, slots: Slots) -> None:
+        if self.measure is not None:
+            self.measure([row for row in slots if row is not None])
+
+    def _leave(self, unit: Unit, cause: str) -> NoReturn:
+        """End this process: only a new one can use the device again. Ray starts it."""
+        logger.error("unit %s: the device is lost to this process, which ends: %s", unit.id, cause)
+        ray.get(self.ledger.leave.remote(unit.id, mask_urls(cause)))
+        os._exit(LOST_DEVICE)
+
+
+def deaths_run(context: RunContext) -> str:
+    """Name the work that deaths are counted for: other settings, and a request that is tried anew, begin at none."""
+    return f"{context.config_digest}-{context.generation}"
+
+
+def _load(context: RunContext) -> Editor:
+    import torch
+
+    from vimaedit.models.files import load_editor
+
+    torch.set_num_threads(context.threads)
+    job = with_local_weights(context.job)
+    return load_editor(job, job) if context.make_editor is None else context.make_editor(job)
+
+
+def _key(row: Row) -> RequestKey:
+    return RequestKey(row.input_row, row.edit_index)
+
+
+def _deaths(slots: Slots, place: int, suspects: Suspects) -> Deaths:
+    row = slots[place]
+    assert row is not None
+    return suspects[_key(row)]
+
+
+def unit_batches(
+    unit: Unit, rows: Sequence[Row], batch_size: int, *, keep_shape: bool, targets_per_source: int = 1
+) -> Iterator[Batch]:
+    """Cut a unit into its batches; requests without a picture to edit and those beyond a limit leave holes.
+
+    The shape of a batch follows from the plan, never from which of its requests are good. With several canvas shapes
+    (`keep_shape`) the requests of each shape are grouped in input order; those without a canvas have no slot then and
+    finish with the batch of the next request that has one. Where requests share a source, those of one record stand together and
+    fill up with holes to a multiple of `targets_per_source`; a unit that a limit cuts may then end in a smaller batch.
+    """
+    if not keep_shape and targets_per_source == 1:
+        places: Slots = [*rows, *[None] * (unit.count - len(rows))]
+        yield from _cut(places, [[] if row is None else [row] for row in places], batch_size)
+        return
+    groups: dict[tuple[int, ...], tuple[Slots, list[list[Row]]]] = {}
+    waiting: list[Row] = []
+    for row in rows:
+        waiting.append(row)
+        if not keep_shape or row.canvas is not None:
+            shape = row.canvas.shape if keep_shape and row.canvas is not None else ()
+            members, finished = groups.setdefault(shape, ([], []))
+            if members and members[-1] is not None and members[-1].input_row != row.input_row:
+                _fill_up(members, finished, targets_per_source)
+            members.append(row)
+            finished.append(waiting)
+            waiting = []
+    for members, finished in groups.values():
+        _fill_up(members, finished, targets_per_source)
+        yield from _cut(members, finished, batch_size)
+    if waiting:
+        yield Batch(slots=[], rows=waiting)
+
+
+def _fill_up(members: Slots, finished: list[list[Row]], multiple: int) -> None:
+    """Add holes until there is a multiple of so many places."""
+    while len(members) % multiple:
+        members.append(None)
+        finished.append([])
+
+
+def _cut(places: Slots, finished: Sequence[list[Row]], batch_size: int) -> Iterator[Batch]:
+    """Cut places into batches; with each place the rows of `finished` at its position are finished."""
+    for members, num_slots in batches(len(places), batch_size):
+        slots: Slots = [places[position] for position in members]
+        slots = [row if row is not None and row.status is None else None for row in slots]
+        slots += [None] * (num_slots - len(slots))
+        yield Batch(slots=slots, rows=[row for position in members for row in finished[position]])
+
+
+def edit_batch(editor: Editor, slots: Slots, lost: Callable[[str], NoReturn] | None = None) -> None:
+    """Edit one batch in place. An exception costs no neighbour: each request then runs alone, in its own slot.
+
+    Without memory for it a batch is halved, down to single requests; what has run in a smaller batch says so. `lost` is called
+    with the cause where the device is of no more use to this process.
+    """
+    _edit_slots(editor, slots, lost, is_reduced=False, is_retry=False)
+
+
+def _edit_slots(
+    editor: Editor, slots: Slots, lost: Callable[[str], NoReturn] | None, *, is_reduced: bool, is_retry: bool
+) -> None:
+    rows = [row for row in slots if row is not None]
+    started = time.perf_counter()
+    failure = _try(editor, slots)
+    if failure is None:
+        for row in rows if is_reduced else ():
+            row.warnings.append(
+                f"reduced_batch: edited in a batch of {len(slots)} for want of memory; pixels differ by rounding"
+            )
+        return
+    cause = device_error()
+    if cause is not None and lost is not None:
+        lost(f"{failure.type}: {failure.text}; then {cause}")
+    ids, text = ", ".join(shown(row.id) for row in rows), mask_urls(failure.text)
+    if failure.out_of_memory and len(slots) > 1:
+        logger.warning("batch of %s: %s: %s; in halves now", ids, failure.type, text, extra=fields("batch_halved", rows))
+        free_memory()
+        half = 1 << ((len(slots) - 1).bit_length() - 1)
+        for start in range(0, len(slots), half):
+            part = slots[start : start + half]
+            if any(row is not None for row in part):
+                part += [None] * (half - len(part))
+                _edit_slots(editor, part, lost, is_reduced=True, is_retry=is_retry)
+    elif failure.out_of_memory or is_retry:
+        advice = "; no memory for this edit alone: try a smaller canvas.size, dtype=float16 or a larger device"
+        for row in rows:
+            row.seconds = time.perf_counter() - started
+            message = f"record {shown(row.id)}: {failure.type}: {failure.text}{advice if failure.out_of_memory else ''}"
+            row.stop(Status.FAILED, "edit", failure.type, message)
+            logger.warning("%s", mask_urls(message), extra=fields("row_stopped", [row], stage="edit"))
+    else:
+        logger.warning("batch of %s: %s: %s; each runs alone now", ids, failure.type, text, extra=fields("batch_split", rows))
+        for place, each in enumerate(slots):
+            if each is not None:
+                alone: Slots = [each if place == other else None for other in range(len(slots))]
+                _edit_slots(editor, alone, lost, is_reduced=is_reduced, is_retry=True)
+
+
+def _try(editor: Editor, slots: Slots) -> Failure | None:
+    try:
+        _run(editor, slots)
+    except Exception as error:
+        return describe(error)
+    return None
+
+
+def _run(editor: Editor, slots: Slots) -> None:
+    for row in slots:
+        if row is not None:
+            row.attempts += 1
+    results = editor([None if row is None else _request(row) for row in slots])
+    for row, result in zip(slots, results, strict=True):
+        if row is not None:
+            if result is None:
+                raise RuntimeError("the editor gave no result for a request")
+            _take(row, result)
+
+
+def _request(row: Row) -> EditRequest:
+    assert row.canvas is not None and row.source_prompt is not None and row.target_prompt is not None and row.seed is not None
+    return EditRequest(
+        id=row.id,
+        image=row.canvas,
+        clip_image=row.clip_image,
+        source_prompt=row.source_prompt,
+        target_prompt=row.target_prompt,
+        blend=row.blend,
+        given_mask=row.given_mask,
+        seed=row.seed,
+        overrides=row.overrides,
+    )
+
+
+def _take(row: Row, result: EditResult) -> None:
+    row.status = result.status
+    row.edited, row.edit_mask, row.critical_mask = result.image, result.edit_mask, result.critical_mask
+    row.blend, row.grounded = result.blend_used, result.grounded
+    row.error_stage, row.error_type, row.error_message = result.error_stage, result.error_type, result.message
+    row.warnings = [*row.warnings, *result.warnings]
+    row.seconds = result.seconds

@@ -1,0 +1,71 @@
+"""Rows that are done again: which of a unit's rows stay as they are, and how the new ones come among them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.edit.write import encode_unit
+from pipelines.output.context import Row, RunContext, UnitRows
+from pipelines.output.parts import part_name, read_part
+from pipelines.output.plan import Unit
+from pipelines.store.location import Location, locate, open_reader, retry_remote
+from pipelines.store.masking import mask_urls
+from vimaedit.types import Status
+
+IDENTITY = ("input_row", "edit_index", "status")
+
+
+def keep_finished_rows(context: RunContext, unit: Unit, rows: Sequence[Row]) -> None:
+    """Mark the rows of a unit that are not to be done again: they get their status from the output, and no edit.
+
+    Where the output has no part of this unit, or one of another number of rows, every row is done.
+    """
+    output = locate(context.job.output)
+    part = read_part(output, unit.id, context.plan_digest)
+    if part is None or part.rows != len(rows):
+        return
+    # Ray may take up a unit again whose part has been written just before: then nothing is left to do.
+    redone = context.retry_statuses if part.generation < context.generation else ()
+    table = _read(output / "data" / part_name(unit.id), IDENTITY)
+    for row, found in zip(rows, table.to_pylist(), strict=True):
+        assert (found["input_row"], found["edit_index"]) == (row.input_row, row.edit_index)
+        if found["status"] not in redone:
+            row.status, row.is_kept = Status(found["status"]), True
+
+
+def with_kept_rows(context: RunContext, unit_rows: UnitRows) -> pa.Table:
+    """Build the output table of a unit of which some rows stay as they stand in the output, byte for byte.
+
+    Raises: RuntimeError where the part is another one than when the unit was read.
+    """
+    place = locate(context.job.output) / "data" / part_name(unit_rows.unit.id)
+    old = _read(place, None)
+    kept = [row.is_kept for row in unit_rows.rows]
+    expected = [str(row.status) for row in unit_rows.rows if row.is_kept]
+    found = old.filter(pa.array(kept)).column("status").to_pylist() if old.num_rows == len(kept) else None
+    if found != expected or not old.schema.equals(context.schema):
+        raise RuntimeError(f"{mask_urls(place.url)}: was replaced while rows of it were done again; allowed: one run at a time")
+    redone = np.flatnonzero(~np.array(kept))
+    new = encode_unit(
+        context,
+        dataclasses.replace(
+            unit_rows, rows=[row for row in unit_rows.rows if not row.is_kept], passed=unit_rows.passed.take(pa.array(redone))
+        ),
+    )
+    order = np.arange(len(kept))
+    order[redone] = len(kept) + np.arange(len(redone))
+    # Parquet names what lists hold in its own way.
+    return pa.concat_tables([old.cast(context.schema), new]).take(pa.array(order))
+
+
+def _read(place: Location, columns: Sequence[str] | None) -> pa.Table:
+    def read() -> pa.Table:
+        with open_reader(place) as stream:
+            return pq.ParquetFile(stream).read(columns=columns)
+
+    return retry_remote(place, read)

@@ -1,0 +1,191 @@
+"""What stands before the first unit: the input's footers, a worker's answers, the settings, the plan - a new one or the stored one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import vimaedit
+from pipelines.cluster.place import Placement, auto_batch_size, connect, look_at_cluster, place
+from pipelines.cluster.workers import Probe, Sample, await_worker, measure, probe
+from pipelines.output.config import EditJobConfig
+from pipelines.output.context import MakeEditor, RunContext
+from pipelines.output.digest import config_digest
+from pipelines.output.plan import Plan, StoredPlan, count_requests, extend_plan, make_plan, unit_size
+from pipelines.output.resume import check_inputs, check_settled, plan_options, settle
+from pipelines.records.scan import InputSet, scan_inputs
+from pipelines.records.schema import OUTPUT_FIELDS, ColumnMap, output_schema
+from pipelines.score.networks import MetricNetworks, absent_warnings, find_absent
+from pipelines.store.listing import refuse_output_in_input
+from pipelines.store.location import locate
+
+logger = logging.getLogger(__name__)
+
+LARGE_JOB_REQUESTS = 2000  # from here on the rate is measured before the plan is cut
+CODED_BYTES_PER_PIXEL = 2.0  # a photograph without loss, a little over what is usual
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A run that can begin. `before`: the plan that was stored already; `stored`: the one to go by, which may be new."""
+
+    inputs: InputSet
+    placement: Placement
+    probe: Probe
+    context: RunContext
+    before: StoredPlan | None
+    stored: StoredPlan
+    sample: Sample | None
+    warnings: tuple[str, ...]
+
+
+def prepare(
+    job: EditJobConfig,
+    before: StoredPlan | None,
+    on_started: Callable[[], None] | None,
+    *,
+    measure_always: bool,
+    make_editor: MakeEditor | None = None,
+) -> Prepared:
+    """Scan the input, join the cluster, ask a worker, and plan, or check that the stored plan `before` is of the same run.
+
+    Raises: ConfigError.
+    """
+    refuse_output_in_input(locate(job.output), job.input)
+    inputs = scan_inputs(job.input, job.columns)
+    warnings: list[str] = []
+    if before is not None:
+        check_inputs(before, inputs, extend=job.resume == "extend")
+        job, warnings = settle(job, before.plan)
+    connect(job)
+    if on_started is not None:
+        on_started()
+    placement = place(job, look_at_cluster(job), compiled=job.compile)
+    warnings += [placement.warning] if placement.warning else []
+    for warning in warnings:
+        logger.warning("%s", warning)  # now, not only at the end: it may be a reason to stop
+    await_worker(placement)
+    found = probe(job, job, placement)
+    resolved = dataclasses.replace(
+        job,
+        device=found.device,
+        dtype=found.dtype,
+        output=locate(job.output).url,  # a worker's current folder may be another
+        image_root=None if job.image_root is None else locate(job.image_root).url,
+    )
+    absent = find_absent(MetricNetworks.of(resolved, resolved.riding), placement)
+    warnings += absent_warnings(absent)
+    context = RunContext(
+        job=resolved,
+        facts=found.facts,
+        columns=inputs.columns,
+        schema=output_schema(inputs.schema, inputs.columns, resolved.riding),
+        input_root=inputs.root,
+        batch_size=job.batch_size
+        if isinstance(job.batch_size, int)
+        else auto_batch_size(found.device_gib, job.targets_per_source),
+        threads=placement.threads,
+        config_digest=config_digest(resolved),
+        model_digest=found.model_digest,
+        plan_digest="",
+        version=vimaedit.__version__,
+        generation=1,
+        make_editor=make_editor,
+        absent_metrics=tuple(sorted(absent)),
+    )
+    sample = None
+    if before is not None:
+        check_settled(locate(job.output), before, context)
+        context = _in_stored_order(context, before)
+        stored = extend_plan(before, inputs) if len(inputs.files) > len(before.files) else before
+    if measure_always or (before is None and is_large(count_requests(inputs), job.limit)):
+        sample = _measure_first(context, inputs, placement)
+    if before is None:
+        plan = _new_plan(context, inputs, placement, sample)
+        stored = StoredPlan(plan=plan, files=inputs.files, schema=context.schema)
+    return Prepared(
+        inputs=inputs,
+        placement=placement,
+        probe=found,
+        context=dataclasses.replace(context, plan_digest=stored.plan.digest),
+        before=before,
+        stored=stored,
+        sample=sample,
+        warnings=(*_input_warnings(inputs), *warnings, *([found.facts.warning] if found.facts.warning else [])),
+    )
+
+
+def is_large(num_requests: int, limit: int | None) -> bool:
+    """Whether a run is worth a measurement of its rate: by what it will edit, not by what there is."""
+    return (num_requests if limit is None else min(num_requests, limit)) >= LARGE_JOB_REQUESTS
+
+
+def _new_plan(context: RunContext, inputs: InputSet, placement: Placement, sample: Sample | None) -> Plan:
+    per_unit = unit_size(
+        num_requests=count_requests(inputs),
+        batch_size=context.batch_size,
+        actors=placement.likely_actors,
+        row_bytes=sample.row_bytes if sample else _estimate_row_bytes(context, inputs),
+        row_seconds=sample.row_seconds if sample else None,
+        input_row_bytes=inputs.row_bytes,
+    )
+    settled = {
+        "config_digest": context.config_digest,
+        "model_digest": context.model_digest,
+        "dtype": context.job.dtype,
+        "device": context.job.device,
+        "threads": placement.threads,
+        "compile": context.job.compile,
+        "requests_per_unit": per_unit,
+        "absent_metrics": list(context.absent_metrics),
+    }
+    return make_plan(
+        inputs,
+        batch_size=context.batch_size,
+        requests_per_unit=per_unit,
+        settled=settled,
+        options=plan_options(context.job),
+        row_seconds=sample.row_seconds if sample else None,
+    )
+
+
+def _in_stored_order(context: RunContext, stored: StoredPlan) -> RunContext:
+    """Write passed-through columns in the order of the parts that are there; a new file may have changed that of the input."""
+    passed = {name: context.columns.passed[name] for name in stored.schema.names[len(OUTPUT_FIELDS) :]}
+    return dataclasses.replace(context, schema=stored.schema, columns=ColumnMap(edit=context.columns.edit, passed=passed))
+
+
+def _measure_first(context: RunContext, inputs: InputSet, placement: Placement) -> Sample | None:
+    """Measure the first batch that can be edited among the first few of the input."""
+    first = make_plan(inputs, batch_size=context.batch_size, requests_per_unit=context.batch_size, settled={})
+    readable = (unit for unit in first.units if unit.first_row >= 0)
+    for unit in itertools.islice(readable, 3):
+        sample = measure(context, inputs.files[unit.file], unit, placement)
+        if sample is not None:
+            return sample
+    return None
+
+
+def _estimate_row_bytes(context: RunContext, inputs: InputSet) -> float:
+    """Estimate the bytes of an output row from the model's canvas and the input's footers."""
+    size = context.canvas.size
+    rows = max(1, inputs.num_rows)
+    picture = CODED_BYTES_PER_PIXEL * size * size
+    if context.job.frame == "original":
+        picture = max(picture, 2.0 * inputs.column_bytes.get(inputs.columns.edit["image"], 0) / rows)
+    num_pictures = 2 if context.job.keep_source == "true" else 1
+    passed = sum(inputs.column_bytes.get(source, 0) for source in inputs.columns.passed.values()) / rows
+    return num_pictures * picture + passed
+
+
+def _input_warnings(inputs: InputSet) -> list[str]:
+    warnings = [*inputs.warnings]
+    warnings += [f"{file.path}: {file.error}; one rejected row" for file in inputs.files if file.error is not None]
+    renamed = inputs.columns.renamed
+    if renamed:
+        pairs = ", ".join(f"{source} as {name}" for name, source in renamed.items())
+        warnings.append(f"input columns with the names of output columns are written under another: {pairs}")
+    return warnings

@@ -1,0 +1,248 @@
+"""Read one unit and bring its pictures to the canvas; a Ray Data source with one read task per unit."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from pipelines.cluster.logs import about, fields, start_worker
+from pipelines.edit.kept import keep_finished_rows
+from pipelines.edit.riding import add_references
+from pipelines.output.context import Row, RunContext, UnitRows, to_block
+from pipelines.output.plan import Unit
+from pipelines.records.parse import has_blends_per_target, parse_record, read_record, reject
+from pipelines.records.pictures import add_pictures, fetch_picture, picture_source
+from pipelines.records.read import Rows, read_rows
+from pipelines.records.scan import InputFile, list_counts, request_counts
+from pipelines.records.types import to_written
+from pipelines.store.location import locate
+from vimaedit.errors import RequestError
+from vimaedit.types import Status
+
+logger = logging.getLogger(__name__)
+
+FETCH_THREADS = 16
+FETCHED_AHEAD = 2 * FETCH_THREADS  # pictures fetched and not yet decoded
+TAKE_BYTES = 256 * 1024 * 1024  # an Arrow array of texts or binaries holds less than 2 GiB
+
+
+class UnitSource(Datasource):
+    """The units of a plan as a Ray Data source."""
+
+    def __init__(self, context: RunContext, files: Sequence[InputFile], units: Sequence[Unit]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.context = ray.put(context)  # once, and not with every one of perhaps a hundred thousand tasks
+        self.files = files
+        self.units = units
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """Give one task per unit, whatever parallelism is asked for."""
+        tasks = []
+        for unit in self.units:
+            file = self.files[unit.file]
+            metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=(file.path,), exec_stats=None)
+            tasks.append(ReadTask(functools.partial(_read_block, self.context, file, unit), metadata))
+        return tasks
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+
+def _read_block(context: Any, file: InputFile, unit: Unit) -> Iterator[pa.Table]:
+    settled: RunContext = ray.get(context)
+    start_worker(settled)
+    with about(unit, file.path):
+        started = time.perf_counter()
+        read = read_unit(settled, file, unit)
+        stopped = sum(row.status is not None for row in read.rows)
+        told = fields("unit_read", rows=len(read.rows), stopped=stopped, seconds=time.perf_counter() - started)
+        logger.info("unit read", extra=told)
+    yield to_block(read)
+
+
+def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
+    """Read a unit's records and decode their pictures; every request of the unit gets its row, whatever is wrong with it.
+
+    Raises: RuntimeError where the file is not there, or not the planned one; the infrastructure's errors, after retries.
+    """
+    if file.error is not None:
+        unplanned = _unreadable_rows(file, [(-1, 0)], "plan", file.error)
+        if unit.generation > 1:
+            keep_finished_rows(context, unit, unplanned)
+        return UnitRows(unit=unit, file=file, rows=unplanned, passed=_no_passed(context, 1))
+    rows: list[Row] = []
+    passed: list[pa.Table] = []
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        for record, image in _with_pictures(context, _records(context, file, unit, passed), pool):
+            if isinstance(record, list):
+                rows += record
+                continue
+            parsed = parse_record(
+                record.values,
+                blends_per_target=record.blends_per_target,
+                input_file=file.path,
+                input_row=record.row,
+                first_edit=record.first_edit,
+                count=record.count,
+            )
+            assert image is not None
+            add_pictures(context, parsed, record.values, image)
+            rows += parsed
+    assert len(rows) == unit.take
+    if context.job.canvas.fit == "keep":
+        _warn_of_unknown_shapes(rows)
+    if unit.generation > 1:
+        keep_finished_rows(context, unit, rows)
+    table = pa.concat_tables(passed)
+    if context.job.riding:
+        add_references(rows, table)
+    return UnitRows(unit=unit, file=file, rows=rows, passed=table)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Record:
+    """A raw record: its row in the file, the edits of it that belong to the unit, its values."""
+
+    row: int
+    first_edit: int
+    count: int
+    values: dict[str, Any]
+    blends_per_target: bool
+
+
+def _records(context: RunContext, file: InputFile, unit: Unit, passed: list[pa.Table]) -> Iterator[_Record | list[Row]]:
+    """Yield the records of a unit, and finished rows in the place of those that cannot be read.
+
+    Their passed-through columns are appended to `passed`, so that nothing else of the file is kept.
+    """
+    left, first_edit = unit.take, unit.first_edit
+    with closing(read_rows(locate(context.input_root) / file.path, file, unit.first_row)) as source:
+        for rows in source:
+            counts = _request_counts(context, file, rows)
+            counts[0] -= first_edit
+            ends = np.minimum(np.cumsum(counts), left)
+            taken = np.diff(ends, prepend=0)
+            if isinstance(rows.content, Exception):
+                positions = [
+                    (rows.first + offset, edit + (first_edit if offset == 0 else 0))
+                    for offset, count in enumerate(taken)
+                    for edit in range(count)
+                ]
+                passed.append(_no_passed(context, len(positions)))
+                yield _unreadable_rows(file, positions, "read", rows.content)
+            else:
+                passed.append(_passed(context, rows.content, np.repeat(np.arange(rows.count), taken)))
+                yield from _split(context, rows.first, rows.content, taken, first_edit)
+            left, first_edit = left - int(ends[-1]), 0
+            if left == 0:
+                return
+
+
+def _request_counts(context: RunContext, file: InputFile, rows: Rows) -> NDArray[np.int64]:
+    if not file.target_is_list:
+        return np.ones(rows.count, dtype=np.int64)
+    target = context.columns.edit["target_prompt"]
+    if isinstance(rows.content, Exception):
+        counts = request_counts(locate(context.input_root) / file.path, target)
+        return counts[rows.first : rows.first + rows.count].astype(np.int64)
+    return list_counts(rows.content.column(target))
+
+
+def _split(
+    context: RunContext, first_row: int, batch: pa.RecordBatch, taken: NDArray[np.int64], first_edit: int
+) -> Iterator[_Record]:
+    present = set(batch.schema.names)
+    columns = {name: batch.column(source) for name, source in context.columns.edit.items() if source in present}
+    blends_per_target = "blend_words" in columns and has_blends_per_target(columns["blend_words"].type)
+    for offset in range(int(np.count_nonzero(taken))):  # a record has one request at least
+        yield _Record(
+            row=first_row + offset,
+            first_edit=first_edit if offset == 0 else 0,
+            count=int(taken[offset]),
+            values=read_record(columns, offset),
+            blends_per_target=blends_per_target,
+        )
+
+
+def _with_pictures(
+    context: RunContext, records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
+) -> Iterator[tuple[_Record | list[Row], bytes | Exception | None]]:
+    """Give every record its picture. Fetching overlaps, a few pictures ahead; those in the file itself are taken as they come."""
+    waiting: deque[tuple[_Record | list[Row], bytes | Exception | Future[bytes | Exception] | None]] = deque()
+    for record in records:
+        source = None if isinstance(record, list) else picture_source(record.values)
+        if isinstance(source, str):
+            waiting.append((record, pool.submit(copy_context().run, fetch_picture, context, source)))
+        else:
+            waiting.append((record, source))
+        while waiting and (len(waiting) >= FETCHED_AHEAD or not isinstance(source, str)):
+            yield _arrived(*waiting.popleft())
+    while waiting:
+        yield _arrived(*waiting.popleft())
+
+
+def _arrived(
+    record: _Record | list[Row], image: bytes | Exception | Future[bytes | Exception] | None
+) -> tuple[_Record | list[Row], bytes | Exception | None]:
+    return record, image.result() if isinstance(image, Future) else image
+
+
+def _unreadable_rows(file: InputFile, positions: Sequence[tuple[int, int]], stage: str, error: Exception | str) -> list[Row]:
+    rows = []
+    for input_row, edit_index in positions:
+        label = f"{file.path}#{input_row}"
+        row = Row(id=label, edit_index=edit_index, input_file=file.path, input_row=input_row)
+        reject(
+            row,
+            stage,
+            RequestError("unreadable_file", field="input", got=f"{file.path}: {error}", allowed="a whole Parquet file"),
+        )
+        rows.append(row)
+    return rows
+
+
+def _passed(context: RunContext, batch: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.Table:
+    """Take the passed-through columns, one row per request, in pieces that Arrow's arrays can hold."""
+    present = set(batch.schema.names)
+    columns = {}
+    for name, source in context.columns.passed.items():
+        kind = context.schema.field(name).type
+        columns[name] = to_written(batch.column(source), kind) if source in present else pa.nulls(batch.num_rows, kind)
+    table = pa.table(columns)
+    piece = max(1, TAKE_BYTES // max(1, table.nbytes))
+    parts = [table.take(pa.array(rows[start : start + piece])) for start in range(0, len(rows), piece)]
+    return pa.concat_tables(parts)
+
+
+def _no_passed(context: RunContext, count: int) -> pa.Table:
+    return pa.table({name: pa.nulls(count, context.schema.field(name).type) for name in context.columns.passed})
+
+
+def _warn_of_unknown_shapes(rows: Sequence[Row]) -> None:
+    """Warn where a picture could not be had: its canvas shape is unknown, so requests behind it may have moved up a slot."""
+    lost = [row for row in rows if row.status == Status.FAILED and row.canvas is None]
+    if not lost:
+        return
+    for row in rows:
+        if row.canvas is not None:
+            row.warnings.append(
+                f"regrouped: with canvas.fit=keep the picture of record {lost[0].id!r} could not be had, and its shape is unknown; "
+                "batches may be cut differently once it can be, and pixels differ within rounding"
+            )

@@ -1,0 +1,126 @@
+"""The picture sheet: the first results as one PNG that a person opens."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+
+from pipelines.output.parts import part_name
+from pipelines.output.plan import Unit
+from pipelines.store.location import Location, open_reader, put_atomic
+from pipelines.store.text import cut
+
+COLUMNS = (("image", "source"), ("edit_mask", "edit mask"), ("critical_mask", "critical mask"), ("edited_image", "edited"))
+TEXT_COLUMNS = ("id", "edit_index", "source_prompt", "target_prompt", "status", "error_message", "warnings")
+CELL_PX = 256
+GAP_PX = 8
+WIDTH_PX = len(COLUMNS) * (CELL_PX + GAP_PX) + GAP_PX
+MAX_HEIGHT_PX = 30_000  # what common viewers open
+FONT_PX = 15
+LINE_PX = 20
+HEADER_PX = 32
+BACKGROUND = (255, 255, 255)
+INK = (20, 20, 20)
+EMPTY = (228, 228, 228)
+NAME_CHARACTERS = 100
+TEXT_CHARACTERS = 400
+MAX_WARNINGS = 5
+BUFFER_BYTES = 1024 * 1024
+
+
+def write_sheet(output: Location, units: Sequence[Unit], num_results: int) -> tuple[str, int]:
+    """Draw the first results of a run as `sheet.png`, as many as have room; return its URL and how many are on it."""
+    sheet, num_drawn = draw_sheet(_first_rows(output, units, num_results))
+    place = output / "sheet.png"
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    put_atomic(place, buffer.getvalue())
+    return place.url, num_drawn
+
+
+def draw_sheet(rows: Iterable[dict[str, Any]], max_height: int = MAX_HEIGHT_PX) -> tuple[Image.Image, int]:
+    """Draw results: source | edit mask | critical mask | edited, and under them id, prompts and status.
+
+    Rows are taken one by one until no further one has room: returns the sheet and how many are on it.
+    """
+    font = ImageFont.load_default(FONT_PX)
+    header = Image.new("RGB", (WIDTH_PX, HEADER_PX), BACKGROUND)
+    for column, (_, title) in enumerate(COLUMNS):
+        ImageDraw.Draw(header).text((_left(column), GAP_PX), title, fill=INK, font=font)
+    strips = [header]
+    height = HEADER_PX
+    for row in rows:
+        strip = _draw_row(row, font)
+        if height + strip.height > max_height:
+            break
+        strips.append(strip)
+        height += strip.height
+    sheet = Image.new("RGB", (WIDTH_PX, height), BACKGROUND)
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    return sheet, len(strips) - 1
+
+
+def _draw_row(row: dict[str, Any], font: Any) -> Image.Image:
+    characters = int((WIDTH_PX - 2 * GAP_PX) / font.getlength("n"))
+    lines = [part for line in _lines(row) for part in textwrap.wrap(line, characters) or [""]]
+    strip = Image.new("RGB", (WIDTH_PX, CELL_PX + len(lines) * LINE_PX + 3 * GAP_PX), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    for column, (name, _) in enumerate(COLUMNS):
+        _draw_cell(strip, draw, font, row[name], (_left(column), 0))
+    for number, line in enumerate(lines):
+        draw.text((GAP_PX, CELL_PX + GAP_PX + number * LINE_PX), line, fill=INK, font=font)
+    return strip
+
+
+def _left(column: int) -> int:
+    return GAP_PX + column * (CELL_PX + GAP_PX)
+
+
+def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font: Any, value: Any, corner: tuple[int, int]) -> None:
+    left, top = corner
+    draw.rectangle((left, top, left + CELL_PX - 1, top + CELL_PX - 1), fill=EMPTY)
+    if value is None or value["bytes"] is None:
+        draw.text((left + CELL_PX // 2, top + CELL_PX // 2), "none", fill=INK, font=font, anchor="mm")
+        return
+    picture = Image.open(io.BytesIO(value["bytes"])).convert("RGB")
+    scale = CELL_PX / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(picture, (left + (CELL_PX - size[0]) // 2, top + (CELL_PX - size[1]) // 2))
+
+
+def _lines(row: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{cut(row['id'], NAME_CHARACTERS)} [{row['edit_index']}]  {row['status']}",
+        f"from: {cut(str(row['source_prompt']), TEXT_CHARACTERS)}",
+        f"to:   {cut(str(row['target_prompt']), TEXT_CHARACTERS)}",
+    ]
+    if row["error_message"]:
+        lines.append(cut(row["error_message"], TEXT_CHARACTERS))
+    warnings = row["warnings"] or []
+    lines += [f"warning: {cut(warning, TEXT_CHARACTERS)}" for warning in warnings[:MAX_WARNINGS]]
+    if len(warnings) > MAX_WARNINGS:
+        lines.append(f"and {len(warnings) - MAX_WARNINGS} more warnings")
+    return lines
+
+
+def _first_rows(output: Location, units: Sequence[Unit], num_results: int) -> Iterator[dict[str, Any]]:
+    """Read results one by one, so that of a part's pictures only those are read and held that are drawn."""
+    left = num_results
+    columns = [*TEXT_COLUMNS, *(name for name, _ in COLUMNS)]
+    for unit in units:
+        with open_reader(output / "data" / part_name(unit.id)) as stream:
+            part = pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES)
+            for batch in part.iter_batches(batch_size=1, columns=columns):
+                yield from batch.to_pylist()
+                left -= 1
+                if left == 0:
+                    return

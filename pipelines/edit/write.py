@@ -1,0 +1,137 @@
+"""Finished requests -> the output's columns: the frame, coded pictures and masks, metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.cluster.logs import fields
+from pipelines.output.context import Row, RunContext, UnitRows
+from pipelines.records.schema import OUTPUT_FIELDS
+from pipelines.store.masking import mask_urls
+from pipelines.store.text import cut_quotes
+from vimaedit.errors import RequestError, shown
+from vimaedit.images import decode_image, encode_image, encode_mask, paste_back, paste_mask
+from vimaedit.metrics.background import background_metrics
+from vimaedit.types import BoolArray, Status, UInt8Array
+
+logger = logging.getLogger(__name__)
+
+PICTURE_COLUMNS = ("image", "edited_image", "edit_mask", "critical_mask", "metrics")
+
+
+def encode_unit(context: RunContext, unit_rows: UnitRows) -> pa.Table:
+    """Build the output table of one unit: the contract's columns, then the passed-through ones."""
+    values = [encode_row(context, unit_rows.unit.id, row) for row in unit_rows.rows]
+    kinds = [context.schema.field(field.name) for field in OUTPUT_FIELDS]
+    columns = [pa.array([value[field.name] for value in values], field.type) for field in kinds]
+    passed = [unit_rows.passed.column(name) for name in context.columns.passed]
+    return pa.table([*columns, *passed], schema=context.schema)
+
+
+def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
+    """Give one row's values of the contract's columns."""
+    job = context.job
+    try:
+        pictures = _pictures(context, row)
+    except Exception as error:  # becomes the row's own: no picture may end the run
+        pictures = dict.fromkeys(PICTURE_COLUMNS)
+        status, kind = Status.FAILED, type(error).__name__
+        if isinstance(error, RequestError):
+            status, kind = Status.REJECTED, error.code
+        else:
+            told = fields("row_stopped", [row], stage="encode")
+            logger.warning("record %s: %s: %s", shown(row.id), kind, mask_urls(str(error)), extra=told)
+        row.stop(status, "encode", kind, f"record {shown(row.id)}: {error}")
+    # What words were used is known only of a finished edit.
+    ok = row.status == Status.OK
+    size, box = row.original_size, row.crop_box
+    if job.frame == "original" and size is not None:
+        box = (0, 0, *size)
+    return {
+        "id": row.id,
+        "edit_index": row.edit_index,
+        "input_file": row.input_file,
+        "input_row": row.input_row,
+        "source_prompt": row.source_prompt,
+        "target_prompt": row.target_prompt,
+        "blend_words_used": [dataclasses.asdict(phrase) for phrase in row.blend] if ok else None,
+        **pictures,
+        "grounded": row.grounded if ok else None,
+        "original_size": None if size is None else {"width": size[0], "height": size[1]},
+        "crop_box": None if box is None else dict(zip(("left", "top", "right", "bottom"), box, strict=True)),
+        "status": str(row.status),
+        "error_stage": row.error_stage,
+        "error_type": row.error_type,
+        "error_message": None if row.error_message is None else mask_urls(cut_quotes(row.error_message)),
+        # One that failed before it came to an editor was tried too.
+        "attempts": max(1, row.attempts) if row.status == Status.FAILED else row.attempts,
+        "warnings": [*row.warnings, *_warnings(context, row)],
+        "seed": row.seed,
+        "method": job.method,
+        "steps": job.steps,
+        "config_digest": context.config_digest,
+        "model": mask_urls(job.model),
+        "model_digest": context.model_digest,
+        "version": context.version,
+        "unit_id": unit_id,
+        "seconds": row.seconds,
+    }
+
+
+def _warnings(context: RunContext, row: Row) -> list[str]:
+    if row.status == Status.OK and context.job.keep_source == "path" and row.image_path is None:
+        return ["source_not_kept: keep_source=path, but the record's picture has no path, so image is null"]
+    return []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FramedPictures:
+    """A row's pictures and masks in the output's frame. Shapes: (height, width, 3) uint8, masks (height, width) bool."""
+
+    source: UInt8Array | None
+    edited: UInt8Array | None
+    edit_mask: BoolArray | None
+    critical_mask: BoolArray | None
+
+
+def frame_pictures(context: RunContext, row: Row) -> FramedPictures:
+    """Bring source, edit and masks to the output's frame."""
+    job = context.job
+    source, edited, edit_mask, critical_mask = row.canvas, row.edited, row.edit_mask, row.critical_mask
+    if job.frame == "original" and row.original is not None and row.crop_box is not None and row.original_size is not None:
+        source = decode_image(row.original, min_side_px=job.min_side_px, max_pixels=job.max_pixels)
+        edited = None if edited is None else paste_back(source, edited, row.crop_box)
+        edit_mask = None if edit_mask is None else paste_mask(edit_mask, row.original_size, row.crop_box)
+        critical_mask = None if critical_mask is None else paste_mask(critical_mask, row.original_size, row.crop_box)
+    return FramedPictures(source=source, edited=edited, edit_mask=edit_mask, critical_mask=critical_mask)
+
+
+def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
+    """Code the pictures in the output's frame and measure the edit."""
+    job, framed = context.job, frame_pictures(context, row)
+    source, edited, edit_mask, critical_mask = framed.source, framed.edited, framed.edit_mask, framed.critical_mask
+    ok = row.status == Status.OK and source is not None and edited is not None
+    image: dict[str, Any] | None = None
+    if source is not None and job.keep_source == "true":
+        image = {"bytes": encode_image(source, job.picture_coding), "path": None}
+    elif source is not None and job.keep_source == "path" and row.image_path is not None:
+        image = {"bytes": None, "path": row.image_path}
+    return {
+        "image": image,
+        "edited_image": {"bytes": encode_image(edited, job.picture_coding), "path": None}
+        if ok and edited is not None
+        else None,
+        "edit_mask": {"bytes": encode_mask(edit_mask), "path": None} if ok and edit_mask is not None else None,
+        "critical_mask": {"bytes": encode_mask(critical_mask), "path": None} if ok and critical_mask is not None else None,
+        "metrics": {**_metrics(source, edited, edit_mask), **row.measured} if ok else None,
+    }
+
+
+def _metrics(source: Any, edited: Any, edit_mask: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(background_metrics(source, edited, edit_mask))
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,161 @@
+"""Thumbnails for the report: small pictures as WebP, masks as PNG of four colours."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipelines.store.location import Location, open_reader, retry_remote
+from vimaedit.images import MAX_PIXELS, decode_image, decode_mask, fit_mask
+from vimaedit.types import BoolArray, Status, UInt8Array
+
+QUALITY = 78  # of WebP
+# Neither, the editor's mask alone, the reference mask alone, both.
+MASK_COLOURS = ((24, 24, 27), (234, 138, 41), (56, 118, 214), (250, 250, 250))
+BATCH_ROWS = 8  # decoded from Parquet at a time
+COLUMNS = ("input_file", "input_row", "edit_index", "status", "warnings", "blend_words_used", "grounded")
+PICTURE_COLUMNS = ("image", "edited_image", "edit_mask", "original_size", "crop_box", "reference_mask", "reference_image")
+
+Key = tuple[str, int, int]  # input file, row, edit: a request's identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What the report takes from an output row: its warnings, and thumbnails by name."""
+
+    warnings: tuple[str, ...]
+    pictures: dict[str, bytes]
+
+
+@dataclass(kw_only=True)
+class RunRows:
+    """Rows of a run: how many have each warning, and each kind of them (what stands before the colon); how many `ok` ones had
+    no words, or no mask from them; and some rows as `Row`.
+    """
+
+    warnings: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    without_words: int = 0
+    ungrounded: int = 0
+    rows: dict[Key, Row] = field(default_factory=dict)
+
+    def add(self, other: RunRows) -> None:
+        """Take in further rows."""
+        self.warnings.update(other.warnings)
+        self.kinds.update(other.kinds)
+        self.without_words += other.without_words
+        self.ungrounded += other.ungrounded
+        self.rows.update(other.rows)
+
+
+def part_rows(place: Location, px: int, wanted: frozenset[Key], shared: bool) -> RunRows:
+    """Read one object of a run; the wanted rows get thumbnails of at most `px`.
+
+    `shared`: also the pictures that do not depend on the method: source, reference mask, target.
+    """
+
+    def read() -> RunRows:
+        with open_reader(place) as stream:
+            file = pq.ParquetFile(stream)
+            names = [name for name in (*COLUMNS, *PICTURE_COLUMNS) if name in file.schema_arrow.names]
+            found = RunRows()
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
+                for index in range(batch.num_rows):
+                    facts = {name: batch.column(name)[index].as_py() for name in COLUMNS}
+                    found.warnings.update(set(facts["warnings"]))
+                    found.kinds.update({text.partition(":")[0] for text in facts["warnings"]})
+                    ok = facts["status"] == Status.OK
+                    found.without_words += ok and not facts["blend_words_used"]
+                    found.ungrounded += ok and bool(facts["blend_words_used"]) and not facts["grounded"]
+                    key = (facts["input_file"], facts["input_row"], facts["edit_index"])
+                    if key in wanted:
+                        row = batch.slice(index, 1).to_pylist()[0]
+                        found.rows[key] = Row(warnings=tuple(row["warnings"]), pictures=row_thumbnails(row, px, shared))
+            return found
+
+    return retry_remote(place, read)
+
+
+def row_thumbnails(row: Mapping[str, Any], px: int, shared: bool) -> dict[str, bytes]:
+    """Return the thumbnails of one output row that there are."""
+    source, edited = (_picture(row.get(name)) for name in ("image", "edited_image"))
+    own, reference = _mask(row.get("edit_mask")), _reference_mask(row, edited if source is None else source)
+    pictures: dict[str, bytes] = {}
+    if shared and source is not None:
+        pictures["source"] = code_picture(source, px)
+    if shared and reference is not None:
+        pictures["reference"] = code_masks(None, reference, px)
+    if shared and (target := _picture(row.get("reference_image"))) is not None:
+        pictures["target"] = code_picture(target[_box(row, target)], px)
+    if own is not None:
+        pictures["mask"] = code_masks(own, reference, px)
+    if edited is not None:
+        pictures["edited"] = code_picture(edited, px)
+    return pictures
+
+
+def code_picture(picture: UInt8Array, px: int) -> bytes:
+    """Code a picture (height, width, 3) with its longer side at most `px`."""
+    image = Image.fromarray(picture)
+    image.thumbnail((px, px), Image.Resampling.BOX if max(image.size) > 4 * px else Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=QUALITY, method=2)
+    return buffer.getvalue()
+
+
+def code_masks(own: BoolArray | None, reference: BoolArray | None, px: int) -> bytes:
+    """Code an editor's mask and the reference mask, either (height, width), in the colours of `MASK_COLOURS`."""
+    masks = [mask for mask in (own, reference) if mask is not None]
+    height, width = masks[0].shape
+    scale = min(1.0, px / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = [
+        None if mask is None else np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        for mask in (own, reference)
+    ]
+    both = reference is None or own is None  # a single mask is shown as such
+    indices = np.zeros((size[1], size[0]), dtype=np.uint8)
+    for bit, mask in enumerate(small):
+        if mask is not None:
+            indices |= mask.astype(np.uint8) * (3 if both else 1 + bit)
+    image = Image.fromarray(indices)
+    image.putpalette([value for colour in MASK_COLOURS for value in colour])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=False, bits=2)
+    return buffer.getvalue()
+
+
+def _picture(value: Any) -> UInt8Array | None:
+    if value is None or value["bytes"] is None:
+        return None
+    return decode_image(value["bytes"], min_side_px=1, max_pixels=MAX_PIXELS)
+
+
+def _mask(value: Any) -> BoolArray | None:
+    return None if value is None or value["bytes"] is None else decode_mask(value["bytes"])
+
+
+def _reference_mask(row: Mapping[str, Any], frame: UInt8Array | None) -> BoolArray | None:
+    """Return the reference mask in the row's frame."""
+    mask, size, box = _mask(row.get("reference_mask")), row.get("original_size"), row.get("crop_box")
+    if mask is None or frame is None or size is None or box is None:
+        return None
+    sides = (box["left"], box["top"], box["right"], box["bottom"])
+    return fit_mask(mask, (size["width"], size["height"]), sides, frame.shape)
+
+
+def _box(row: Mapping[str, Any], picture: UInt8Array) -> tuple[slice, slice]:
+    """Return the part of a whole picture that the row's frame shows, whatever the picture's size."""
+    size, box = row.get("original_size"), row.get("crop_box")
+    if size is None or box is None:
+        return slice(None), slice(None)
+    down, right = picture.shape[0] / size["height"], picture.shape[1] / size["width"]
+    rows = slice(round(box["top"] * down), max(1, round(box["bottom"] * down)))
+    return rows, slice(round(box["left"] * right), max(1, round(box["right"] * right)))

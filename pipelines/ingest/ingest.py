@@ -1,0 +1,249 @@
+"""PIE-Bench's official layout and PIE-Bench++ -> records to edit, with the annotation masks for scoring."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.ingest.sources import Entry, Source, open_source
+from pipelines.options import Rejects, check_bases, check_given
+from pipelines.records.features import feature_of
+from pipelines.records.schema import BENCHMARK_FIELDS
+from pipelines.store.location import (
+    Location,
+    check_writable,
+    exists,
+    list_files,
+    locate,
+    open_reader,
+    put_atomic,
+    read_bytes,
+    retry_remote,
+)
+from pipelines.store.masking import mask_urls
+from pipelines.store.parquet import RecordFile
+from vimaedit.config import check_choice
+from vimaedit.errors import ConfigError, RequestError
+from vimaedit.images import decode_image, encode_mask
+from vimaedit.piebench.annotations import CATEGORIES, NOTES, SIDE
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "records.parquet"
+SUMMARY_NAME = "ingest.json"
+BENCHMARK_KEY = b"vimaedit_benchmark"  # in the footer: which benchmark this is, and of what source
+LAYOUTS = ("auto", "piebench", "piebench++")
+READ_THREADS = 8
+GROUP_ROWS = 50  # of about 100 kB each
+OTHER_SIZE = "picture_not_512"  # the mask is of 512 x 512 pixels all the same
+DUPLICATE = "duplicate_id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(Rejects):
+    """What is taken in (`jobs.ingest`)."""
+
+    input: str = ""  # PIE-Bench: folder with mapping_file.json and annotation_images/; PIE-Bench++: folder of Parquet files
+    output: str = ""  # folder, local or any fsspec URL; gets records.parquet and ingest.json
+    layout: str = "auto"  # what the input is: piebench, piebench++; auto: by what lies in it
+
+    def __post_init__(self) -> None:
+        check_bases(self, IngestConfig)
+        check_given(self, ("input", "output"))
+        check_choice("layout", self.layout, LAYOUTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defect:
+    """Something wrong with an entry. `entry`: its id; `place`: where it stands in the source."""
+
+    entry: str
+    place: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSummary:
+    """What an ingest came to; written as `ingest.json`.
+
+    `left_out`: entries that cannot be edited. `incomplete`: records kept without a field that only scoring needs.
+    `notes`: how many entries were taken otherwise than they stand, by kind; `blend_words`: how many have so many pairs.
+    """
+
+    benchmark: str
+    input: str
+    source_digest: str
+    entries: int
+    records: int
+    left_out: tuple[Defect, ...] = ()
+    incomplete: tuple[Defect, ...] = ()
+    notes: dict[str, int] = field(default_factory=dict)
+    blend_words: dict[str, int] = field(default_factory=dict)
+    categories: dict[str, int] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Say it in a few lines."""
+        lines = [f"{self.benchmark}: {self.records} records of {self.entries} entries, {len(self.left_out)} left out"]
+        lines += [f"  left out {each.entry} ({each.place}): {each.problem}" for each in self.left_out]
+        lines += [f"  incomplete {each.entry} ({each.place}): {each.problem}" for each in self.incomplete]
+        lines.append("categories: " + (", ".join(f"{name} {count}" for name, count in self.categories.items()) or "none"))
+        lines.append("blend words: " + (", ".join(f"{name} {count}" for name, count in self.blend_words.items()) or "none"))
+        if self.notes:
+            lines.append("taken otherwise than they stand: " + ", ".join(f"{name} {n}" for name, n in self.notes.items()))
+        return "\n".join(lines)
+
+
+def run_ingest(config: IngestConfig) -> IngestSummary:
+    """Write the records of a benchmark, or find them written from the same source.
+
+    Raises: ConfigError where the input is no benchmark known here, holds nothing that can be edited, or where the output
+    holds something else.
+    """
+    output = locate(config.output)
+    check_writable(output)
+    source = open_source(config.input, config.layout)
+    digest = source.digest(config.min_side_px, config.max_pixels)
+    done = _finished(output, digest)
+    if done is not None:
+        logger.info("%s holds this benchmark already", mask_urls(output.url))
+        return done
+    tally = _Tally()
+    with RecordFile(output / FILE_NAME, _schema(source, digest)) as file:
+        records = _records(config, source, tally)
+        while group := list(itertools.islice(records, GROUP_ROWS)):
+            file.write(group)
+        if not tally.records:
+            first = f" ({tally.left_out[0].entry}: {tally.left_out[0].problem})" if tally.left_out else ""
+            raise ConfigError(
+                f"input: got {mask_urls(config.input)}, where none of {tally.entries} entries can be edited{first}; "
+                "allowed: a benchmark with at least one"
+            )
+        file.commit()
+    summary = tally.summary(benchmark=source.name, input=mask_urls(config.input), source_digest=digest)
+    put_atomic(output / SUMMARY_NAME, json.dumps(dataclasses.asdict(summary), indent=2).encode())
+    return summary
+
+
+def read_summary(folder: Location) -> IngestSummary | None:
+    """Read what an ingest wrote of itself beside its records; None where there is none."""
+    if not exists(folder / SUMMARY_NAME):
+        return None
+    content = json.loads(read_bytes(folder / SUMMARY_NAME))
+    defects = {name: tuple(Defect(**each) for each in content[name]) for name in ("left_out", "incomplete")}
+    return IngestSummary(**{**content, **defects})
+
+
+def _finished(output: Location, digest: str) -> IngestSummary | None:
+    if not exists(output / FILE_NAME):
+        if others := list_files(output, ".parquet"):
+            raise ConfigError(
+                f"output: got {mask_urls(output.url)}, which holds {others[0][0]}; allowed: a new or empty folder (nothing is deleted)"
+            )
+        return None
+
+    def read() -> dict[bytes, bytes]:
+        with open_reader(output / FILE_NAME) as stream:
+            return pq.read_metadata(stream).metadata or {}
+
+    if json.loads(retry_remote(output, read).get(BENCHMARK_KEY, b"{}")).get("source_digest") != digest:
+        raise ConfigError(
+            f"output: got {mask_urls(output.url)}, which holds records of another source or other limits; "
+            "allowed: a new or empty folder (nothing is deleted)"
+        )
+    return read_summary(output)
+
+
+def _schema(source: Source, digest: str) -> pa.Schema:
+    fields = [*BENCHMARK_FIELDS, *(pa.field(name, pa.string()) for name in source.extra_columns)]
+    features = {each.name: feature_of(each.type) for each in fields}
+    facts = {"benchmark": source.name, "source_digest": digest}
+    return pa.schema(
+        fields, metadata={"huggingface": json.dumps({"info": {"features": features}}), BENCHMARK_KEY: json.dumps(facts)}
+    )
+
+
+class _Tally:
+    """Counts entries while they are read."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.records = 0
+        self.left_out: list[Defect] = []
+        self.incomplete: list[Defect] = []
+        self.notes: Counter[str] = Counter()
+        self.pairs: Counter[int] = Counter()
+        self.categories: Counter[str] = Counter()
+
+    def summary(self, **facts: str) -> IngestSummary:
+        return IngestSummary(
+            **facts,
+            entries=self.entries,
+            records=self.records,
+            left_out=tuple(self.left_out),
+            incomplete=tuple(self.incomplete),
+            notes={name: self.notes[name] for name in (*NOTES, OTHER_SIZE, DUPLICATE) if self.notes[name]},
+            blend_words={f"{n} pair{'s' * (n != 1)}": self.pairs[n] for n in sorted(self.pairs)},
+            categories={name: self.categories[name] for name in (*CATEGORIES, "none") if self.categories[name]},
+        )
+
+
+def _records(config: IngestConfig, source: Source, tally: _Tally) -> Iterator[dict[str, Any]]:
+    """Yield the records in the order of the source, and count everything."""
+    seen: set[str] = set()
+    for entry, pixels in _loaded(config, source):
+        tally.entries += 1
+        annotation = entry.annotation
+        if isinstance(pixels, RequestError) or annotation is None:
+            problem = pixels if annotation is not None else entry.problem
+            tally.left_out.append(Defect(entry=entry.id, place=entry.place, problem=str(problem)))
+            continue
+        data, size = pixels
+        tally.records += 1
+        tally.incomplete += [Defect(entry=entry.id, place=entry.place, problem=str(each)) for each in annotation.problems]
+        tally.notes.update(annotation.notes)
+        tally.notes[OTHER_SIZE] += size != (SIDE, SIDE)
+        tally.notes[DUPLICATE] += entry.id in seen
+        tally.pairs[len(annotation.blend)] += 1
+        tally.categories[annotation.category or "none"] += 1
+        seen.add(entry.id)
+        yield {
+            "id": entry.id,
+            "image": {"bytes": data, "path": entry.picture},
+            "source_prompt": annotation.source_prompt,
+            "target_prompt": annotation.target_prompt,
+            "blend_words": [dataclasses.asdict(phrase) for phrase in annotation.blend] or None,
+            "category": annotation.category,
+            "instruction": annotation.instruction,
+            "reference_mask": None if annotation.mask is None else {"bytes": encode_mask(annotation.mask), "path": None},
+            **entry.extra,
+        }
+
+
+def _loaded(config: IngestConfig, source: Source) -> Iterator[tuple[Entry, tuple[bytes, tuple[int, int]] | RequestError]]:
+    """Yield every entry with its coded picture and its size, or with what is wrong with it; several are read at a time."""
+
+    def load(entry: Entry) -> tuple[bytes, tuple[int, int]] | RequestError:
+        if entry.annotation is None:
+            assert entry.problem is not None
+            return entry.problem
+        try:
+            data = entry.read()
+            height, width, _ = decode_image(data, min_side_px=config.min_side_px, max_pixels=config.max_pixels).shape
+        except RequestError as error:
+            return error
+        return data, (width, height)
+
+    entries = source.entries()
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        while chunk := list(itertools.islice(entries, GROUP_ROWS)):
+            yield from zip(chunk, pool.map(load, chunk), strict=True)

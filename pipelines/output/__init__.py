@@ -1,0 +1,1 @@
+"""What a run writes, and by what it is known again."""

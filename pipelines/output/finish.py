@@ -1,0 +1,94 @@
+"""The end of a run: count what was written, say so in the output, and mark it complete last."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.output.config import EditJobConfig
+from pipelines.output.context import RunContext
+from pipelines.output.parts import Part
+from pipelines.store.location import Location, exists, put_atomic, read_bytes, retry
+from pipelines.store.text import without_secrets
+from vimaedit.types import Status
+
+
+def exit_code(job: EditJobConfig, counts: dict[str, int]) -> int:
+    """Judge a finished run: 0, or 3 where too many rows failed or were rejected."""
+    total = max(1, sum(counts.values()))
+    failed = counts.get(Status.FAILED, 0) + counts.get(Status.QUARANTINED, 0)
+    too_many_rejected = counts.get(Status.REJECTED, 0) > job.max_rejected_fraction * total
+    return 3 if failed > job.max_failed_fraction * total or too_many_rejected else 0
+
+
+def write_manifest(output: Location, parts: Sequence[Part]) -> None:
+    """Write `manifest.parquet`: unit, generation, rows and the counts per status."""
+    columns: dict[str, Any] = {
+        "unit": pa.array([part.unit for part in parts], pa.string()),
+        "generation": pa.array([part.generation for part in parts], pa.int32()),
+        "rows": pa.array([part.rows for part in parts], pa.int64()),
+    }
+    for status in Status:
+        columns[str(status)] = pa.array([part.counts.get(status, 0) for part in parts], pa.int64())
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    put_atomic(output / "manifest.parquet", buffer.getvalue())
+
+
+def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> None:
+    """Write `run.json`: the resolved configuration, digests, versions, counts and timings; no credentials."""
+    content = {
+        "config": dataclasses.asdict(context.job),
+        "config_digest": context.config_digest,
+        "model": context.job.model,
+        "model_digest": context.model_digest,
+        "model_warning": context.facts.warning,
+        "plan_digest": context.plan_digest,
+        "generation": context.generation,
+        "version": context.version,
+        "batch_size": context.batch_size,
+        "threads": context.threads,
+        **facts,
+    }
+    put_atomic(output / "run.json", json.dumps(without_secrets(content), indent=2).encode())
+
+
+def read_run(output: Location) -> dict[str, Any] | None:
+    """Read what the last finished run said of itself; None where none has finished."""
+    place = output / "run.json"
+    if not exists(place):
+        return None
+    content: dict[str, Any] = json.loads(read_bytes(place))
+    return content
+
+
+def write_success(output: Location) -> None:
+    """Mark the output complete."""
+    put_atomic(output / "_SUCCESS", b"")
+
+
+def is_complete(output: Location) -> bool:
+    """Whether the output is marked complete."""
+    return exists(output / "_SUCCESS")
+
+
+def withdraw_success(output: Location) -> None:
+    """Take the mark away, before anything is done that it does not cover."""
+    place = output / "_SUCCESS"
+    if is_complete(output):
+        retry(lambda: place.fs.rm_file(place.path))
+
+
+def count_statuses(parts: Iterable[Part]) -> dict[str, int]:
+    """Add up the parts' counts: every status, also those with no row."""
+    total: Counter[str] = Counter({str(status): 0 for status in Status})
+    for part in parts:
+        total.update(part.counts)
+    return dict(total)

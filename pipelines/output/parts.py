@@ -1,0 +1,119 @@
+"""A unit's part of the output: one Parquet object under a name that follows from the plan, whose footer says what it is."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.output.context import RunContext
+from pipelines.records.scan import BROKEN_CONTENT
+from pipelines.records.schema import image_leaves
+from pipelines.store.location import Location, is_transient, list_files, open_reader, retry_remote
+
+GROUP_ROWS = 100
+GROUP_BYTES = 100_000_000
+FOOTER_KEY = b"vimaedit"
+FOOTER_THREADS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What the footer of a unit's object says."""
+
+    unit: str
+    generation: int
+    rows: int
+    counts: dict[str, int]
+
+
+def read_parts(output: Location, units: Iterable[str], plan_digest: str) -> dict[str, Part]:
+    """Read the footers of those units' parts that are there, by unit. What is not of this plan is as if it were not there."""
+    present = {name for name, _ in list_files(output / "data", ".parquet")}
+    there = [unit for unit in units if part_name(unit) in present]
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        parts = pool.map(lambda unit: read_part(output, unit, plan_digest), there)
+        return {part.unit: part for part in parts if part is not None}
+
+
+def read_part(output: Location, unit: str, plan_digest: str) -> Part | None:
+    """Read the footer of a unit's part; None where there is none of this plan and unit, or a broken one."""
+    place = output / "data" / part_name(unit)
+
+    def read() -> tuple[int, dict[bytes, bytes]]:
+        with open_reader(place) as stream:
+            metadata = pq.read_metadata(stream)
+            return metadata.num_rows, metadata.metadata or {}
+
+    try:
+        rows, metadata = retry_remote(place, read)
+        footer = json.loads(metadata.get(FOOTER_KEY, b"{}"))
+    except BROKEN_CONTENT as error:
+        if is_transient(error):
+            raise
+        return None
+    if footer.get("plan_digest") != plan_digest or footer.get("unit") != unit:
+        return None
+    return Part(unit=unit, generation=footer["generation"], rows=rows, counts=footer["counts"])
+
+
+def part_name(unit_id: str) -> str:
+    """Name the object of a unit."""
+    return f"part-{unit_id}.parquet"
+
+
+def part_bytes(context: RunContext, unit_id: str, table: pa.Table) -> bytes:
+    """Code a unit's table as Parquet. The footer says which plan, unit and generation it belongs to, and counts statuses."""
+    footer = {
+        "plan_digest": context.plan_digest,
+        "unit": unit_id,
+        "generation": context.generation,
+        "counts": dict(Counter(table.column("status").to_pylist())),
+    }
+    schema = table.schema.with_metadata({**(table.schema.metadata or {}), FOOTER_KEY: json.dumps(footer).encode()})
+    buffer = io.BytesIO()
+    with open_writer(buffer, schema) as writer:
+        for group in row_groups(table):
+            writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=max(1, group.num_rows))
+    return buffer.getvalue()
+
+
+def open_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a writer of result rows: coded pictures as they are, everything else compressed, with a page index."""
+    leaves = _leaf_names(schema)
+    pictures = image_leaves(schema)
+    return pq.ParquetWriter(
+        target,
+        schema,
+        compression={leaf: "NONE" if leaf in pictures else "ZSTD" for leaf in leaves},
+        use_dictionary=[leaf for leaf in leaves if leaf not in pictures],
+        write_page_index=True,
+    )
+
+
+def row_groups(table: pa.Table, max_rows: int = GROUP_ROWS, max_bytes: int = GROUP_BYTES) -> Iterator[pa.Table]:
+    """Cut a table into row groups of at most `max_rows` rows and `max_bytes` bytes, one row at least."""
+    start, size = 0, 0
+    for row in range(table.num_rows):
+        own = table.slice(row, 1).nbytes
+        if row > start and (row - start == max_rows or size + own > max_bytes):
+            yield table.slice(start, row - start)
+            start, size = row, 0
+        size += own
+    if table.num_rows > start:
+        yield table.slice(start)
+
+
+def _leaf_names(schema: pa.Schema) -> list[str]:
+    """Name the Parquet columns that a schema becomes."""
+    buffer = io.BytesIO()
+    pq.write_table(schema.empty_table(), buffer)
+    columns = pq.ParquetFile(buffer).schema
+    return [columns.column(index).path for index in range(len(columns))]

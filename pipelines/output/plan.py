@@ -1,0 +1,281 @@
+"""The plan: requests cut into batches at fixed offsets of each file, batches into units; stored before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.records.scan import InputFile, InputSet
+from pipelines.store.listing import refuse_output_in_input
+from pipelines.store.location import Location, exists, put_atomic, read_bytes
+from pipelines.store.masking import mask_urls
+
+UNIT_BYTES = 128 * 1024 * 1024  # of output
+UNIT_INPUT_BYTES = 512 * 1024 * 1024
+UNIT_SECONDS = 600.0
+UNITS_PER_ACTOR = 4
+UNIT_COLUMNS = ("file", "start", "first_row", "first_edit", "count", "generation")  # as stored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)  # a large input has many
+class Unit:
+    """Consecutive requests of one file that are edited, written and retried together.
+
+    `start` counts the file's requests; the first one is edit `first_edit` of row `first_row` (-1: the file cannot
+    be planned). `count` requests belong to the unit, of which a run's limit takes the first `take`. A part of a generation
+    below `generation` does not count: some of its rows are to be done again.
+    """
+
+    file: int
+    start: int
+    first_row: int
+    first_edit: int
+    count: int
+    take: int
+    generation: int = 1
+
+    @property
+    def id(self) -> str:
+        return f"{self.file:05d}-{self.start:09d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All units of an input, and what was settled before they were cut.
+
+    `digest` names the plan as it was first made, and its parts with it; `revision` counts its makings: it is raised where
+    files are appended and where rows are to be done again. `generation` is that of the parts to be written; in a unit of
+    this generation that has a part of a lower one, rows of `retry_statuses` are done again and the others kept. `options` are
+    those that the config digest covers. `row_seconds`: measured before the first units were cut, None where nothing was.
+    """
+
+    units: tuple[Unit, ...]
+    batch_size: int
+    digest: str
+    settled: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    row_seconds: float | None = None
+    revision: int = 1
+    generation: int = 1
+    retry_statuses: tuple[str, ...] = ()
+
+    @property
+    def num_requests(self) -> int:
+        return sum(unit.count for unit in self.units)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredPlan:
+    """A plan as an output holds it, with the files that it was cut from and the schema of the output."""
+
+    plan: Plan
+    files: tuple[InputFile, ...]
+    schema: pa.Schema
+
+
+def count_requests(inputs: InputSet) -> int:
+    """Count the requests of the whole input. An unreadable file counts as one."""
+    return sum(_file_requests(inputs, file) for file in inputs.files)
+
+
+def unit_size(
+    *,
+    num_requests: int,
+    batch_size: int,
+    actors: int,
+    row_bytes: float,
+    row_seconds: float | None,
+    input_row_bytes: float = 0.0,
+) -> int:
+    """Settle how many requests make a unit: whole batches, at least one.
+
+    The smallest of 128 MB of output, 512 MB of input, ten minutes of work (where the rate is known) and a quarter of an
+    actor's share.
+    """
+    sizes = [UNIT_BYTES / max(row_bytes, 1.0), UNIT_INPUT_BYTES / max(input_row_bytes, 1.0)]
+    sizes.append(num_requests / (UNITS_PER_ACTOR * actors))
+    if row_seconds is not None:
+        sizes.append(UNIT_SECONDS / max(row_seconds, 1e-9))
+    return max(1, int(min(sizes) // batch_size)) * batch_size
+
+
+def make_plan(inputs: InputSet, *, batch_size: int, requests_per_unit: int, settled: dict[str, Any], **others: Any) -> Plan:
+    """Cut the input into units of `requests_per_unit`, a multiple of the batch size.
+
+    `settled` is stored with them; `others` are further fields of `Plan`, which its digest does not cover.
+    """
+    units = tuple(
+        itertools.chain.from_iterable(
+            _file_units(inputs, index, file, requests_per_unit) for index, file in enumerate(inputs.files)
+        )
+    )
+    digest = hashlib.blake2b(_parquet(_units_table(units)) + _parquet(_files_table(inputs.files)), digest_size=16)
+    digest.update(json.dumps({"batch_size": batch_size, **settled}, sort_keys=True).encode())
+    return Plan(units=units, batch_size=batch_size, digest=digest.hexdigest(), settled=settled, **others)
+
+
+def limit_units(units: Sequence[Unit], limit: int | None) -> tuple[Unit, ...]:
+    """Take the units of the first `limit` requests; the last one is cut, its batches keep their shape."""
+    if limit is None:
+        return tuple(units)
+    taken, left = [], limit
+    for unit in units:
+        if left <= 0:
+            break
+        taken.append(unit if unit.count <= left else replace(unit, take=left))
+        left -= unit.count
+    return tuple(taken)
+
+
+def extend_plan(stored: StoredPlan, inputs: InputSet) -> StoredPlan:
+    """Append the units of the files that a plan lacks; those that it has keep their numbers."""
+    known = {file.path for file in stored.files}
+    new = [file for file in inputs.files if file.path not in known]
+    size = int(stored.plan.settled["requests_per_unit"])
+    appended = itertools.chain.from_iterable(
+        _file_units(inputs, index, file, size) for index, file in enumerate(new, start=len(stored.files))
+    )
+    plan = replace(stored.plan, units=(*stored.plan.units, *appended), revision=stored.plan.revision + 1)
+    return replace(stored, plan=plan, files=(*stored.files, *new))
+
+
+def retry_plan(plan: Plan, units: Collection[str], statuses: Sequence[str]) -> Plan:
+    """Raise the generation of some units, by id: what they have of these statuses is to be done again."""
+    generation = plan.generation + 1
+    raised = tuple(replace(unit, generation=generation) if unit.id in units else unit for unit in plan.units)
+    return replace(
+        plan, units=raised, revision=plan.revision + 1, generation=generation, retry_statuses=tuple(sorted(set(statuses)))
+    )
+
+
+def store_plan(output: Location, stored: StoredPlan, inputs: InputSet) -> None:
+    """Write a plan; its last object, `plan.json`, commits it. Another revision has objects of other names until then.
+
+    Raises: ConfigError where input and output would lie in each other.
+    """
+    refuse_output_in_input(output, inputs.url)
+    plan, folder = stored.plan, output / "plan"
+    put_atomic(folder / _object_name("files", plan.revision), _parquet(_files_table(stored.files)))
+    put_atomic(folder / _object_name("units", plan.revision), _parquet(_units_table(plan.units)))
+    put_atomic(folder / "schema.arrow", stored.schema.serialize().to_pybytes())
+    summary = {
+        "digest": plan.digest,
+        "revision": plan.revision,
+        "generation": plan.generation,
+        "retry_statuses": plan.retry_statuses,
+        "input": mask_urls(inputs.root),
+        "files": len(stored.files),
+        "units": len(plan.units),
+        "requests": plan.num_requests,
+        "batch_size": plan.batch_size,
+        "row_seconds": plan.row_seconds,
+        "settled": plan.settled,
+        "options": plan.options,
+    }
+    put_atomic(folder / "plan.json", json.dumps(summary, indent=2).encode())
+
+
+def load_plan(output: Location) -> StoredPlan | None:
+    """Read the plan that an output holds; None where none was committed."""
+    folder = output / "plan"
+    summary = read_summary(output)
+    if summary is None:
+        return None
+    units, files = (
+        pq.read_table(io.BytesIO(read_bytes(folder / _object_name(name, summary["revision"])))) for name in ("units", "files")
+    )
+    columns = [units.column(name).to_pylist() for name in UNIT_COLUMNS]
+    plan = Plan(
+        units=tuple(
+            Unit(file=file, start=start, first_row=row, first_edit=edit, count=count, take=count, generation=generation)
+            for file, start, row, edit, count, generation in zip(*columns, strict=True)
+        ),
+        batch_size=summary["batch_size"],
+        digest=summary["digest"],
+        settled=summary["settled"],
+        options=summary["options"],
+        row_seconds=summary["row_seconds"],
+        revision=summary["revision"],
+        generation=summary["generation"],
+        retry_statuses=tuple(summary["retry_statuses"]),
+    )
+    schema = pa.ipc.read_schema(pa.py_buffer(read_bytes(folder / "schema.arrow")))
+    return StoredPlan(plan=plan, files=tuple(InputFile(**row) for row in files.to_pylist()), schema=schema)
+
+
+def read_summary(output: Location) -> dict[str, Any] | None:
+    """Read what a committed plan says of itself in a few words; None where there is none."""
+    place = output / "plan" / "plan.json"
+    if not exists(place):
+        return None
+    summary: dict[str, Any] = json.loads(read_bytes(place))
+    return summary
+
+
+def batches(count: int, batch_size: int) -> Iterator[tuple[range, int]]:
+    """Cut `count` requests into batches: yields the positions and how many slots the batch has.
+
+    The last batch is padded to the next power of two, at most to the batch size.
+    """
+    for start in range(0, count, batch_size):
+        members = range(start, min(start + batch_size, count))
+        slots = batch_size if len(members) == batch_size else min(batch_size, 1 << (len(members) - 1).bit_length())
+        yield members, slots
+
+
+def _file_requests(inputs: InputSet, file: InputFile) -> int:
+    if file.error is not None:
+        return 1
+    return int(inputs.counts[file.path].sum()) if file.target_is_list else file.rows
+
+
+def _file_units(inputs: InputSet, index: int, file: InputFile, size: int) -> Iterator[Unit]:
+    if file.error is not None:
+        yield Unit(file=index, start=0, first_row=-1, first_edit=0, count=1, take=1)
+        return
+    ends = np.cumsum(inputs.counts[file.path], dtype=np.int64) if file.target_is_list else None
+    total = file.rows if ends is None else int(ends[-1]) if ends.size else 0
+    for start in range(0, total, size):
+        row, edit = start, 0
+        if ends is not None:
+            row = int(np.searchsorted(ends, start, side="right"))
+            edit = start - (int(ends[row - 1]) if row else 0)
+        count = min(size, total - start)
+        yield Unit(file=index, start=start, first_row=row, first_edit=edit, count=count, take=count)
+
+
+def _units_table(units: Sequence[Unit]) -> pa.Table:
+    columns = {name: pa.array([getattr(unit, name) for unit in units], pa.int64()) for name in UNIT_COLUMNS}
+    return pa.table({"unit": pa.array([unit.id for unit in units], pa.string()), **columns})
+
+
+def _files_table(files: Sequence[InputFile]) -> pa.Table:
+    return pa.table(
+        {
+            "path": pa.array([file.path for file in files], pa.string()),
+            "size": pa.array([file.size for file in files], pa.int64()),
+            "rows": pa.array([file.rows for file in files], pa.int64()),
+            "footer_digest": pa.array([file.footer_digest for file in files], pa.string()),
+            "target_is_list": pa.array([file.target_is_list for file in files], pa.bool_()),
+            "error": pa.array([file.error for file in files], pa.string()),
+        }
+    )
+
+
+def _object_name(name: str, revision: int) -> str:
+    return f"{name}.parquet" if revision == 1 else f"{name}-{revision}.parquet"
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,106 @@
+"""What an output says of itself: how far a run is, what came of its rows, and who is at work."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.options import check_given
+from pipelines.output.finish import count_statuses, is_complete, read_run
+from pipelines.output.parts import read_parts
+from pipelines.output.plan import load_plan
+from pipelines.output.resume import find_work
+from pipelines.store.location import locate
+from pipelines.store.lock import describe_holder, read_lock
+from pipelines.store.masking import mask_urls
+from vimaedit.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """`jobs.status`: which output to look at."""
+
+    output: str = ""  # of an editing run, local or any fsspec URL
+
+    def __post_init__(self) -> None:
+        check_given(self, ("output",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """What an output holds. Rows and units are those of the run's limit, where one is known; `counts` are of finished units.
+
+    `rows_in_work`: edited by the holder of the lock in this attempt, as it said last; a part of them may be written already.
+    `rate`: rows per second of that attempt, or of the one that finished the run. `holder` and its last word `age_s` seconds
+    ago, by both machines' clocks: None where no lock was ever taken. `interrupted`: the signal that ended it.
+    """
+
+    finished: bool
+    exit_code: int | None
+    planned: bool
+    rows_done: int
+    rows_total: int
+    units_done: int
+    units_total: int
+    counts: dict[str, int]
+    generation: int
+    holder: str | None
+    is_released: bool
+    interrupted: str | None
+    age_s: float | None
+    rows_in_work: int | None
+    rate: float | None
+
+
+def read_status(config: StatusConfig) -> RunStatus:
+    """Look at an output, whatever state it is in; nothing is written.
+
+    Raises: ConfigError where it holds no run.
+    """
+    output = locate(config.output)
+    lock = read_lock(output / "state" / "lock.json")
+    stored = load_plan(output)
+    if lock is None and stored is None:
+        raise ConfigError(f"output: got {mask_urls(output.url)}, which holds no run; allowed: the output of jobs.edit")
+    holder = None if lock is None else describe_holder(lock)
+    lock = {"released": True} if lock is None else lock
+    is_released = bool(lock.get("released"))
+    finished, run = is_complete(output), read_run(output) or {}
+    if stored is None:
+        rows_done, rows_total, units_done, units_total, counts = 0, 0, 0, 0, count_statuses([])
+    elif finished:
+        rows_done = rows_total = run["rows"]
+        units_done = units_total = run["units"]
+        counts = run["counts"]
+    else:
+        plan = stored.plan
+        parts = read_parts(output, (unit.id for unit in plan.units), plan.digest)
+        work = find_work(plan, parts, lock.get("limit"))
+        done = work.done_parts()
+        rows_done, rows_total = sum(part.rows for part in done), work.num_rows
+        units_done, units_total, counts = len(done), len(work.units), count_statuses(done)
+    edited = None if finished or is_released else lock.get("rows_edited")
+    return RunStatus(
+        finished=finished,
+        exit_code=run.get("exit_code") if finished else None,
+        planned=stored is not None,
+        rows_done=rows_done,
+        rows_total=rows_total,
+        units_done=units_done,
+        units_total=units_total,
+        counts=counts,
+        generation=1 if stored is None else stored.plan.generation,
+        holder=holder,
+        is_released=is_released,
+        interrupted=lock.get("interrupted"),
+        age_s=time.time() - lock["renewed_at"] if "renewed_at" in lock else None,
+        rows_in_work=edited,
+        rate=run.get("rows_per_second") if finished else _rate(lock, edited),
+    )
+
+
+def _rate(lock: dict[str, Any], edited: int | None) -> float | None:
+    if not edited:
+        return None
+    return float(edited / max(1e-3, lock["renewed_at"] - lock["editing_since"]))

@@ -1,0 +1,1 @@
+"""From rows of Parquet to requests with decoded pictures."""

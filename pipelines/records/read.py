@@ -1,0 +1,106 @@
+"""Read a file's rows in order, a few at a time, over interruptions of the network and past row groups that are broken."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.records.scan import BROKEN_CONTENT, InputFile
+from pipelines.store.location import PERMANENT_ERRORS, Location, is_transient, open_reader, retry_remote
+
+READ_ROWS = 16  # decoded from Parquet at a time, ...
+READ_BYTES = 32 * 1024 * 1024  # ... fewer where that would be more bytes
+BUFFER_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """`count` rows of a file from row `first` on: either their values, or why they cannot be read."""
+
+    first: int
+    count: int
+    content: pa.RecordBatch | Exception
+
+
+def read_rows(place: Location, file: InputFile, first_row: int) -> Generator[Rows, None, None]:
+    """Yield a file's rows from `first_row` to its end. A broken row group costs its own rows only.
+
+    Raises: RuntimeError where the file is not the planned one, or not there on this node; the infrastructure's errors,
+    after retries.
+    """
+    position = first_row
+    source: Generator[Rows, None, None] | None = None
+
+    def advance() -> Rows | None:
+        nonlocal source
+        source = source or _open_rows(place, file, position)
+        try:
+            return next(source, None)
+        except Exception:
+            source = None  # a generator that has raised is done with: the next attempt opens the file where this one was
+            raise
+
+    try:
+        while (rows := retry_remote(place, advance)) is not None:
+            position = rows.first + rows.count
+            yield rows
+    finally:
+        if source is not None:
+            source.close()
+
+
+def _open_rows(place: Location, file: InputFile, first_row: int) -> Generator[Rows, None, None]:
+    try:
+        with open_reader(place) as stream:
+            try:
+                parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            except BROKEN_CONTENT as error:
+                if _is_infrastructure(error):
+                    raise
+                yield Rows(first=first_row, count=file.rows - first_row, content=error)
+                return
+            if parquet.metadata.num_rows != file.rows:
+                raise RuntimeError(
+                    f"{place.url}: got {parquet.metadata.num_rows} rows on node {platform.node()}; planned were {file.rows}: "
+                    "the input must not change while a run reads it"
+                )
+            start = 0
+            for group in range(parquet.num_row_groups):
+                end = start + parquet.metadata.row_group(group).num_rows
+                if end > first_row:
+                    yield from _group_rows(parquet, group, start, end, first_row)
+                start = end
+    except PERMANENT_ERRORS as error:
+        raise RuntimeError(
+            f"{place.url}: planned, but not there on node {platform.node()} ({type(error).__name__}); "
+            "every worker must see the input under the same path"
+        ) from error
+
+
+def _group_rows(parquet: pq.ParquetFile, group: int, start: int, end: int, first_row: int) -> Generator[Rows, None, None]:
+    """Yield the rows of one row group from row `first_row` of the file on."""
+    position = start
+    row_bytes = parquet.metadata.row_group(group).total_byte_size / (end - start)
+    num_rows = max(1, min(READ_ROWS, int(READ_BYTES / max(1.0, row_bytes))))
+    error: Exception = pa.ArrowInvalid("the row group holds fewer rows than the footer says")
+    try:
+        for batch in parquet.iter_batches(batch_size=num_rows, row_groups=[group]):
+            part = batch.slice(max(0, first_row - position))
+            position += batch.num_rows
+            if part.num_rows:
+                yield Rows(first=position - part.num_rows, count=part.num_rows, content=part)
+    except BROKEN_CONTENT as raised:
+        if _is_infrastructure(raised):
+            raise
+        error = raised
+    position = max(position, first_row)
+    if position < end:
+        yield Rows(first=position, count=end - position, content=error)
+
+
+def _is_infrastructure(error: Exception) -> bool:
+    return isinstance(error, PERMANENT_ERRORS) or is_transient(error)

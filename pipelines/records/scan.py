@@ -1,0 +1,276 @@
+"""What the input is: its files in a fixed order, their footers, and how many requests each row holds."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import logging
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.records.schema import EDIT_COLUMNS, ColumnMap, map_columns, unify_passed
+from pipelines.records.types import is_list_type
+from pipelines.store.listing import list_input
+from pipelines.store.location import Location, is_transient, open_reader, read_bytes, retry_remote
+from vimaedit.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+FOOTER_GUESS_BYTES = 64 * 1024
+FOOTER_THREADS = 16
+MAGIC, ENCRYPTED = b"PAR1", b"PARE"
+MAX_FOOTER_BYTES = 256 * 1024 * 1024
+MAX_VALUES_PER_BYTE = 1000  # of a column in a file: a million equal values take about a kilobyte
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what a link leads to
+LARGE_GROUP_BYTES = 10**9  # a unit reads its row group from the start: Parquet has no way to begin within one
+REFERENCED_BYTES = 4_000_000  # taken for a picture that a record names; how large it is, only fetching it would tell
+# What Arrow raises for a file that is not what Parquet says; an OSError may be the infrastructure's too: `is_transient`.
+BROKEN_CONTENT = (pa.ArrowException, OSError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """One input file. `path` is relative to the input's root; `error` says why it cannot be planned (then `rows` is 0)."""
+
+    path: str
+    size: int
+    rows: int = 0
+    footer_digest: str = ""
+    target_is_list: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InputSet:
+    """The whole input.
+
+    `schema` is that of all readable files together, with passed-through columns in the types in which they are written.
+    `column_bytes` sums the sizes of their columns; for pictures that records name it has an estimate. `counts` has the
+    requests of every row of the files whose targets are lists, by path. `warnings` are for the run as a whole.
+    """
+
+    url: str
+    root: str
+    files: tuple[InputFile, ...]
+    schema: pa.Schema
+    columns: ColumnMap
+    column_bytes: Mapping[str, int]
+    counts: Mapping[str, NDArray[np.unsignedinteger]]
+    warnings: tuple[str, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def row_bytes(self) -> float:
+        """The average bytes of a row, all columns and a referenced picture with it."""
+        return sum(self.column_bytes.values()) / max(1, self.num_rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Footer:
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    digest: str
+    counts: NDArray[np.unsignedinteger] | None  # of requests per row, where targets are lists
+
+
+def scan_inputs(url: str, columns: Mapping[str, str]) -> InputSet:
+    """List the input's Parquet files and read their footers and the lengths of their lists of targets; no other data.
+
+    Raises: ConfigError where there is no readable file, or where columns are missing or do not fit together.
+    """
+    listing = list_input(url)
+    target = columns.get("target_prompt", "target_prompt")
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        footers = list(pool.map(lambda entry: _read_footer(listing.root / entry[0], entry[1], target), listing.files))
+    edit_names = [columns.get(name, name) for name in EDIT_COLUMNS]
+    files, schema = [], None
+    for (path, size), footer in zip(listing.files, footers, strict=True):
+        if isinstance(footer, str):
+            files.append(InputFile(path=_writable(path), size=size, error=footer))
+            continue
+        schema = unify_passed(schema, footer.schema, edit_names, path)
+        files.append(
+            InputFile(
+                path=path,
+                size=size,
+                rows=footer.metadata.num_rows,
+                footer_digest=footer.digest,
+                target_is_list=footer.counts is not None,
+            )
+        )
+    if schema is None:
+        reason = f"; {files[0].path}: {files[0].error}" if files else ""
+        raise ConfigError(f"input: got {url!r} with {len(files)} Parquet files, none of them readable{reason}")
+    readable = {file.path: footer for file, footer in zip(files, footers, strict=True) if not isinstance(footer, str)}
+    found = InputSet(
+        url=url,
+        root=listing.root.url,
+        files=tuple(files),
+        schema=schema,
+        columns=map_columns(schema.names, columns),
+        column_bytes=_column_bytes(list(readable.values()), columns.get("image", "image")),
+        counts={path: footer.counts for path, footer in readable.items() if footer.counts is not None},
+        warnings=tuple(_large_groups(readable)),
+    )
+    for warning in found.warnings:
+        logger.warning("%s", warning)  # now, not only at the end: it may be a reason to stop
+    return found
+
+
+def request_counts(place: Location, target: str) -> NDArray[np.unsignedinteger]:
+    """Count the requests of every row of a file whose targets are lists: (rows,). An empty or null list is one rejected row."""
+
+    def read() -> NDArray[np.unsignedinteger]:
+        counts = []
+        with open_reader(place) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(columns=[target]):
+                counts.append(list_counts(batch.column(target)))
+        found = np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
+        return found.astype(np.min_scalar_type(int(found.max(initial=1))))  # all files' counts are held at once
+
+    return retry_remote(place, read)
+
+
+def list_counts(column: pa.Array) -> NDArray[np.int64]:
+    """Count the requests of each list in a column: its length, at least one."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    counts: NDArray[np.int64] = np.maximum(lengths.astype(np.int64), 1)
+    return counts
+
+
+def _read_footer(place: Location, size: int, target: str) -> _Footer | str:
+    """Read a file's footer, digest it and count its requests; the reason where that fails for what the file is.
+
+    `size` is 0 where the listing does not know it.
+    """
+    try:
+        if (reason := _no_file(place)) is not None:
+            return reason
+        tail = _read_end(place, size, FOOTER_GUESS_BYTES)
+        if len(tail) < 12 or tail[-4:] != MAGIC:
+            return _wrong_end(tail)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length > MAX_FOOTER_BYTES or 0 < size < length:
+            return (
+                f"its footer is said to have {length - 8} bytes; the file has {size}, and {MAX_FOOTER_BYTES} are read at most"
+            )
+        if length > len(tail):
+            tail = _read_end(place, size, length)
+        metadata = pq.read_metadata(io.BytesIO(tail[-length:]))
+        if (reason := _impossible_counts(metadata, size)) is not None:
+            return reason
+        schema = metadata.schema.to_arrow_schema()
+        # Not with a column named twice, which is refused later.
+        is_list = schema.names.count(target) == 1 and is_list_type(schema.field(target).type)
+        counts = request_counts(place, target) if is_list else None
+        if counts is not None and len(counts) != metadata.num_rows:
+            return f"its column {target!r} holds {len(counts)} lists for {metadata.num_rows} rows"
+    except BROKEN_CONTENT as error:
+        if is_transient(error):
+            raise
+        return f"{type(error).__name__}: {str(error).strip()}"
+    digest = hashlib.blake2b(tail[-length:], digest_size=16).hexdigest()
+    return _Footer(metadata=metadata, schema=schema, digest=digest, counts=counts)
+
+
+def _read_end(place: Location, size: int, count: int) -> bytes:
+    """Read the last `count` bytes of a file, or all that it has. Where its size is known the store is not asked to count from
+    the end: some give a byte too many."""
+    return read_bytes(place, start=max(0, size - count) if size else -count)
+
+
+def _writable(path: str) -> str:
+    """Return a path as text that can be written: bytes that are not UTF-8 as `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _no_file(place: Location) -> str | None:
+    """Say why a name is no file to read. A pipe or device could hold the reader for ever; a link may lead to one, or in circles."""
+    if _writable(place.path) != place.path:
+        return "its name is not UTF-8; rename it"
+    if not place.is_local:
+        return None
+    try:
+        is_file = stat.S_ISREG(os.stat(place.path).st_mode)
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        return "it is a link that leads to no file"
+    return None if is_file else "it is a pipe, socket or device, not a regular file"
+
+
+def _wrong_end(tail: bytes) -> str:
+    if tail[-4:] == ENCRYPTED:
+        return "its footer is encrypted"
+    return f"the file does not end as a Parquet file does ({len(tail)} bytes read from its end)"
+
+
+def _impossible_counts(metadata: pq.FileMetaData, size: int) -> str | None:
+    """Say why a footer's counts cannot be true: planning works with them long before a page is read."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+        return f"its footer says {metadata.num_rows} rows, its row groups {sum(rows)}"
+    values = [group.column(index).num_values for group in groups for index in range(group.num_columns)]
+    most = max([*rows, *values], default=0)
+    if size and most > MAX_VALUES_PER_BYTE * size:
+        return f"its footer says {most} values of a column in a file of {size} bytes"
+    return None
+
+
+def _column_bytes(footers: Sequence[_Footer], image: str) -> dict[str, int]:
+    """Add up the bytes of every column, and an estimate for the pictures that the image column only names."""
+    sizes: dict[str, int] = defaultdict(int)
+    for footer in footers:
+        metadata = footer.metadata
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for index in range(metadata.num_columns):
+                chunk = group.column(index)
+                sizes[chunk.path_in_schema.split(".")[0]] += chunk.total_compressed_size
+                if (
+                    chunk.path_in_schema == f"{image}.bytes"
+                    and chunk.statistics is not None
+                    and chunk.statistics.has_null_count
+                ):
+                    sizes[image] += REFERENCED_BYTES * chunk.statistics.null_count
+        if image in footer.schema.names and _is_text(footer.schema.field(image).type):
+            sizes[image] += REFERENCED_BYTES * metadata.num_rows
+    return dict(sizes)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _large_groups(footers: Mapping[str, _Footer]) -> list[str]:
+    largest, where, num_files = 0, "", 0
+    for path, footer in footers.items():
+        metadata = footer.metadata
+        sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+        size = max(sizes, default=0)
+        num_files += size > LARGE_GROUP_BYTES
+        if size > largest:
+            largest, where = size, path
+    if not num_files:
+        return []
+    return [
+        f"input: {where} has a row group of {largest / 1e9:.1f} GB, and {num_files} of {len(footers)} files have one of more than "
+        f"{LARGE_GROUP_BYTES / 1e9:g} GB; every unit reads its row group from the start, which makes reading slow: rewrite the "
+        "input with row groups of about 100 MB (row_group_size of pyarrow.parquet.write_table)"
+    ]

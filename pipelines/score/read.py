@@ -1,0 +1,323 @@
+"""Read one group of requests with their edited pictures, and bring everything to the edited pictures' frame."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipelines.score.config import ScoreConfig
+from pipelines.score.pairs import Pair, Pairs
+from pipelines.store.fetch import ReferenceRules, fetch
+from pipelines.store.location import Location, is_transient, locate, open_reader, retry_remote
+from pipelines.store.masking import mask_urls
+from vimaedit.errors import RequestError
+from vimaedit.images import Box, Size, decode_image, decode_mask, fit_mask
+from vimaedit.metrics.samples import EditSample
+from vimaedit.piebench.annotations import with_frame
+from vimaedit.scenes.reading.judge import judge_edit
+from vimaedit.scenes.scenes import scene_from_json
+from vimaedit.types import BoolArray, UInt8Array
+
+READ_ROWS = 16  # decoded from Parquet at a time
+SCENE_COLUMNS = ("source_scene", "target_scene", "edited_object")
+RECORD_COLUMNS = ("image", "reference_mask", "reference_image", "target_determined", *SCENE_COLUMNS)
+PICTURE = "binary, {bytes, path} or a path"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreContext:
+    """What every worker of a scoring run must know."""
+
+    config: ScoreConfig
+    benchmark_root: str
+    columns: Mapping[str, str]
+    edited_root: str
+    is_table: bool
+
+    @classmethod
+    def of(cls, config: ScoreConfig, pairs: Pairs) -> ScoreContext:
+        return cls(
+            config=config,
+            benchmark_root=pairs.benchmark_root,
+            columns=pairs.columns,
+            edited_root=pairs.edited_root,
+            is_table=pairs.is_table,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class Loaded:
+    """A request ready to be measured: a sample, or why there is none. `values`: metrics that need no network."""
+
+    position: int
+    sample: EditSample | None = None
+    problem: str | None = None
+    values: dict[str, float | None] = field(default_factory=dict)
+
+
+def load_pairs(context: ScoreContext, pairs: Sequence[tuple[int, Pair]]) -> list[Loaded]:
+    """Read the requests at the given positions, each with an edited picture. One that cannot be read costs no other.
+
+    Raises: the infrastructure's errors, after retries.
+    """
+    records = _read_records(context, [pair for _, pair in pairs])
+    edited = _read_edited(context, [pair for _, pair in pairs])
+    loaded = []
+    for (position, pair), record, result in zip(pairs, records, edited, strict=True):
+        item = Loaded(position=position)
+        try:
+            item.sample = _sample(context, pair, record, result)
+            if "scene" in context.config.groups:
+                item.values = _scene_values(item.sample, record)
+        except RequestError as error:
+            item.problem = mask_urls(f"record {pair.id!r}: {error}")
+        loaded.append(item)
+    return loaded
+
+
+def read_rows_of(place: Location, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Read single rows of a Parquet file; row groups without any of them are skipped."""
+
+    def read() -> dict[int, dict[str, Any]]:
+        wanted = set(rows)
+        found: dict[int, dict[str, Any]] = {}
+        with open_reader(place) as stream:
+            parquet = pq.ParquetFile(stream, pre_buffer=False)
+            names = [name for name in columns if name in parquet.schema_arrow.names]
+            start = 0
+            for group in range(parquet.num_row_groups):
+                end = start + parquet.metadata.row_group(group).num_rows
+                last = max((row for row in wanted if start <= row < end), default=None)
+                if last is not None:
+                    position = start
+                    for batch in parquet.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=names):
+                        for row in sorted(wanted & set(range(position, position + batch.num_rows))):
+                            found[row] = batch.slice(row - position, 1).to_pylist()[0]
+                        position += batch.num_rows
+                        if position > last:
+                            break
+                start = end
+        return found
+
+    return retry_remote(place, read)
+
+
+def _read_records(context: ScoreContext, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Read the benchmark's columns of each request, by the contract's names."""
+    sources = {name: context.columns[name] for name in RECORD_COLUMNS if name in context.columns}
+    files: dict[str, list[int]] = {}
+    for pair in pairs:
+        files.setdefault(pair.file, []).append(pair.row)
+    root = locate(context.benchmark_root)
+    read = {file: read_rows_of(root / file, rows, list(sources.values())) for file, rows in files.items()}
+    return [{name: read[pair.file][pair.row].get(source) for name, source in sources.items()} for pair in pairs]
+
+
+def _read_edited(context: ScoreContext, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Read what is there of each edited picture: itself, its mask and its place in the original."""
+    root = locate(context.edited_root)
+    if not context.is_table:
+        return [{"edited_image": pair.edited.file} for pair in pairs if pair.edited is not None]
+    files: dict[str, list[int]] = {}
+    for pair in pairs:
+        assert pair.edited is not None and pair.edited.row is not None
+        files.setdefault(pair.edited.file, []).append(pair.edited.row)
+    read: dict[tuple[str, int], dict[str, Any]] = {}
+    for file, rows in files.items():
+        renamed = context.config.edited_columns
+        wanted = {name: renamed.get(name, name) for name in ("edited_image", "edit_mask", "crop_box", "original_size")}
+        for row, values in read_rows_of(root / file, rows, list(wanted.values())).items():
+            read[file, row] = {name: values.get(source) for name, source in wanted.items()}
+    return [
+        read[pair.edited.file, pair.edited.row] for pair in pairs if pair.edited is not None and pair.edited.row is not None
+    ]
+
+
+def _sample(context: ScoreContext, pair: Pair, record: Mapping[str, Any], result: Mapping[str, Any]) -> EditSample:
+    """Decode everything and bring it to the edited picture's frame.
+
+    Raises: RequestError for what cannot be read or does not fit.
+    """
+    config = context.config
+    rules = ReferenceRules(
+        root=config.image_root or context.benchmark_root, allow_http=config.allow_http, http_hosts=config.http_hosts
+    )
+    for name, prompt in (("source_prompt", pair.source_prompt), ("target_prompt", pair.target_prompt)):
+        if prompt is None:
+            raise RequestError("null_value", field=name, got="null", allowed="a string")
+    edited_rules = ReferenceRules(root=context.edited_root, allow_http=False, http_hosts=())
+    edited = _picture(result.get("edited_image"), "edited_image", edited_rules, config.max_pixels)
+    # In this order: squares side by side were published in one JPEG, and colours run over their borders.
+    if config.jpeg_quality is not None:
+        edited = through_jpeg(edited, config.jpeg_quality)
+    if config.part == "last":
+        side = min(edited.shape[:2])
+        edited = np.ascontiguousarray(edited[-side:, -side:])
+    source = _picture(record.get("image"), "image", rules, config.max_pixels)
+    size = (source.shape[1], source.shape[0])
+    box = frame_box(size, edited.shape[:2], result.get("crop_box"), result.get("original_size"))
+    references = read_references(record, rules, config.max_pixels, size, box, edited.shape[:2])
+    edit_mask = None
+    if result.get("edit_mask") is not None:
+        found = _mask(result["edit_mask"], "edit_mask", edited_rules, config.max_pixels)
+        height, width = edited.shape[:2]
+        edit_mask = fit_mask(found, (width, height), (0, 0, width, height), (height, width))
+    return EditSample(
+        source=resize(cut(source, box), (edited.shape[1], edited.shape[0])),
+        edited=edited,
+        source_prompt=str(pair.source_prompt),
+        target_prompt=str(pair.target_prompt),
+        reference_mask=references.mask,
+        edit_mask=edit_mask,
+        target=references.target,
+        framed=references.framed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class References:
+    """What a record knows of its edit, in the frame of the edited picture; None: it does not know. Shapes: as `EditSample`."""
+
+    mask: BoolArray | None
+    framed: bool
+    target: UInt8Array | None
+
+
+def read_references(
+    record: Mapping[str, Any], rules: ReferenceRules, max_pixels: int, size: Size, box: Box, shape: tuple[int, ...]
+) -> References:
+    """Decode a record's reference mask and picture: of an original of `size` (width, height) the part within `box`, brought to
+    the edited picture's `shape` (height, width).
+
+    Raises: RequestError for what cannot be read.
+    """
+    mask, framed = None, False
+    if record.get("reference_mask") is not None:
+        whole = _mask(record["reference_mask"], "reference_mask", rules, max_pixels)
+        framed = is_framed(whole)
+        mask = fit_mask(whole, size, box, shape)
+        mask = with_frame(mask) if framed else mask
+    target = None
+    # Where the prompts leave the answer open, one picture of it is no measure of another.
+    if record.get("reference_image") is not None and record.get("target_determined") is not False:
+        target = resize(_picture(record["reference_image"], "reference_image", rules, max_pixels), size)
+        target = resize(cut(target, box), (shape[1], shape[0]))
+    return References(mask=mask, framed=framed, target=target)
+
+
+def frame_box(size: tuple[int, int], shape: tuple[int, ...], crop_box: Any, original_size: Any) -> Box:
+    """Say which part of the original (width, height) an edited picture (height, width) shows: what its row says, else the
+    largest centred part of its aspect.
+
+    Raises: RequestError where the row speaks of an original of another size.
+    """
+    width, height = size
+    if crop_box is None:
+        crop_width = max(1, min(width, round(height * shape[1] / shape[0])))
+        crop_height = max(1, min(height, round(width * shape[0] / shape[1])))
+        left, top = (width - crop_width) // 2, (height - crop_height) // 2
+        return left, top, left + crop_width, top + crop_height
+    if original_size is not None and (original_size["width"], original_size["height"]) != size:
+        raise RequestError(
+            "other_picture",
+            field="original_size",
+            got=f"{original_size['width']}x{original_size['height']} px",
+            allowed=f"{width}x{height} px, the size of the benchmark's picture",
+        )
+    left, top, right, bottom = (int(crop_box[side]) for side in ("left", "top", "right", "bottom"))
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise RequestError(
+            "other_picture", field="crop_box", got=f"{(left, top, right, bottom)}", allowed=f"a part of {width}x{height} px"
+        )
+    return left, top, right, bottom
+
+
+def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
+    """Return what is left of a picture after JPEG with Pillow's other defaults."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="jpeg", quality=quality)
+    return np.array(Image.open(buffer))
+
+
+def is_framed(mask: BoolArray) -> bool:
+    """Whether a mask takes in the whole one-pixel border, as PIE-Bench's do by rule."""
+    return bool(mask[[0, -1]].all() and mask[:, [0, -1]].all())
+
+
+def cut(image: UInt8Array, box: Box) -> UInt8Array:
+    """Return the part of a picture within a box."""
+    left, top, right, bottom = box
+    return image[top:bottom, left:right]
+
+
+def resize(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    """Resize a picture to (width, height) as editors do: bicubic."""
+    if image.shape[1::-1] == size:
+        return image
+    return np.array(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC))
+
+
+def _scene_values(sample: EditSample, record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Let the pixel reader judge an edit of a drawn scene; nothing for other records and for pictures that are not square."""
+    height, width = sample.edited.shape[:2]
+    if height != width or any(record.get(name) is None for name in SCENE_COLUMNS):
+        return {}
+    edited_object = record["edited_object"]
+    verdict = judge_edit(
+        sample.edited,
+        scene_from_json(record["source_scene"]),
+        scene_from_json(record["target_scene"]),
+        edited_object["source"],
+        edited_object["target"],
+    )
+    return {
+        "scene_success": float(verdict.success),
+        "scene_edited_right": float(verdict.edited_right),
+        "scene_others_unchanged": float(verdict.others_unchanged),
+    }
+
+
+def _picture(value: Any, field: str, rules: ReferenceRules, max_pixels: int) -> UInt8Array:
+    data = _bytes(value, field, rules)
+    try:
+        return decode_image(data, min_side_px=1, max_pixels=max_pixels)
+    except RequestError as error:
+        raise RequestError(error.code, field=field, got=error.got, allowed=error.allowed) from error
+
+
+def _mask(value: Any, field: str, rules: ReferenceRules, max_pixels: int) -> BoolArray:
+    data = _bytes(value, field, rules)
+    try:
+        return decode_mask(data, max_pixels=max_pixels)
+    except RequestError as error:
+        raise RequestError(error.code, field=field, got=error.got, allowed=error.allowed) from error
+
+
+def _bytes(value: Any, field: str, rules: ReferenceRules) -> bytes:
+    """Return a picture's coded bytes, fetched where the record only names them.
+
+    Raises: RequestError, also where it cannot be fetched; the infrastructure's transient errors as they are.
+    """
+    path = None
+    if isinstance(value, dict):
+        path, value = value.get("path"), value.get("bytes")
+    if isinstance(value, bytes):
+        return value
+    reference = value if value is not None else path
+    if not isinstance(reference, str):
+        got = "null" if reference is None else type(reference).__name__
+        raise RequestError("null_value" if reference is None else "wrong_type", field=field, got=got, allowed=PICTURE)
+    try:
+        return fetch(reference, rules)
+    except RequestError as error:
+        raise RequestError(error.code, field=field, got=error.got, allowed=error.allowed) from error
+    except OSError as error:
+        if is_transient(error):
+            raise
+        raise RequestError("unreadable", field=field, got=f"{reference!r}: {error}", allowed=PICTURE) from error

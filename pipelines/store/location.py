@@ -1,0 +1,200 @@
+"""Files and objects by URL: list, read, put atomically, and retry what is the infrastructure's fault."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.store.masking import mask_urls
+from vimaedit.errors import ConfigError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+FIRST_DELAY_S = 0.5
+MAX_DELAY_S = 60.0
+PATIENT_ATTEMPTS = 13  # about five minutes: what a unit's work stands on is worth waiting for
+# Raised by clients of object stores below the file system interface: resets, time-outs, endpoints that do not answer.
+CLIENT_MODULES = frozenset({"aiohttp", "aiobotocore", "botocore", "urllib3"})
+PERMANENT_CLIENT_ERRORS = frozenset({"NoCredentialsError", "ParamValidationError", "ProfileNotFound", "NoRegionError"})
+# 404 and names that are no files say something about the request, not about the service.
+PERMANENT_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place in a file system: `path` is absolute and without the scheme."""
+
+    fs: Any
+    path: str
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.fs, f"{self.path.rstrip('/')}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def url(self) -> str:
+        """The place as a user would write it."""
+        return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
+
+
+def locate(url: str) -> Location:
+    """Find the file system of a local path or of any fsspec URL. Listings are never cached: others write there too.
+
+    Raises: ConfigError for a scheme that fsspec does not know, whose package is missing or that needs more than a URL.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except Exception as error:  # each file system's constructor refuses in its own way
+        if is_transient(error):
+            raise
+        text = mask_urls(f"got {url!r}: {error}")
+        raise ConfigError(f"{text}; allowed: a local path, or a URL of a scheme known here") from error
+    return Location(fs, str(path))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error is the infrastructure's (throttling, 403, 5xx, a time-out, a reset), so that trying again may help."""
+    if isinstance(error, PERMANENT_ERRORS):
+        return False
+    if isinstance(error, OSError):  # an OSError without a number comes from Arrow and says that the content is broken
+        return error.errno not in (None, errno.ENAMETOOLONG, errno.EINVAL) or isinstance(
+            error, (TimeoutError, ConnectionError, PermissionError)
+        )
+    kind = type(error)
+    return kind.__module__.split(".")[0] in CLIENT_MODULES and kind.__name__ not in PERMANENT_CLIENT_ERRORS
+
+
+def retry(call: Callable[[], T], *, attempts: int = ATTEMPTS, first_delay_s: float = FIRST_DELAY_S) -> T:
+    """Call until it succeeds; transient errors are tried again after a delay that doubles up to `MAX_DELAY_S`, with jitter.
+
+    A refusal (403) is tried no more than `ATTEMPTS` times: waiting seldom grants a right.
+
+    Raises: the last error.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return call()
+        except Exception as error:
+            allowed = min(attempts, ATTEMPTS) if isinstance(error, PermissionError) else attempts
+            if attempt >= allowed or not is_transient(error):
+                raise
+            delay_s = min(MAX_DELAY_S, first_delay_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+            text = mask_urls(f"{type(error).__name__}: {error}")
+            logger.warning("attempt %d of %d: %s; again in %.1f s", attempt, allowed, text, delay_s)
+            time.sleep(delay_s)
+    raise AssertionError("unreachable")
+
+
+def retry_remote(place: Location, call: Callable[[], T], *, attempts: int = PATIENT_ATTEMPTS) -> T:
+    """`retry` where the place is remote; a local disk is asked once."""
+    return call() if place.is_local else retry(call, attempts=attempts)
+
+
+def read_bytes(place: Location, start: int | None = None, *, attempts: int = ATTEMPTS) -> bytes:
+    """Read an object, from byte `start` on (negative: from the end)."""
+    return bytes(retry_remote(place, lambda: place.fs.cat_file(place.path, start=start), attempts=attempts))
+
+
+def open_reader(place: Location) -> IO[bytes]:
+    """Open an object for reading with seeks. The caller closes it and retries the whole read."""
+    # Parquet columns are read side by side in pieces that are large already: reading ahead would fetch most bytes twice.
+    options = {} if place.is_local else {"cache_type": "none"}
+    reader: IO[bytes] = place.fs.open(place.path, "rb", **options)
+    return reader
+
+
+def exists(place: Location) -> bool:
+    """Whether an object or folder of this name is there."""
+    return bool(retry_remote(place, lambda: place.fs.exists(place.path), attempts=ATTEMPTS))
+
+
+def list_files(folder: Location, suffix: str = "") -> list[tuple[str, int]]:
+    """List the files below a folder whose names end in `suffix`: sorted (path relative to the folder, size in bytes).
+
+    Names that begin with a dot or underscore are nobody's data and left out. A folder that is not there has no files.
+    """
+
+    def listing() -> dict[str, dict[str, Any]]:
+        try:
+            found: dict[str, dict[str, Any]] = folder.fs.find(folder.path, detail=True)
+        except FileNotFoundError:
+            return {}
+        return found
+
+    prefix = folder.path.rstrip("/") + "/"
+    files = []
+    for path, facts in retry_remote(folder, listing, attempts=ATTEMPTS).items():
+        name = path.removeprefix(prefix)
+        if name.endswith(suffix) and path.startswith(prefix) and not any(part[:1] in "._" for part in name.split("/")):
+            files.append((name, int(facts.get("size") or 0)))
+    return sorted(files)
+
+
+def put_atomic(place: Location, data: bytes) -> None:
+    """Write an object whole or not at all; what stood under the name is replaced.
+
+    Local: a temporary file whose name does not end as data files do, fsync, rename. Elsewhere an upload becomes visible
+    when it is complete.
+    """
+    if not place.is_local:
+        retry(lambda: place.fs.pipe_file(place.path, data), attempts=PATIENT_ATTEMPTS)
+        return
+    folder, name = os.path.split(place.path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, place.path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def check_writable(output: Location) -> None:
+    """Make sure that objects can be written below `output`, and leave nothing behind.
+
+    Raises: ConfigError naming the place and what stands in the way; a remote service's faults as they are, after retries.
+    """
+    try:
+        if output.is_local:
+            _check_folder(output.path)
+        else:
+            probe = output / f".writable-{uuid.uuid4().hex}"
+            retry(lambda: probe.fs.pipe_file(probe.path, b""))
+            retry(lambda: probe.fs.rm_file(probe.path))
+    except Exception as error:
+        if not output.is_local and is_transient(error) and not isinstance(error, PermissionError):
+            raise
+        text = mask_urls(f"got {output.url!r}, where nothing can be written: {type(error).__name__}: {error}")
+        raise ConfigError(f"output: {text}; allowed: a folder that can be made or written to") from error
+
+
+def _check_folder(path: str) -> None:
+    """Look from the folder upwards for the first that exists; it has to be a folder that may be written to."""
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    descriptor, name = tempfile.mkstemp(prefix=".writable-", dir=path)
+    os.close(descriptor)
+    os.unlink(name)

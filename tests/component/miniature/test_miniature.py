@@ -1,0 +1,114 @@
+"""The built-in trained family: its files, its names, and that it knows the scene world (figures of quality: `jobs.bench suite=miniature`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jobs._cli.options import load_config, parse_command_line
+from pipelines.output.config import EditJobConfig
+from pipelines.scenes.models import captioned_scene
+from vimaedit.config import ModelConfig
+from vimaedit.metrics.clip import ClipScore
+from vimaedit.models.files import SHIPPED, load_editor, model_digest, recipe_config, resolve_model
+from vimaedit.scenes.benchmark import benchmark_seed
+from vimaedit.scenes.edits import Edit, make_edit
+from vimaedit.scenes.reading.find import read_unknown
+from vimaedit.scenes.reading.judge import judge_edit
+from vimaedit.scenes.reading.models import draw_pictures, load_text_to_image, num_found
+from vimaedit.scenes.render import render_scene
+from vimaedit.types import EditRequest, EditResult, Status
+
+MEGABYTE = 1_000_000
+NUM_EDITS = 6
+NUM_DRAWN = 4
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def job(*words: str) -> EditJobConfig:
+    return load_config(EditJobConfig, parse_command_line(["input=in", "output=out", *words]), ("input", "output"))
+
+
+def run(category: str, model: str) -> list[tuple[Edit, EditResult]]:
+    """Edit the first scenes of the validation split, all with an edit of one category."""
+    edits = [make_edit(benchmark_seed("validation", 0, index), category) for index in range(NUM_EDITS)]
+    recipe = recipe_config(model)
+    editor = load_editor(dataclasses.replace(recipe, steps=min(recipe.steps, 20)), ModelConfig(model=model, device="cpu"))
+    requests = [
+        EditRequest(
+            id=str(index),
+            image=render_scene(edit.source, 128),
+            source_prompt=edit.source_prompt,
+            target_prompt=edit.target_prompt,
+            blend=edit.blend,
+        )
+        for index, edit in enumerate(edits)
+    ]
+    return list(zip(edits, editor(requests), strict=True))
+
+
+def test_the_files_keep_within_their_sizes() -> None:
+    assert size_of(SHIPPED / "miniature") <= 16 * MEGABYTE
+    assert size_of(SHIPPED / "lcm_unet") <= 7 * MEGABYTE
+    assert size_of(SHIPPED / "scoring_clip") <= 4 * MEGABYTE
+
+
+def test_it_is_the_default_with_a_recipe_of_its_own_and_no_warning() -> None:
+    stated = resolve_model(job()).bundle
+    assert job().model == "miniature" and "warning" not in stated and stated["recipe"]
+    for name, value in stated["recipe"].items():
+        own = getattr(job(), name)
+        assert all(getattr(own, key) == inner for key, inner in value.items()) if isinstance(value, dict) else own == value
+    assert job("model=miniature-lcm").steps < job().steps
+
+
+def test_the_few_step_sibling_differs_in_its_unet_alone() -> None:
+    own, few = (resolve_model(ModelConfig(model=name)) for name in ("miniature", "miniature-lcm"))
+    assert model_digest(own) != model_digest(few)
+    assert (own.diffusers, own.ip_adapter, own.clip) == (few.diffusers, few.ip_adapter, few.clip)
+
+
+@pytest.mark.parametrize("model", ["miniature", "miniature-lcm"])
+def test_a_background_is_changed_as_the_target_says(model: str) -> None:
+    done = run("change_background", model)
+    assert all(result.status == Status.OK for _, result in done)
+    right = [
+        judge_edit(result.image, edit.source, edit.target, edit.source_index, edit.target_index).edited_right
+        for edit, result in done
+        if result.image is not None
+    ]
+    unedited = [
+        judge_edit(result.source, edit.source, edit.target, edit.source_index, edit.target_index).edited_right
+        for edit, result in done
+    ]
+    assert not any(unedited) and sum(right) >= NUM_EDITS // 2
+
+
+def test_both_clips_know_the_captions() -> None:
+    scenes = [captioned_scene(benchmark_seed("validation", 0, index)) for index in range(40)]
+    pictures, captions = [render_scene(each.scene, 128) for each in scenes], [each.caption for each in scenes]
+    for name in (str(resolve_model(ModelConfig()).clip), "miniature"):
+        with torch.inference_mode():
+            assert num_found(ClipScore(name), pictures, captions) >= 34
+
+
+@pytest.mark.parametrize(("model", "steps", "guidance"), [("miniature", 20, 4.0), ("miniature-lcm", 4, 1.0)])
+def test_the_stock_pipeline_draws_the_named_background(model: str, steps: int, guidance: float) -> None:
+    scenes = [captioned_scene(benchmark_seed("validation", 0, index)) for index in range(NUM_DRAWN)]
+    pipe = load_text_to_image(resolve_model(ModelConfig(model=model)), "cpu", "float32")
+    drawn = draw_pictures(
+        pipe, [each.caption for each in scenes], [each.seed for each in scenes], steps=steps, guidance=guidance
+    )
+    assert np.isfinite(np.stack(drawn)).all()
+    right = [
+        read_unknown(picture).background.colour == each.scene.background.colour
+        for each, picture in zip(scenes, drawn, strict=True)
+    ]
+    assert sum(right) >= NUM_DRAWN // 2

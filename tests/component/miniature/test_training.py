@@ -1,0 +1,276 @@
+"""Training of the miniature: what the stages are made of. The whole job runs in `tests/pipeline/jobs/test_train_miniature.py`."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vimaedit.miniature.family import LATENT_CHANNELS, new_autoencoder, new_clip, new_scheduler, new_text_encoder, new_unet
+from vimaedit.miniature.training import loop
+from vimaedit.miniature.training.adapter import adapt, adapter_weights
+from vimaedit.miniature.training.components import fit_components, set_encoder
+from vimaedit.miniature.training.corrections import (
+    EDITED_WEIGHT,
+    encode_corrections,
+    training_correction,
+    validation_correction,
+)
+from vimaedit.miniature.training.data import (
+    STAGES,
+    load_tokenizer,
+    render_batch,
+    to_pixels,
+    tokenize,
+    training_edit,
+    training_scene,
+    validation_scene,
+)
+from vimaedit.miniature.training.denoiser import (
+    CLOSE_UP_BATCHES,
+    CORRECTIONS,
+    DenoiserStage,
+    add_noise,
+    level_weights,
+    spread_timesteps,
+    velocity,
+    velocity_to,
+)
+from vimaedit.miniature.training.loop import Budget, Replica, train
+from vimaedit.scenes.scenes import SPLIT_SEEDS, may_train_on
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return to_pixels(render_batch([training_scene("components", n)[0] for n in range(120)]))
+
+
+@pytest.fixture(scope="module")
+def components(pixels):
+    return fit_components(pixels)
+
+
+def test_the_encoder_computes_the_components(pixels, components):
+    autoencoder = new_autoencoder()
+    set_encoder(autoencoder, components)
+    with torch.inference_mode():
+        posterior = autoencoder.encode(pixels[:5]).latent_dist
+    wanted = components.encode(pixels[:5])
+    assert wanted.shape == (5, LATENT_CHANNELS, 16, 16)
+    assert (posterior.mode() - wanted).abs().max() < 5e-3
+    assert posterior.std.max() < 3e-3
+
+
+def test_latents_have_unit_variance_and_keep_the_picture(pixels, components):
+    latents = components.encode(pixels)
+    assert abs(latents.std() - 1) < 0.05
+    # The best picture that a linear decoder could make of them.
+    flat = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    patches = pixels.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
+    design = torch.cat([flat, torch.ones(len(flat), 1)], dim=1)
+    error = design @ torch.linalg.lstsq(design, patches).solution - patches
+    assert -10 * (error / 2).square().mean().log10() > 31
+
+
+def test_components_do_not_depend_on_the_order_of_pictures(pixels, components):
+    again = fit_components(pixels.flip(0))
+    assert torch.allclose(again.encode(pixels[:3]), components.encode(pixels[:3]), atol=1e-2)
+
+
+def test_no_two_stages_see_the_same_scenes():
+    texts = [training_scene(stage, n)[1] + str(training_scene(stage, n)[0]) for stage in STAGES for n in range(5)]
+    assert len(set(texts)) == len(texts)
+
+
+def test_training_never_sees_what_is_kept_for_the_other_splits():
+    assert all(may_train_on(training_scene("denoiser", n)[0]) for n in range(300))
+    for n in range(100):
+        edit = training_edit("clip", n)
+        assert may_train_on(edit.source) and may_train_on(edit.target)
+    assert not all(may_train_on(validation_scene(n)[0]) for n in range(100))
+    assert len(SPLIT_SEEDS) == 3
+
+
+def test_captions_fit_the_text_encoder():
+    tokenizer = load_tokenizer()
+    ids = tokenize(tokenizer, [training_scene("denoiser", n)[1] for n in range(500)])
+    # Start and end of text stand around every caption: none was cut.
+    assert ids.shape[1] == new_text_encoder().config.max_position_embeddings == tokenizer.model_max_length
+    assert (ids[:, -1] == tokenizer.eos_token_id).all()
+    assert (ids[:, -2] == tokenizer.eos_token_id).all()
+
+
+def test_an_adapter_starts_as_the_text_and_alone_learns():
+    unet = adapt(new_unet())
+    names = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    assert names and all("_ip." in name or name.startswith("encoder_hid_proj") for name in names)
+    for name, processor in unet.attn_processors.items():
+        if name.endswith("attn2.processor"):
+            attention = unet.get_submodule(name.removesuffix(".processor"))
+            assert torch.equal(processor.to_k_ip[0].weight, attention.to_k.weight)
+
+
+def test_an_adapters_file_gives_the_same_network(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    plain = new_unet()
+    weights = plain.state_dict()
+    trained = adapt(plain)
+    with torch.no_grad():
+        for parameter in trained.encoder_hid_proj.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_file(
+        {name: value.detach().contiguous() for name, value in adapter_weights(trained).items()}, tmp_path / "a.safetensors"
+    )
+    loaded = load_file(tmp_path / "a.safetensors")
+    again = new_unet()
+    again.load_state_dict(weights)
+    parts = {"image_proj": {}, "ip_adapter": {}}
+    for name, value in loaded.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    again._load_ip_adapter_weights([parts], low_cpu_mem_usage=False)
+    noisy, context, image = torch.randn(2, LATENT_CHANNELS, 16, 16), torch.randn(2, 48, 128), torch.randn(2, 1, 64)
+    with torch.inference_mode():
+        one, two = (
+            unet(noisy, 500, context, added_cond_kwargs={"image_embeds": [image]}, return_dict=False)[0]
+            for unet in (trained, again)
+        )
+    assert torch.equal(one, two)
+
+
+def test_timesteps_cover_all_levels():
+    torch.manual_seed(0)
+    drawn = torch.stack([spread_timesteps(20) for _ in range(500)])
+    assert drawn.min() >= 0 and drawn.max() <= 999
+    # One from each twentieth of the distribution: no batch lies on one side of its middle, at 1000 / (1 + e^-0.5).
+    assert (((drawn > 622).sum(dim=1) - 10).abs() <= 1).all()
+    between = ((drawn >= 500) & (drawn < 900)).float().mean()
+    assert abs(between - 0.583) < 0.02
+    assert (drawn < 100).float().mean() > 0.005
+    assert len({tuple(each) for each in drawn.argsort(dim=1).tolist()}) > 400  # in random order
+
+
+def test_levels_of_much_noise_weigh_one():
+    alphas = new_scheduler().alphas_cumprod
+    weights = level_weights(alphas[[10, 999]])
+    assert weights[1] == 1 and 0 < weights[0] < 1
+    assert abs(weights[0] / (1 - alphas[10]) - 6) < 1e-3  # SNR + 1 is 1 / (1 - a)
+    assert alphas[-1] < 0.02**2  # the last level holds next to nothing of the picture
+
+
+def test_noise_is_added_by_the_cumulative_alpha():
+    noisy = add_noise(torch.full((1, 1, 1, 1), 3.0), torch.full((1, 1, 1, 1), 7.0), torch.tensor([0.36]))
+    assert abs(float(noisy) - (0.6 * 3 + 0.8 * 7)) < 1e-6
+
+
+def test_the_velocity_to_a_picture_is_the_one_whose_clean_picture_it_is():
+    clean, other, noise = torch.randn(3, 2, 4, 3, 3).unbind()
+    alphas = torch.tensor([0.9, 0.1])
+    noisy = add_noise(clean, noise, alphas)
+    assert torch.allclose(velocity_to(noisy, clean, alphas), velocity(clean, noise, alphas), atol=1e-5)
+    signal, spread = alphas.sqrt().view(-1, 1, 1, 1), (1 - alphas).sqrt().view(-1, 1, 1, 1)
+    assert torch.allclose(signal * noisy - spread * velocity_to(noisy, other, alphas), other, atol=1e-5)
+
+
+def test_corrections_are_edits_of_the_training_split_that_add_nothing():
+    edits = [training_correction("denoiser", n) for n in range(96)]
+    for each in edits:
+        assert may_train_on(each.source) and may_train_on(each.target)
+        assert len(each.target.objects) <= len(each.source.objects)
+    assert {each.category for each in edits} > {"delete_object", "change_object", "change_style"}
+    assert not all(may_train_on(validation_correction(n).target) for n in range(100))
+
+
+def test_the_errors_of_corrections_weigh_more_where_they_differ(components):
+    corrections = [training_correction("denoiser", n) for n in range(20)]
+    seen, wanted, weights = encode_corrections(components, corrections)
+    assert seen.shape == wanted.shape == (20, LATENT_CHANNELS, 16, 16) and weights.shape == (20, 1, 16, 16)
+    assert set(weights.unique().tolist()) == {1.0, EDITED_WEIGHT}
+    differ = (seen - wanted).abs().amax(dim=1, keepdim=True) > 1e-4
+    assert differ.flatten(1).any(dim=1).all() and not (differ & (weights == 1)).any()
+
+
+def test_corrections_follow_the_close_ups(components):
+    torch.manual_seed(0)
+    stage = DenoiserStage(components, torch.device("cpu"))
+    asked = []
+    stage._errors = lambda denoiser, seen, wanted, *rest: asked.append((seen, wanted)) or torch.zeros(len(seen))
+    for step in (CLOSE_UP_BATCHES - 1, CLOSE_UP_BATCHES):
+        stage.loss(step)
+    differ = [(seen != wanted).flatten(1).any(dim=1) for seen, wanted in asked]
+    assert not differ[0].any()
+    assert 0 < differ[1][:CORRECTIONS].sum() and not differ[1][CORRECTIONS:].any()
+
+
+def test_the_family_has_the_stated_sizes():
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (new_unet(), new_text_encoder(), new_clip())]
+    assert 3.3e6 < sizes[0] < 3.5e6 and sizes[1] < 0.8e6 and sizes[2] < 0.8e6
+
+
+class Slope(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(()))
+
+
+class SlopeStage:
+    """Fits a line of slope 3 from points that follow from the step; `seen` holds the steps asked for."""
+
+    name = "slope"
+
+    def __init__(self) -> None:
+        self.trained = Slope()
+        self.seen: list[int] = []
+        self.drawn: list[float] = []
+
+    def loss(self, step: int) -> torch.Tensor:
+        self.seen.append(step)
+        self.drawn.append(float(torch.rand(())))
+        x = torch.tensor(1.0 + step % 5)
+        return ((self.trained.slope - 3) * x).square()
+
+    def evaluate(self, trained: nn.Module) -> dict[str, float]:
+        return {"slope": float(trained.slope)}
+
+
+def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY_S", 0.2)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.2)
+    first = SlopeStage()
+    averaged = train(first, Budget(minutes=0.03, learning_rate=0.05, average=0.9), tmp_path, seed=1)
+    assert abs(float(averaged.slope) - 3) < 0.2
+    assert first.seen == list(range(len(first.seen)))
+    finished = SlopeStage()
+    train(finished, Budget(minutes=0.03, learning_rate=0.05, average=0.9), tmp_path, seed=1)
+    assert finished.seen == []  # its budget is spent
+    more = SlopeStage()
+    train(more, Budget(minutes=0.04, learning_rate=0.05, average=0.9), tmp_path, seed=1)
+    assert more.seen[0] == len(first.seen)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "slope.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == len(first.seen) + len(more.seen)
+    # What a step draws follows from the seed and the step, wherever training began.
+    again = SlopeStage()
+    train(again, Budget(minutes=0.005, learning_rate=0.05), tmp_path / "other", seed=1)
+    assert again.drawn[:3] == first.drawn[:3]
+    assert len(set(first.drawn[:50])) == 50
+
+
+def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 1)
+    first, second = SlopeStage(), SlopeStage()
+    two = Replica(index=1, count=2)
+    train(second, Budget(minutes=0.01, learning_rate=0.05), tmp_path, seed=1, replica=two)
+    assert second.seen[:3] == [1, 3, 5]
+    assert second.trained.slope.item() > 0.01
+    left = torch.load(tmp_path / "slope-1.weights", weights_only=True)["slope"]
+    monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 10**9)  # the first one then meets once, below
+    train(first, Budget(minutes=0.0001, learning_rate=1e-9), tmp_path, seed=1, replica=Replica(index=0, count=2))
+    assert first.seen[0] == 0 and abs(first.trained.slope.item()) < 1e-3
+    seen: dict = {}
+    loop._meet(first.trained, tmp_path, "slope", Replica(index=0, count=2), seen)
+    assert abs(first.trained.slope.item() - left.item() / 2) < 1e-3
+    before = first.trained.slope.item()
+    loop._meet(first.trained, tmp_path, "slope", Replica(index=0, count=2), seen)
+    assert first.trained.slope.item() == before  # what was met once does not pull again
+    assert sorted(path.name for path in tmp_path.glob("slope*.pt")) == ["slope-1.pt", "slope.pt"]

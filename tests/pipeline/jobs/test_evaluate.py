@@ -1,0 +1,237 @@
+"""`jobs.evaluate`: from a benchmark as published to the report; again, it does what is missing only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.evaluate import main, spread_methods, summary_text
+from jobs.scenes import main as write_scenes
+from pipelines.evaluate.config import EvaluateConfig, edit_job, score_job
+from pipelines.evaluate.evaluate import EvaluationSummary
+from pipelines.tables import Table
+from tests.piebench_tree import write_mapping, write_tree
+
+COUNT = 6
+NO_NETWORKS = ("scoring_clip=", "dino=")
+QUICK = ("model=random", "steps=1", "actors=1", "threads=1", *NO_NETWORKS)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Put the signal handlers back that a job replaces."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    """An evaluation of a small benchmark as published, with one broken entry and one whose words its prompts lack."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    mapping = write_tree(folder / "pie", COUNT + 1)
+    first, second, *_ = mapping
+    mapping[first].pop("editing_prompt")
+    mapping[second]["blended_word"] = "zebra lion"
+    write_mapping(folder / "pie", mapping)
+    assert main([f"benchmark={folder / 'pie'}", f"output={folder / 'out'}", *QUICK]) == 0
+    return folder / "out"
+
+
+def data_of(report: Path) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', report.read_text(), re.DOTALL)
+    assert found
+    content: dict[str, Any] = json.loads(found[1])
+    return content
+
+
+@pytest.mark.timeout(900)
+def test_a_published_benchmark_becomes_a_report(output: Path) -> None:
+    run, scores = output / "runs" / "vimaedit", output / "scores"
+    assert (run / "_SUCCESS").exists() and json.loads((run / "run.json").read_text())["counts"]["ok"] == COUNT
+    rows = pq.read_table(scores / "vimaedit.parquet").to_pylist()
+    records = pq.read_table(output / "benchmark" / "records.parquet").to_pylist()
+    assert [row["id"] for row in rows] == [record["id"] for record in records] and len(rows) == COUNT
+    assert all(row["status"] == "ok" and row["background_psnr"] is not None for row in rows)
+    text = (output / "report.html").read_text()
+    assert text.startswith("<!doctype html>") and "PIE-Bench: vimaedit" in text
+    assert "1 of 7 entries of the benchmark are broken and left out" in text and "editing_prompt: got nothing" in text
+    assert "random weights: the pictures mean nothing" in text and "Not measured: CLIP whole, CLIP edited" in text
+    assert "missing_blend=ignore: phrases not found in 1 edits" in text and "blend=given" in text
+    data = data_of(output / "report.html")
+    assert [sample["id"] for sample in data["samples"]] == [row["id"] for row in rows]
+    for sample, record in zip(data["samples"], records, strict=True):
+        assert (sample["before"], sample["category"]) == (record["source_prompt"], record["category"])
+        assert sample["source"] and sample["reference"] and sample["results"][0]["edited"] and not sample["picture"]
+    psnr = [measure["key"] for measure in data["measures"]].index("background_psnr")
+    assert data["samples"][0]["results"][0]["values"][psnr] == pytest.approx(rows[0]["background_psnr"], rel=1e-5)
+
+
+@pytest.mark.timeout(900)
+def test_again_it_does_what_is_missing_only(output: Path) -> None:
+    words = [f"benchmark={output.parent / 'pie'}", f"output={output}", *QUICK]
+    kept = [
+        *output.glob("runs/vimaedit/data/*.parquet"),
+        output / "scores/vimaedit.parquet",
+        output / "benchmark/records.parquet",
+    ]
+    before = {place: place.stat().st_mtime_ns for place in kept}
+    report = (output / "report.html").read_bytes()
+    (output / "report.html").unlink()
+    assert len(kept) > 2 and main(words) == 0
+    assert {place: place.stat().st_mtime_ns for place in kept} == before
+    assert (output / "report.html").read_bytes() == report
+    (output / "scores/vimaedit.json").unlink()
+    assert main(words) == 0
+    assert (output / "scores/vimaedit.json").exists()
+    assert before[kept[0]] == kept[0].stat().st_mtime_ns
+
+
+@pytest.mark.timeout(900)
+def test_other_settings_are_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"benchmark={output.parent / 'pie'}", f"output={output}", *QUICK, "steps=2"]) == 2
+    assert "jobs.evaluate: output: got" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(900)
+def test_several_methods_stand_side_by_side(tmp_path: Path, cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert write_scenes([f"output={tmp_path / 'records'}", "count=4", "size=128"]) == 0
+    words = [
+        f"benchmark={tmp_path / 'records'}",
+        f"output={tmp_path / 'out'}",
+        *QUICK,
+        "method=[p2p, vimaedit grounding=cross-attention]",
+        "gallery=3",
+    ]
+    names = ["p2p", "vimaedit-grounding-cross-attention"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
+    assert "2 methods on 4 records" in said and "Edit right, rest kept" in said
+    assert all(f"| {name} | " in (tmp_path / "out/leaderboard.md").read_text() for name in names)
+    for name in names:
+        row = pq.read_table(tmp_path / "out" / "runs" / name / "data").to_pylist()[0]
+        assert row["method"] == name.partition("-")[0]
+        config = json.loads((tmp_path / "out" / "runs" / name / "run.json").read_text())["config"]
+        assert config["grounding"] == ("cross-attention" if "-" in name else "local-blend")  # its published one
+    compared = json.loads((tmp_path / f"out/scores/{names[1]}.json").read_text())["compared"]
+    assert compared["against"] == "p2p" and compared["metrics"]["background_psnr"]["pairs"] == 4
+    data = data_of(tmp_path / "out/report.html")
+    assert data["methods"] == names and len(data["samples"]) == 3
+    for sample in data["samples"]:
+        assert sample["picture"] and [result["status"] for result in sample["results"]] == ["ok", "ok"]
+    text = (tmp_path / "out/report.html").read_text()
+    assert "The first 3 of 4 records" in text and "vimaedit-grounding-cross-attention − p2p" in text and "Published" not in text
+
+
+@pytest.mark.timeout(900)
+def test_a_dry_run_writes_nothing(tmp_path: Path, cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert write_scenes([f"output={tmp_path / 'records'}", "count=2", "size=128"]) == 0
+    capsys.readouterr()
+    words = [f"benchmark={tmp_path / 'records'}", f"output={tmp_path / 'out'}", *QUICK, "dry_run=true"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "vimaedit" and lines[1] == "input:  1 files, 2 edits" and lines[-1] == "dry run: nothing was written"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_a_published_benchmark_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mapping(tmp_path, {})
+    assert main([f"benchmark={tmp_path}", f"output={tmp_path / 'out'}", "dry_run=true"]) == 2
+    assert "a benchmark as published; allowed: records to edit, which jobs.ingest makes of it" in capsys.readouterr().err
+
+
+def test_runs_follow_from_the_settings() -> None:
+    config = EvaluateConfig(benchmark="pie", output="/out", method="vimaedit", steps=7, jpeg_quality=75, limit=5, device="cpu")
+    job = edit_job(config, "/records")
+    assert (job.input, job.output, job.steps, job.limit) == ("/records", "/out/runs/vimaedit", 7, 5)
+    assert (job.blend, job.missing_blend, job.long_prompt, job.metrics, job.keep_source) == (
+        "given",
+        "ignore",
+        "truncate",
+        [],
+        "true",
+    )
+    score = score_job(config, "/records", "vimaedit", "vimaedit")
+    assert (score.benchmark, score.edited, score.output) == ("/records", "/out/runs/vimaedit", "/out")
+    assert (score.name, score.against, score.jpeg_quality, score.limit, score.device) == ("vimaedit", "", 75, 5, "cpu")
+    assert score_job(config, "/records", "other", "vimaedit").against == "vimaedit"
+    assert edit_job(dataclasses.replace(config, label="other"), "/records").output == "/out/runs/other"
+
+
+def test_the_settings_of_every_method_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark=b", "output=o", "method=[vimaedit, p2p]", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("method")] == [
+        *("method: vimaedit", "methods: []", "method: p2p", "methods: []"),
+    ]
+    assert main(["benchmark=b", "method=[vimaedit, p2p]", "--print-config"]) == 2
+    assert capsys.readouterr().err == "jobs.evaluate: output: got nothing; required: benchmark=... output=...\n"
+
+
+def test_a_list_of_methods_is_an_option_of_its_own() -> None:
+    assert spread_methods(["method=[a, b]", "steps=2"]) == ["methods=[a, b]", "steps=2"]
+    assert spread_methods(["method=a", "source_prompt=method=["]) == ["method=a", "source_prompt=method=["]
+    config = EvaluateConfig(benchmark="b", output="o", methods=["vimaedit", "p2p thresholds.edit=0.3 steps=7"])
+    assert config.names == ("vimaedit", "p2p-thresholds.edit-0.3-steps-7")
+    assert config.variants[1].options == {"thresholds.edit": "0.3", "steps": "7"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "benchmark, output: got nothing; required: benchmark=... output=..."),
+        (["benchmark=b", "output="], "output: got nothing; it is required: output=PATH_OR_URL"),
+        (["benchmark=b", "output=o", "method=paint"], "method: got 'paint'; allowed: vimaedit"),
+        (["benchmark=b", "output=o", "method=[vimaedit, paint]"], "method: got 'paint'; allowed: vimaedit"),
+        (
+            ["benchmark=b", "output=o", "method=[vimaedit, vimaedit]"],
+            "method: got vimaedit twice; allowed: every method once, or with",
+        ),
+        (
+            ["benchmark=b", "output=o", "method=[vimaedit limit=3]"],
+            "method: got 'limit=3' behind vimaedit; allowed: options of the",
+        ),
+        (
+            ["benchmark=b", "output=o", "method=[vimaedit fast]"],
+            "method: got 'fast' behind vimaedit; allowed: options of the edit",
+        ),
+        (
+            ["benchmark=b", "output=o", "label=a/b"],
+            "label: got 'a/b'; allowed: letters, digits, hyphens, dots, not a dot first",
+        ),
+        (["benchmark=b", "output=o", "against=paint"], "against: got 'paint'; allowed: vimaedit"),
+        (["benchmark=b", "output=o", "metrics=[beauty]"], "metrics: got 'beauty'; allowed: background"),
+        (["benchmark=b", "output=o", "jpeg_quality=0"], "jpeg_quality: got 0; allowed: 1 to 100"),
+        (["benchmark=b", "output=o", "gallery=-1"], "gallery: got -1; allowed: 0 to 100000"),
+        (["benchmark=b", "output=o", "thumbnail_px=8"], "thumbnail_px: got 8; allowed: 32 to 1024"),
+        (["benchmark=b", "output=o", "limit=0"], "limit: got 0; allowed: 1 or more, or leave it out"),
+        (["benchmark=b", "output=o", "input=c"], "input: got an unknown key; "),
+    ],
+)
+def test_what_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(f"jobs.evaluate: {message}")
+
+
+def test_the_summary_says_how_long_each_part_took() -> None:
+    table = Table(title="1 method on 2 records", columns=("method", "CLIP edited"), rows=(("p2p", "22.1 [20.0, 24.0]"),))
+    summary = EvaluationSummary(
+        exit_code=0, report="/out/report.html", leaderboard=table, seconds={"ingest": 1.25, "edit p2p": 7.0}, warnings=()
+    )
+    first, second, *shown, last = summary_text(summary).splitlines()
+    assert [first, second, last] == ["ingest: 1.2 s", "edit p2p: 7.0 s", "report: /out/report.html"]
+    assert shown == ["", *table.text().splitlines(), ""]
+    stopped = EvaluationSummary(
+        exit_code=5, report=None, leaderboard=None, seconds={}, warnings=(), stop_reason="p2p: 101 of the last 200 failed"
+    )
+    assert summary_text(stopped) == "stopped early: p2p: 101 of the last 200 failed"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs._cli.progress import progress_line
+from pipelines.cluster import logs
+from pipelines.cluster.logs import JsonFormatter, about, fields, set_run
+from pipelines.output.context import Row
+from pipelines.output.plan import Unit
+
+SECRET = "https://ann:hush@host/a.png?X-Amz-Signature=hush&size=3"
+
+
+@pytest.fixture(autouse=True)
+def no_run() -> Iterator[None]:
+    logs._run.clear()  # a job that ran in this process has named itself
+    yield
+    logs._run.clear()
+
+
+def line_of(message: str, *arguments: object, **options: Any) -> dict[str, Any]:
+    """Format one record and parse the line."""
+    logger = logging.getLogger("pipelines.somewhere")
+    extra, error = options.get("extra", {}), options.get("exc_info")
+    record = logger.makeRecord(logger.name, logging.WARNING, __file__, 1, message, arguments, error, extra=extra)
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_a_line_names_run_unit_and_records() -> None:
+    row = Row(id="r7", edit_index=1, input_file="a.parquet", input_row=17)
+    unit = Unit(file=0, start=16, first_row=16, first_edit=0, count=2, take=2)
+    before = line_of("nothing yet")
+    assert before.keys() == {"time", "level", "logger", "message", "host", "pid"}
+    assert before["time"].endswith("Z") and before["level"] == "WARNING" and before["logger"] == "pipelines.somewhere"
+    set_run("plan-digest", "attempt-1")
+    with about(unit, "a.parquet"):
+        found = line_of("batch of %d", 2, extra=fields("batch_edited", [row], seconds=0.5, rows=3))
+    assert found["message"] == "batch of 2" and found["event"] == "batch_edited"
+    assert (found["run"], found["attempt"], found["unit"], found["file"]) == (
+        "plan-digest",
+        "attempt-1",
+        "00000-000000016",
+        "a.parquet",
+    )
+    assert found["records"] == [{"id": "r7", "row": 17, "edit": 1}]
+    assert (found["seconds"], found["rows"]) == (0.5, 3)
+    assert "unit" not in line_of("later")
+
+
+def test_a_job_logs_in_json_where_it_is_asked_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = [f"input={tmp_path / 'none'}", f"output={tmp_path / 'out'}", "log_format=json"]
+    done = subprocess.run([sys.executable, "-m", "jobs.edit", *words], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    *lines, refusal = done.stderr.splitlines()
+    assert refusal.startswith("jobs.edit: input: got ")
+    assert [json.loads(line)["logger"] for line in lines] == ["jobs.edit"]
+    assert json.loads(lines[0])["message"].startswith("model miniature, ")
+    caplog.set_level("INFO")
+    progress = progress_line("json")
+    progress(3, 4, {"ok": 3})
+    assert [message.split(",")[0] for message in caplog.messages] == ["3/4 rows (75%)"]
+
+
+def test_no_line_carries_credentials() -> None:
+    row = Row(id=SECRET, edit_index=0, input_file="a.parquet", input_row=0)
+    try:
+        raise OSError(f"no answer from {SECRET}")
+    except OSError:
+        found = line_of('got "%s"\n', SECRET, extra=fields("x", [row], nested={"a": [SECRET]}), exc_info=sys.exc_info())
+    text = json.dumps(found)
+    assert "hush" not in text and text.count("https://***@host/a.png?X-Amz-Signature=***&size=3") == 4
+    assert "Traceback" in found["exception"] and found["message"].endswith("\n")

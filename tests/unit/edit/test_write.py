@@ -1,0 +1,99 @@
+"""One finished request -> one output row: what cannot be coded is that row's error, and texts stay readable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.edit.write import encode_row
+from pipelines.output.config import EditJobConfig
+from pipelines.output.context import Row, RunContext
+from pipelines.output.finish import write_run
+from pipelines.store.location import locate
+from pipelines.store.text import cut, cut_quotes, without_secrets
+from tests.contexts import make_context
+from vimaedit.models.files import ModelFacts
+from vimaedit.types import Status
+
+SECRET = "s3://ann:hush@bucket/model"
+
+
+def context_of(**options: Any) -> RunContext:
+    facts = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+    return make_context(EditJobConfig(input="in", output="out", **options), facts)
+
+
+def finished(shape: tuple[int, int] = (7, 5)) -> Row:
+    row = Row(id="a", edit_index=0, input_file="f", input_row=0, source_prompt="s", target_prompt="t", seed=3, attempts=1)
+    row.canvas, row.edited = (np.full((*shape, 3), value, np.uint8) for value in (11, 13))
+    row.edit_mask = np.ones(shape, bool)
+    row.status, row.original_size, row.crop_box = Status.OK, shape[::-1], (0, 0, *shape[::-1])
+    return row
+
+
+def test_a_picture_that_the_format_cannot_hold_is_a_rejected_row() -> None:
+    row = encode_row(context_of(image_format="webp"), "u", finished((3, 16411)))
+    assert (row["status"], row["error_stage"], row["error_type"]) == ("rejected", "encode", "image_too_wide")
+    assert row["error_message"].startswith("record 'a': image_format: got webp for 16411x3 px; allowed: up to ")
+    assert all(row[name] is None for name in ("image", "edited_image", "edit_mask", "critical_mask", "metrics"))
+    assert row["blend_words_used"] is None and row["grounded"] is None
+
+
+def test_any_other_error_of_coding_is_a_failed_row() -> None:
+    broken = finished()
+    broken.edited = np.zeros((3, 3, 3), np.uint8)
+    row = encode_row(context_of(), "u", broken)
+    assert (row["status"], row["error_stage"], row["error_type"]) == ("failed", "encode", "ValueError")
+
+
+def test_a_source_without_a_path_is_warned_of() -> None:
+    context = context_of(keep_source="path", frame="original")
+    row = encode_row(context, "u", finished())
+    assert row["image"] is None and row["warnings"] == [
+        "source_not_kept: keep_source=path, but the record's picture has no path, so image is null"
+    ]
+    named = finished()
+    named.image_path = "a.png"
+    row = encode_row(context, "u", named)
+    assert row["image"] == {"bytes": None, "path": "a.png"} and row["warnings"] == []
+
+
+@pytest.mark.parametrize(("status", "tries"), [(Status.FAILED, 1), (Status.REJECTED, 0)])
+def test_a_row_that_failed_before_the_editor_was_tried_once(status: Status, tries: int) -> None:
+    row = Row(id="a", edit_index=0, input_file="f", input_row=0)
+    row.stop(status, "fetch", "kind", "text")
+    assert encode_row(context_of(), "u", row)["attempts"] == tries
+
+
+def test_no_column_shows_credentials() -> None:
+    row = finished()
+    row.stop(Status.REJECTED, "fetch", "kind", f"image: got 'x'; allowed: a path under {SECRET}")
+    values = encode_row(context_of(model=SECRET), "u", row)
+    assert values["model"] == "s3://***@bucket/model" and "hush" not in values["error_message"]
+
+
+def test_the_runs_own_record_shows_no_credentials(tmp_path: Path) -> None:
+    context = context_of(model=SECRET, image_root="https://host/a?X-Amz-Signature=hush&x=1")
+    write_run(locate(str(tmp_path)), context, {"warnings": [f"{SECRET}: unreadable"]})
+    text = (tmp_path / "run.json").read_text()
+    assert "hush" not in text
+    assert json.loads(text)["config"]["image_root"] == "https://host/a?X-Amz-Signature=***&x=1"
+
+
+def test_long_values_are_cut_in_error_messages() -> None:
+    row = finished()
+    row.stop(Status.REJECTED, "edit", "kind", f"record 'a': blend_words: got '{'x' * 5000}'; allowed: \"{'y' * 200}\"")
+    message = encode_row(context_of(), "u", row)["error_message"]
+    assert message == f"record 'a': blend_words: got '{'x' * 200}...'; allowed: \"{'y' * 200}\""
+
+
+def test_texts_are_cut_and_masked() -> None:
+    assert cut("abcdefg", 7) == "abcdefg" and cut("abcdefgh", 7) == "abcd..."
+    assert cut_quotes("it's fine") == "it's fine"
+    config = {"model": SECRET, "lora": [{"path": SECRET, "scale": 0.5}], "limit": None}
+    masked = "s3://***@bucket/model"
+    assert without_secrets(config) == {"model": masked, "lora": [{"path": masked, "scale": 0.5}], "limit": None}

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import dataclasses
+
+from pipelines.evaluate.report.data import Board
+from pipelines.evaluate.report.leaderboard import leaderboard
+from tests.report_board import METHODS, make_board
+
+
+def board(means: list[float | None], metric: str) -> Board:
+    """A board whose methods have these means of one metric."""
+    made = make_board(12, METHODS[: len(means)], piebench=False)
+    methods = []
+    for method, mean in zip(made.methods, means, strict=True):
+        scores = {**method.scores, "overall": {**method.scores["overall"]}}
+        found = {"mean": mean, "low": mean, "high": mean, "count": 0 if mean is None else 12, "nan": 0, "infinite": 0}
+        scores["overall"][metric] = {**found, "missing": 12 if mean is None else 0}
+        methods.append(dataclasses.replace(method, scores=scores))
+    return dataclasses.replace(made, methods=tuple(methods))
+
+
+def test_methods_are_ranked_by_what_an_exact_answer_settles_and_absent_values_come_last() -> None:
+    table = leaderboard(board([0.2, None, 0.1, 0.4], "scene_success"))
+    assert table.columns[:4] == ("method", "scored", "Edit right, rest kept", "Edit right")
+    assert [row[0] for row in table.rows] == ["pnp", "vimaedit", "masactrl", "p2p"]
+    assert [row[2] for row in table.rows] == ["0.400 [0.400, 0.400]", "0.200 [0.200, 0.200]", "0.100 [0.100, 0.100]", "-"]
+    assert [row[1] for row in table.rows] == ["11", "12", "12", "12"]  # one was rejected
+    assert table.title == "4 methods on 12 records"
+
+
+def test_the_report_shows_exact_answers_first_and_the_rest_in_its_order() -> None:
+    metrics = board([0.2], "scene_success").metrics
+    assert metrics[:3] == ["scene_success", "scene_edited_right", "structure_distance"]
+    assert metrics.index("background_psnr") < metrics.index("mask_iou") < metrics.index("target_psnr")

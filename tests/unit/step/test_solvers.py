@@ -1,0 +1,132 @@
+"""Grids and step rules against the formulas, written out once more in float64 numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vimaedit.errors import ConfigError
+from vimaedit.step.solvers import (
+    add_noise,
+    build_schedule,
+    ddim_schedule,
+    ddim_step,
+    dpmsolver_schedule,
+    dpmsolver_step,
+    predict_x0,
+)
+
+LEVELS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+SHAPE = (2, 3, 4, 5, 7)
+
+
+def draw(seed: int, shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_ddim_grid_of_fifty_steps() -> None:
+    schedule = ddim_schedule(LEVELS, 50)
+    assert schedule.timesteps[:3] == (981, 961, 941) and schedule.timesteps[-1] == 1
+    assert schedule.alphas[0] == LEVELS[981] and schedule.next_alphas[0] == LEVELS[961]
+    assert schedule.next_alphas[-1] == 1.0
+
+
+def test_ddim_grid_where_the_steps_do_not_divide() -> None:
+    schedule = ddim_schedule(LEVELS, 7)
+    assert schedule.timesteps == (853, 711, 569, 427, 285, 143, 1)
+    assert schedule.next_alphas[0] == LEVELS[853 - 142]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmsolver++"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 501, 999])
+def test_any_number_of_steps(solver: str, steps: int) -> None:
+    schedule = build_schedule(solver, LEVELS, steps)
+    assert len(schedule) == steps and all(b <= a for a, b in zip(schedule.timesteps, schedule.timesteps[1:], strict=False))
+    assert all(0 < a < b <= 1 for a, b in zip(schedule.alphas, schedule.next_alphas, strict=True))
+    assert schedule.next_alphas[:-1] == schedule.alphas[1:] and schedule.next_alphas[-1] == 1.0
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmsolver++"])
+def test_too_many_steps_name_the_limit(solver: str) -> None:
+    with pytest.raises(ConfigError, match=f"steps: got 1000 with solver={solver.replace('+', '[+]')}; allowed: 1 to 999"):
+        build_schedule(solver, LEVELS, 1000)
+
+
+def test_dpmsolver_grid() -> None:
+    schedule = dpmsolver_schedule(LEVELS, 10)
+    assert schedule.timesteps == (999, 899, 799, 699, 599, 500, 400, 300, 200, 100)
+    assert schedule.next_alphas == (*schedule.alphas[1:], 1.0)
+
+
+@pytest.mark.parametrize("i", [0, 5, 9])
+@pytest.mark.parametrize("eta", [1.0, 0.3])
+def test_ddim_step_follows_the_formula(i: int, eta: float) -> None:
+    schedule = ddim_schedule(LEVELS, 10)
+    x, x0, noise = draw(1), draw(2), draw(3)
+    mask = (draw(4, (3, 1, 5, 7)) > 0).float()
+    own = ddim_step(x, x0, schedule, i, mask, noise, eta).double().numpy()
+    a, b = schedule.alphas[i], schedule.next_alphas[i]
+    sigma = eta * mask.double().numpy() * math.sqrt((1 - b) / (1 - a) * (1 - a / b))
+    direction = np.sqrt((1 - b - sigma**2) / (1 - a))
+    expected = (math.sqrt(b) - math.sqrt(a) * direction) * x0.numpy() + direction * x.numpy() + sigma * noise.numpy()
+    np.testing.assert_allclose(own, expected, atol=2e-6)
+
+
+def test_zero_variance_keeps_the_source_on_its_closed_form() -> None:
+    """With no variance the source stays sqrt(a) x0 + sqrt(1 - a) n at every level."""
+    schedule = ddim_schedule(LEVELS, 11)
+    x0, noise = draw(1), draw(2)
+    x = add_noise(x0, noise, schedule.alphas[0])
+    for i in range(11):
+        x = ddim_step(x, x0, schedule, i, torch.zeros(1), draw(9), eta=1.0)
+        torch.testing.assert_close(x, add_noise(x0, noise, schedule.next_alphas[i]), atol=2e-5, rtol=0)
+
+
+def test_predict_x0_inverts_add_noise() -> None:
+    x0, noise = draw(1), draw(2)
+    torch.testing.assert_close(predict_x0(add_noise(x0, noise, 0.37), noise, 0.37), x0, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("i", [0, 4, 9])
+def test_dpmsolver_step_follows_the_formulas(i: int) -> None:
+    schedule = dpmsolver_schedule(LEVELS, 10)
+    x, x0, previous, noise = (draw(seed).double().numpy() for seed in (1, 2, 3, 4))
+    mask = draw(5, (3, 1, 5, 7)) > 0
+    history = None if i == 0 else torch.from_numpy(previous).float()
+    own = dpmsolver_step(
+        torch.from_numpy(x).float(),
+        torch.from_numpy(x0).float(),
+        history,
+        schedule,
+        i,
+        mask.float(),
+        torch.from_numpy(noise).float(),
+    )
+    a, b = schedule.alphas[i], schedule.next_alphas[i]
+    if i == 9:
+        expected = x0
+    else:
+
+        def half_log_snr(alpha: float) -> float:
+            return math.log(math.sqrt(alpha) / math.sqrt(1 - alpha))
+
+        h = half_log_snr(b) - half_log_snr(a)
+        slope = np.zeros_like(x0)
+        if i > 0:
+            r = (half_log_snr(a) - half_log_snr(schedule.alphas[i - 1])) / h
+            slope = (x0 - previous) / r
+        s, s_next, root = math.sqrt(1 - a), math.sqrt(1 - b), math.sqrt(b)
+        ode = s_next / s * x - root * (math.exp(-h) - 1) * (x0 + 0.5 * slope)
+        decay = 1 - math.exp(-2 * h)
+        sde = s_next / s * math.exp(-h) * x + root * decay * (x0 + 0.5 * slope) + s_next * math.sqrt(decay) * noise
+        expected = np.where(mask.numpy(), sde, ode)
+    np.testing.assert_allclose(own.double().numpy(), expected, atol=5e-6)
+
+
+def test_first_order_sde_equals_ddim_with_full_variance() -> None:
+    """The SDE update without history is DDIM with eta = 1: two formulas, one step."""
+    schedule = dpmsolver_schedule(LEVELS, 10)
+    x, x0, noise, everywhere = draw(1), draw(2), draw(3), torch.ones(1)
+    sde = dpmsolver_step(x, x0, None, schedule, 3, everywhere, noise)
+    torch.testing.assert_close(sde, ddim_step(x, x0, schedule, 3, everywhere, noise, 1.0), atol=3e-6, rtol=0)

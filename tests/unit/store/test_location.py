@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipelines.store import location as storage
+from pipelines.store.location import check_writable, exists, is_transient, list_files, locate, put_atomic, read_bytes, retry
+from pipelines.store.masking import mask_urls
+from vimaedit.errors import ConfigError
+
+
+def test_a_local_put_leaves_one_whole_file(tmp_path: Path) -> None:
+    place = locate(str(tmp_path / "data" / "part.parquet"))
+    put_atomic(place, b"first")
+    put_atomic(place, b"second, longer")
+    assert (tmp_path / "data" / "part.parquet").read_bytes() == b"second, longer"
+    assert os.listdir(tmp_path / "data") == ["part.parquet"]
+
+
+def test_a_put_that_fails_leaves_the_old_file_and_no_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = locate(str(tmp_path / "part.parquet"))
+    put_atomic(place, b"old")
+    seen: list[str] = []
+
+    def full_disk(source: str, target: str) -> None:
+        seen.append(source)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        put_atomic(place, b"new")
+    assert not seen[0].endswith(".parquet")
+    assert os.listdir(tmp_path) == ["part.parquet"] and (tmp_path / "part.parquet").read_bytes() == b"old"
+
+
+def test_any_fsspec_url_is_listed_read_and_written() -> None:
+    root = locate("memory://bucket/run")
+    put_atomic(root / "data" / "b.parquet", b"0123456")
+    put_atomic(root / "data" / "a.parquet", b"1")
+    put_atomic(root / "data" / ".hidden.parquet", b"1")
+    put_atomic(root / "data" / "note.txt", b"1")
+    assert list_files(root, ".parquet") == [("data/a.parquet", 1), ("data/b.parquet", 7)]
+    assert list_files(root / "nothing") == []
+    assert read_bytes(root / "data" / "b.parquet", start=-3) == b"456"
+    assert exists(root / "data" / "note.txt") and not exists(root / "data" / "c")
+    assert (root / "data").url == "memory:///bucket/run/data"
+    assert isinstance(root.fs, fsspec.AbstractFileSystem)
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (FileNotFoundError(2, "404"), False),
+        (PermissionError(13, "403"), True),
+        (OSError(16, "SlowDown"), True),
+        (TimeoutError(), True),
+        (ConnectionResetError(), True),
+        (OSError("Corrupt snappy compressed data"), False),
+        (ValueError("bad"), False),
+    ],
+)
+def test_which_errors_are_the_infrastructures(error: Exception, transient: bool) -> None:
+    assert is_transient(error) is transient
+
+
+def test_errors_of_object_store_clients_are_transient() -> None:
+    botocore = pytest.importorskip("botocore.exceptions")
+    assert is_transient(botocore.EndpointConnectionError(endpoint_url="http://x"))
+    assert not is_transient(botocore.NoCredentialsError())
+
+
+@pytest.mark.parametrize(("failures", "calls"), [(2, 3), (9, 3)])
+def test_transient_errors_are_tried_again_and_surface_at_last(failures: int, calls: int) -> None:
+    made: list[int] = []
+
+    def flaky() -> str:
+        made.append(1)
+        if len(made) <= failures:
+            raise ConnectionResetError("reset")
+        return "done"
+
+    if failures < 3:
+        assert retry(flaky, attempts=3, first_delay_s=0.001) == "done"
+    else:
+        with pytest.raises(ConnectionResetError, match="reset"):
+            retry(flaky, attempts=3, first_delay_s=0.001)
+    assert len(made) == calls
+
+
+def test_a_refusal_is_not_waited_for_as_long_as_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(storage.time, "sleep", waits.append)
+
+    def refused() -> None:
+        raise PermissionError(13, "403")
+
+    def out() -> None:
+        raise ConnectionResetError("reset")
+
+    with pytest.raises(PermissionError):
+        retry(refused, attempts=storage.PATIENT_ATTEMPTS)
+    assert len(waits) == storage.ATTEMPTS - 1
+    waits.clear()
+    with pytest.raises(ConnectionResetError):
+        retry(out, attempts=storage.PATIENT_ATTEMPTS)
+    assert len(waits) == storage.PATIENT_ATTEMPTS - 1 and 120 < sum(waits) < 420 and max(waits) <= storage.MAX_DELAY_S
+
+
+@pytest.mark.parametrize("url", ["foo://bucket/x", "nothing+odd://x", "s3://[", "github://x", "dir://x"])
+def test_places_that_cannot_be_made_out_are_a_configuration_error(url: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"got '{re.escape(url)}': .*; allowed: a local path, or a URL of a scheme known here"
+    ):
+        locate(url)
+
+
+def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
+    check_writable(locate(str(tmp_path / "not" / "yet")))
+    check_writable(locate("memory://somewhere/out"))
+    assert os.listdir(tmp_path) == [] and not exists(locate("memory://somewhere/out"))
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nope")):
+        with pytest.raises(ConfigError, match=f"output: got '{path}', where nothing can be written: .*; allowed: a folder"):
+            check_writable(locate(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("s3://user:pass@bucket/key", "s3://***@bucket/key"),
+        ("https://h/a?x=1&X-Amz-Signature=ab%2Fcd&y=2", "https://h/a?x=1&X-Amz-Signature=***&y=2"),
+        ("'https://h/a?token=abc' and s3://b/token=1", "'https://h/a?token=***' and s3://b/token=1"),
+        ("s3://user:p@ss@bucket/key", "s3://***@bucket/key"),
+        ("https://h/a?next=b@c", "https://h/a?next=b@c"),
+        ("https://h/a#pwd=abc", "https://h/a#pwd=***"),
+        ("Max retries exceeded with url: /a?sig=abc", "Max retries exceeded with url: /a?sig=***"),
+        ("/local/user:pass@file", "/local/user:pass@file"),
+    ],
+)
+def test_credentials_in_urls_are_masked(text: str, masked: str) -> None:
+    assert mask_urls(text) == masked
+
+
+def test_masking_takes_no_longer_than_the_text() -> None:
+    started = time.monotonic()
+    mask_urls("?" + "key" * 200_000)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "no such bucket"), NotImplementedError("read only")])
+def test_a_remote_place_that_refuses_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = locate("memory://somewhere/out")
+    monkeypatch.setattr(place.fs, "pipe_file", refusing(error))
+    with pytest.raises(ConfigError, match="output: got 'memory:///somewhere/out', where nothing can be written: .*; allowed:"):
+        check_writable(place)
+
+
+def test_an_outage_is_no_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    place = locate("memory://somewhere/out")
+    monkeypatch.setattr(place.fs, "pipe_file", refusing(ConnectionResetError("reset")))
+    with pytest.raises(ConnectionResetError, match="reset"):
+        check_writable(place)
+
+
+def refusing(error: Exception) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
+
+
+def test_a_missing_object_is_asked_for_once() -> None:
+    made: list[int] = []
+
+    def missing() -> None:
+        made.append(1)
+        raise FileNotFoundError("404")
+
+    with pytest.raises(FileNotFoundError):
+        retry(missing, first_delay_s=0.001)
+    assert len(made) == 1

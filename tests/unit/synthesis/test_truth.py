@@ -1,0 +1,100 @@
+"""Whether edits of drawn scenes are truly right, and how that is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipelines.synthesis.truth import count_truth, truth_table
+from vimaedit.scenes.reading.find import read_unknown
+from vimaedit.scenes.reading.truth import edited_scene, is_edit_right
+from vimaedit.scenes.render import render_scene
+from vimaedit.scenes.scenes import Background, Scene, SceneObject
+from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
+from vimaedit.types import BlendPhrase
+
+STAR = SceneObject(shape="star", colour="red", material="plain", face=None, x=300, y=350, size=300, angle=0)
+RING = SceneObject(shape="ring", colour="blue", material="striped", face=None, x=700, y=650, size=300, angle=0)
+SCENE = Scene(objects=(STAR, RING), background=Background(colour="white", pattern="plain"), style="picture")
+TARGET = "a red star and a violet striped ring on a white background"
+
+
+@pytest.fixture(scope="module")
+def words() -> Lexicon:
+    return load_lexicon("scenes")
+
+
+@pytest.mark.parametrize(
+    ("category", "source", "target", "expected"),
+    [
+        ("change_attribute_color", "red star", "violet star", replace(SCENE, objects=(replace(STAR, colour="purple"), RING))),
+        (
+            "change_object",
+            "blue striped ring",
+            "blue striped disc",
+            replace(SCENE, objects=(STAR, replace(RING, shape="circle"))),
+        ),
+        (
+            "change_attribute_material",
+            "red star",
+            "red wooden star",
+            replace(SCENE, objects=(replace(STAR, material="wooden"), RING)),
+        ),
+        (
+            "change_attribute_material",
+            "blue ring with stripes",
+            "blue ring",
+            replace(SCENE, objects=(STAR, replace(RING, material="plain"))),
+        ),
+        ("delete_object", "star", None, replace(SCENE, objects=(RING,))),
+        (
+            "change_background",
+            "white background",
+            "dotted pink background",
+            replace(SCENE, background=Background(colour="pink", pattern="spotted")),
+        ),
+        ("change_attribute_color", "green star", "violet star", None),
+        ("change_attribute_color", "red star", "violet star", None),
+    ],
+)
+def test_the_words_say_what_is_wanted(
+    words: Lexicon, category: str, source: str, target: str | None, expected: Scene | None
+) -> None:
+    before = replace(SCENE, objects=(STAR, STAR)) if expected is None and source == "red star" else SCENE
+    assert edited_scene(before, category, [BlendPhrase(source=source, target=target)], TARGET, words) == expected
+
+
+def test_what_is_added_and_the_style(words: Lexicon) -> None:
+    added = edited_scene(SCENE, "add_object", [BlendPhrase(source=None, target="metal green moon")], TARGET, words)
+    assert added is not None and added.objects[:2] == SCENE.objects
+    assert (added.objects[2].shape, added.objects[2].colour, added.objects[2].material) == ("moon", "green", "metal")
+    style = edited_scene(SCENE, "change_style", [], f"a pencil sketch of {TARGET}", words)
+    assert style == replace(SCENE, style="sketch")
+    assert edited_scene(SCENE, "change_style", [], TARGET, words) is None
+    assert edited_scene(SCENE, "change_object", [], TARGET, words) is None
+
+
+def test_pictures_are_read(words: Lexicon) -> None:
+    single = replace(SCENE, objects=(STAR,))
+    source = render_scene(single, 96)
+    blue = render_scene(replace(single, objects=(replace(STAR, colour="blue"),)), 96)
+    moved = render_scene(replace(single, objects=(replace(STAR, colour="blue", x=600),)), 96)
+    blend = [BlendPhrase(source="red star", target="blue star")]
+
+    def right(edited: object) -> bool:
+        return is_edit_right(read_unknown(source), edited, "change_attribute_color", blend, "a blue star", words)  # type: ignore[arg-type]
+
+    assert right(blue) and not right(source) and not right(moved)
+
+
+def test_shares_are_counted_before_and_after_filtering() -> None:
+    judged = [("a", f"p{n}", 0, n % 4 == 0) for n in range(40)] + [("b", f"q{n}", 1, True) for n in range(4)]
+    kept = {(f"p{n}", 0) for n in range(0, 40, 4)} | {("p1", 0)}
+    truth = count_truth(judged, kept, 50)
+    assert truth.edited == (14, 44) and truth.kept == (10, 11) and truth.kept_share == pytest.approx(11 / 50)
+    before, after = truth.intervals
+    assert before.high < after.low
+    assert truth.by_category == {"a": ((10, 40), (10, 11)), "b": ((4, 4), (0, 0))}
+    text = truth_table(truth).text()
+    assert "22.0 % of 50 requested candidates were kept" in text and "90.9 % [62.3, 98.4]" in text

@@ -1,0 +1,1 @@
+"""The engine: from requests over the denoising loop to results."""

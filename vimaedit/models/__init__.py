@@ -1,0 +1,1 @@
+"""Models: their files, their networks, the facts of their family."""

@@ -1,0 +1,343 @@
+"""Find a model's files, say what it is from its configs alone, and build an editor from it.
+
+Nothing here imports torch or diffusers until `load_editor` is called, so that planning stays light.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vimaedit.config import NEEDS_GPU, EditConfig, ModelConfig
+from vimaedit.errors import ConfigError
+from vimaedit.recipes import config_of, recipe_of
+from vimaedit.types import Editor
+
+BUNDLE_FILE = "bundle.json"
+BUILT_IN = ("miniature", "miniature-lcm", "random")
+SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"  # of the built-in family
+DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+DEFAULT_IP_ADAPTER = "h94/IP-Adapter"
+DEFAULT_CLIP = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+IP_ADAPTER_FILE = "models/ip-adapter_sd15.safetensors"
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+REAL_SD_CONTEXT = 768  # text width of SD 1.x, for which the public IP-Adapter was trained
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """Local paths of one model. `diffusers` is a pipeline folder; with a `checkpoint` it only lends configs and tokenizer.
+
+    `few_step_unet` is a folder with a consistency-distilled UNet that takes the place of the pipeline's own.
+    """
+
+    name: str
+    diffusers: Path
+    checkpoint: Path | None
+    few_step_unet: Path | None
+    ip_adapter: Path | None
+    clip: Path | None
+    loras: tuple[tuple[Path, float], ...]
+    variant: str | None
+    bundle: dict[str, Any]  # what the bundle states of itself, empty for other models
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What planning must know of a model. `canvas_size`, `granularity` (every side is a multiple of it) and `clip_side` in px."""
+
+    name: str
+    canvas_size: int
+    granularity: int
+    clip_side: int
+    warning: str | None
+
+
+def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFiles:
+    """Find all files of a model, downloading what is named by hub id.
+
+    Raises: ConfigError naming the option and what it may be, also when a hub cannot be reached.
+    """
+    bundle_root = _bundle_root(model.model)
+    checkpoint = None
+    if bundle_root is not None:
+        diffusers_dir = bundle_root / "sd"
+    elif Path(model.model).is_file():
+        checkpoint = Path(model.model)
+        if checkpoint.suffix not in CHECKPOINT_SUFFIXES:
+            raise ConfigError(
+                f"model: got the file {model.model!r}; allowed: a checkpoint ending in {', '.join(CHECKPOINT_SUFFIXES)}"
+            )
+        diffusers_dir = _checkpoint_configs(model)
+    else:
+        diffusers_dir = _diffusers_folder(model)
+    ip_adapter = clip = None
+    if image_guidance:
+        real_sd = _read_json(diffusers_dir / "unet" / "config.json").get("cross_attention_dim") == REAL_SD_CONTEXT
+        ip_adapter = _find_ip_adapter(model, bundle_root, real_sd)
+        clip = _find_clip(model, bundle_root, real_sd)
+    return ModelFiles(
+        name=model.model,
+        diffusers=diffusers_dir,
+        checkpoint=checkpoint,
+        few_step_unet=_few_step_unet(model.model),
+        ip_adapter=ip_adapter,
+        clip=clip,
+        loras=tuple((_find_lora(entry.path), entry.scale) for entry in model.lora),
+        variant=model.variant,
+        bundle=_bundle_facts(model.model),
+    )
+
+
+def model_facts(files: ModelFiles) -> ModelFacts:
+    """Read a model's sizes from its config files."""
+    unet = _read_json(files.diffusers / "unet" / "config.json")
+    vae_factor = 2 ** (len(_read_json(files.diffusers / "vae" / "config.json")["block_out_channels"]) - 1)
+    sample_size = unet["sample_size"]
+    own_size = (sample_size if isinstance(sample_size, int) else min(sample_size)) * vae_factor
+    clip_side = 224
+    if files.clip is not None:
+        clip_side = int(_read_json(files.clip / "config.json")["vision_config"].get("image_size", 224))
+    return ModelFacts(
+        name=files.name,
+        canvas_size=int(files.bundle.get("canvas_size", own_size)),
+        granularity=vae_factor * 2 ** (len(unet["block_out_channels"]) - 1),
+        clip_side=clip_side,
+        warning=files.bundle.get("warning"),
+    )
+
+
+def model_digest(files: ModelFiles) -> str:
+    """Digest the contents of every weight file used, and the scales of the LoRAs: 32 hexadecimal digits."""
+    digest = hashlib.sha256()
+    weights = [files.checkpoint] if files.checkpoint is not None else []
+    if files.checkpoint is None:
+        for component in ("unet", "vae", "text_encoder"):
+            if component == "unet" and files.few_step_unet is not None:
+                weights += _component_weights("model", files.few_step_unet, None)
+            else:
+                weights += _component_weights("model", files.diffusers / component, files.variant)
+    if files.ip_adapter is not None and files.clip is not None:
+        weights += [files.ip_adapter, *_component_weights("clip", files.clip, None)]
+    for path in weights:
+        _add_file(digest, path)
+    for path, scale in files.loras:
+        digest.update(f"lora {scale!r}".encode())
+        _add_file(digest, path)
+    return digest.hexdigest()[:32]
+
+
+def load_editor(config: EditConfig, model: ModelConfig, files: ModelFiles | None = None) -> Editor:
+    """Load a model and build the editor of the configured method on it. Imports torch and diffusers.
+
+    Raises: ConfigError for what cannot be loaded or compiled.
+    """
+    from vimaedit.engine.editor import BatchEditor
+    from vimaedit.models.backbone import Backbone
+    from vimaedit.models.networks import choose_device, load_networks
+
+    if model.compile:
+        config.check_compile()
+        if choose_device(model.device).type == "cpu":
+            raise ConfigError(NEEDS_GPU)
+    files = files or resolve_model(model, image_guidance=config.image_guidance)
+    backbone = Backbone(load_networks(files, model), config)
+    if model.compile:
+        backbone.compile()
+    return BatchEditor(backbone, config, model_facts(files))
+
+
+def bundle_recipe(name: str) -> dict[str, Any]:
+    """Return the options of `EditConfig` that a bundle states as its own, nested as in a file; empty for other models."""
+    if name == "random":  # it need not be built to know that it states none
+        return {}
+    recipe: dict[str, Any] = _bundle_facts(name).get("recipe", {})
+    return recipe
+
+
+def recipe_config(name: str, method: str | None = None) -> EditConfig:
+    """Return the defaults of edits with this model and a method (None: the model's own, else ViMAEdit): the general ones, and what
+    its bundle and the method state instead.
+
+    Raises: ConfigError where that is none of `EditConfig`.
+    """
+    recipe = recipe_of(bundle_recipe(name), method)
+    try:
+        return config_of(recipe)
+    except TypeError as error:
+        raise ConfigError(f"model: got {name!r}, whose recipe does not fit ({error}); allowed: options of an edit") from error
+
+
+def _bundle_root(name: str) -> Path | None:
+    if name == "random":
+        from vimaedit.miniature.random_bundle import random_bundle
+
+        return random_bundle()
+    root = SHIPPED / "miniature" if name in BUILT_IN else Path(name)
+    return root if (root / "sd" / "model_index.json").is_file() else None
+
+
+def _few_step_unet(name: str) -> Path | None:
+    """Return the UNet, with facts of its own, that takes the place of the bundle's."""
+    return SHIPPED / "lcm_unet" if name == "miniature-lcm" else None
+
+
+def _bundle_facts(name: str) -> dict[str, Any]:
+    root = _few_step_unet(name) or _bundle_root(name)
+    path = root / BUNDLE_FILE if root is not None else None
+    return _read_json(path) if path is not None and path.is_file() else {}
+
+
+def _diffusers_folder(model: ModelConfig) -> Path:
+    root = Path(model.model)
+    if not root.is_dir():
+        if not HUB_ID.fullmatch(model.model) or root.is_absolute():
+            raise ConfigError(
+                f"model: got {model.model!r}, which is no file or folder here; allowed: {', '.join(BUILT_IN)}, a bundle folder "
+                "(sd/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
+            )
+        root = _download_pipeline(model)
+    if not (root / "model_index.json").is_file():
+        raise ConfigError(
+            f"model: got the folder {model.model!r} without model_index.json; allowed: a bundle or diffusers folder"
+        )
+    family = _read_json(root / "model_index.json").get("_class_name")
+    if family not in ("StableDiffusionPipeline", "LatentConsistencyModelPipeline"):
+        raise ConfigError(
+            f"model: got a {family}; allowed: models of the Stable Diffusion 1.x layout (StableDiffusionPipeline)"
+        )
+    return root
+
+
+def _checkpoint_configs(model: ModelConfig) -> Path:
+    if model.model_config is None:
+        return _download(DEFAULT_MODEL, "model_config", None, ["*.json", "tokenizer/*", "scheduler/*"])
+    root = Path(model.model_config)
+    if not (root / "model_index.json").is_file():
+        raise ConfigError(
+            f"model_config: got {model.model_config!r}, which holds no model_index.json; allowed: a local diffusers folder, whose "
+            "configs and tokenizer a checkpoint file needs"
+        )
+    return root
+
+
+def _find_ip_adapter(model: ModelConfig, bundle_root: Path | None, real_sd: bool) -> Path:
+    name = model.ip_adapter
+    if name is None and bundle_root is not None and (bundle_root / "ip_adapter" / IP_ADAPTER_FILE).is_file():
+        return bundle_root / "ip_adapter" / IP_ADAPTER_FILE
+    if name is None and not real_sd:
+        raise ConfigError(
+            f"ip_adapter: got nothing, and {model.model!r} brings none; allowed: ip_adapter=FILE_OR_HUB_ID and clip=FOLDER_OR_HUB_ID, "
+            "or image_guidance=false"
+        )
+    name = name or DEFAULT_IP_ADAPTER
+    path = Path(name)
+    if path.is_dir():
+        path = path / IP_ADAPTER_FILE
+    if path.is_file():
+        return path
+    owner_name, file = _split_hub_id("ip_adapter", name)
+    return _download(owner_name, "ip_adapter", None, [file or IP_ADAPTER_FILE]) / (file or IP_ADAPTER_FILE)
+
+
+def _find_clip(model: ModelConfig, bundle_root: Path | None, real_sd: bool) -> Path:
+    name = model.clip
+    if name is None and bundle_root is not None and (bundle_root / "clip" / "config.json").is_file():
+        return bundle_root / "clip"
+    if name is None and not real_sd:
+        raise ConfigError(
+            f"clip: got nothing, and {model.model!r} brings none; allowed: clip=FOLDER_OR_HUB_ID with both CLIP towers, or image_guidance=false"
+        )
+    name = name or DEFAULT_CLIP
+    path = Path(name)
+    if not path.is_dir():
+        owner_name, _ = _split_hub_id("clip", name)
+        path = _download(owner_name, "clip", None, ["*.json", "*.txt", "model*.safetensors", "pytorch_model*.bin"])
+    if not (path / "config.json").is_file() or "vision_config" not in _read_json(path / "config.json"):
+        raise ConfigError(
+            f"clip: got {name!r}, which is no CLIP model; allowed: a folder or hub id with both towers (config.json, weights)"
+        )
+    return path
+
+
+def _find_lora(name: str) -> Path:
+    """Find the one weight file of a LoRA: named itself, or the only one of its folder."""
+    path = Path(name)
+    if not path.exists():
+        owner_name, file = _split_hub_id("lora", name)
+        path = _download(owner_name, "lora", None, [file or "*.safetensors"])
+        path = path / file if file else path
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise ConfigError(f"lora: got {name!r}, which holds {len(found)} .safetensors files; allowed: one, or the path of one")
+    return found[0]
+
+
+def _split_hub_id(option: str, name: str) -> tuple[str, str]:
+    """Return the repository and the file in it ("" where none is named)."""
+    if not HUB_ID.fullmatch(name) or Path(name).is_absolute():
+        raise ConfigError(
+            f"{option}: got {name!r}, which is no file or folder here; allowed: a local path, or a hub id like owner/name"
+        )
+    owner, repo, *rest = name.split("/", 2)
+    return f"{owner}/{repo}", rest[0] if rest else ""
+
+
+def _download_pipeline(model: ModelConfig) -> Path:
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        return Path(
+            StableDiffusionPipeline.download(
+                model.model, revision=model.revision, variant=model.variant, safety_checker=None, requires_safety_checker=False
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: got the hub id {model.model!r}, which cannot be had: {_first_line(error)}") from error
+
+
+def _download(repo: str, option: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{option}: got the hub id {repo!r}, which cannot be had: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _component_weights(option: str, folder: Path, variant: str | None) -> list[Path]:
+    """List the weight files that `from_pretrained` reads: the variant's, safetensors before pickles, all shards."""
+    infixes = [f".{variant}", ""] if variant else [""]
+    for infix in infixes:
+        for suffix in (".safetensors", ".bin"):
+            whole = re.compile(rf"[\w-]+{re.escape(infix)}(-\d+-of-\d+)?{re.escape(suffix)}")
+            found = sorted(p for p in folder.iterdir() if whole.fullmatch(p.name))
+            if found:
+                return found
+    raise ConfigError(f"{option}: got {folder}, which holds no weights; allowed: a folder with .safetensors or .bin weights")
+
+
+def _add_file(digest: Any, path: Path) -> None:
+    with path.open("rb") as stream:
+        digest.update(hashlib.file_digest(stream, "sha256").digest())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model: got a model whose {path.parent.name}/{path.name} cannot be read: {_first_line(error)}"
+        ) from error
+    return content

@@ -1,0 +1,1 @@
+"""PIE-Bench: its annotations, and the figures published for it."""

@@ -1,0 +1,1 @@
+"""The scene world: drawn scenes, their captions, and edits with exact answers."""

@@ -1,0 +1,1 @@
+"""Reading pictures of the scene world, and judging edits by what is read."""

@@ -1,0 +1,80 @@
+"""What drawn scenes ask of a model besides edits: pictures from captions, round trips, and captions found by CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vimaedit.errors import ConfigError
+from vimaedit.types import UInt8Array
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from vimaedit.metrics.clip import ClipScore
+    from vimaedit.models.backbone import Backbone
+    from vimaedit.models.files import ModelFiles
+
+BATCH = 8  # pictures at a time
+
+
+def num_found(clip: ClipScore, images: Sequence[UInt8Array], texts: Sequence[str]) -> int:
+    """Count the pictures whose own text is the nearest of all (equal texts are one)."""
+    embeds = torch.cat([clip.embed_images(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+    nearest = (embeds @ clip.embed_texts(texts).T).argmax(dim=1)
+    return sum(texts[best] == text for best, text in zip(nearest.tolist(), texts, strict=True))
+
+
+def round_trip(backbone: Backbone, images: Sequence[UInt8Array]) -> list[UInt8Array]:
+    """Take pictures of one shape through a model's autoencoder and back."""
+    returned: list[UInt8Array] = []
+    for start in range(0, len(images), BATCH):
+        pictures, _ = backbone.decode_latents(backbone.encode_images(np.stack(images[start : start + BATCH])))
+        returned.extend(pictures)
+    return returned
+
+
+def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> StableDiffusionPipeline:
+    """Load a model as the stock pipeline with its own scheduler (LCM's for a few-step UNet), no safety checker.
+
+    Raises: ConfigError for a folder that is no whole pipeline.
+    """
+    from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "local_files_only": True}
+    try:
+        if files.few_step_unet is not None:
+            options["unet"] = UNet2DConditionModel.from_pretrained(files.few_step_unet, **options)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            files.diffusers, image_encoder=None, safety_checker=None, requires_safety_checker=False, **options
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"text_to_image: got {files.name!r}, which does not load: {str(error).strip()}; allowed: a whole diffusers folder as "
+            "model, or text_to_image=0"
+        ) from error
+    if files.few_step_unet is not None:
+        pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def draw_pictures(
+    pipe: StableDiffusionPipeline, captions: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float
+) -> list[UInt8Array]:
+    """Draw a picture of each caption from the noise of its own seed, (side, side, 3) each."""
+    drawn: list[UInt8Array] = []
+    for start in range(0, len(captions), BATCH):
+        batch = slice(start, start + BATCH)
+        output = pipe(
+            prompt=list(captions[batch]),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds[batch]],
+            output_type="np",
+        )
+        drawn.extend((output.images * 255).round().astype(np.uint8))
+    return drawn

@@ -1,0 +1,160 @@
+"""Scenes from seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vimaedit.scenes.draws import Draws
+from vimaedit.scenes.palette import stands_out
+from vimaedit.scenes.scenes import (
+    BACKGROUND_COLOURS,
+    BACKGROUND_PATTERNS,
+    COLOURS,
+    FACES,
+    MATERIALS,
+    POSES,
+    SHAPES,
+    STYLES,
+    TILT,
+    UPSIDE_DOWN,
+    Background,
+    Scene,
+    SceneObject,
+    split_of_pair,
+    split_of_seed,
+)
+
+MIN_SIZE = 150  # thousandths of the side
+MAX_SIZES = {1: 450, 2: 420, 3: 340}  # by the number of objects
+MARGIN = 20
+CLOSE_UP_SIZES = (350, 800)
+PLACE_TRIES = 12
+SHARED_PERCENT = 70  # further objects that share colour or shape with an earlier one
+NOVEL_PERCENT = 25  # objects of a pair that training never shows, outside training
+
+Pair = tuple[str, str]  # colour, shape
+
+
+def sample_scene(seed: int) -> Scene:
+    """Return the scene of a seed; the range that holds the seed (`SPLIT_SEEDS`) decides which pairs may occur.
+
+    Raises: ValueError for a seed in no range.
+    """
+    split = split_of_seed(seed)
+    return draw_scene(Draws(seed, 0), split)
+
+
+def draw_scene(draws: Draws, split: str) -> Scene:
+    """Draw one scene with the pairs of colour and shape that `split` may show."""
+    style = STYLES[0] if draws.chance(40) else draws.choose(STYLES[1:])
+    background = draw_background_of(draws)
+    count = draws.choose((1, 1, 1, 2, 2, 2, 2, 3, 3, 3))
+    overlapping = draws.chance(20)
+    objects: list[SceneObject] = []
+    while len(objects) < count:
+        pair = draw_pair(draws, split, background, objects, SHARED_PERCENT)
+        size = draws.between(MIN_SIZE, MAX_SIZES[count])
+        # As the room gets less, so does the object; where nothing fits, the scene starts again.
+        place = draw_place(draws, size, pair[0], objects, overlapping)
+        while place is None and size > MIN_SIZE:
+            size = max(MIN_SIZE, size * 3 // 4)
+            place = draw_place(draws, size, pair[0], objects, overlapping)
+        if place is None:
+            objects.clear()
+        else:
+            objects.append(draw_object(draws, pair, size, place))
+    return Scene(objects=tuple(objects), background=background, style=style)
+
+
+def sample_close_up(seed: int) -> Scene:
+    """Return the close-up of a seed: one object, mostly larger than any in a scene. Benchmarks hold none.
+
+    What an object's name looks like is learned from these: in a scene it is lost behind the question where the objects are.
+
+    Raises: ValueError for a seed in no range.
+    """
+    split, draws = split_of_seed(seed), Draws(seed, 0)
+    style = STYLES[0] if draws.chance(40) else draws.choose(STYLES[1:])
+    background = draw_background_of(draws)
+    pair = draw_pair(draws, split, background, (), SHARED_PERCENT)
+    size = draws.between(*CLOSE_UP_SIZES)
+    place = draw_place(draws, size, pair[0], (), overlapping=False)
+    assert place is not None  # there is nothing in its way
+    return Scene(objects=(draw_object(draws, pair, size, place),), background=background, style=style)
+
+
+def draw_background_of(draws: Draws) -> Background:
+    """Draw a background; half of them are patterned or graded."""
+    pattern = BACKGROUND_PATTERNS[0] if draws.chance(50) else draws.choose(BACKGROUND_PATTERNS[1:])
+    colour, second = draws.shuffled(BACKGROUND_COLOURS)[:2]
+    return Background(colour=colour, pattern=pattern, second=second if pattern == "gradient" else None)
+
+
+def allowed_pairs(split: str, background: Background, others: Sequence[SceneObject]) -> list[Pair]:
+    """List the pairs of colour and shape that a split may show, seen on the background and not there yet."""
+    taken = {(each.colour, each.shape) for each in others}
+    return [
+        (colour, shape)
+        for colour in COLOURS
+        if stands_out(colour, background)
+        for shape in SHAPES
+        if (colour, shape) not in taken and split_of_pair(colour, shape) in ("train", split)
+    ]
+
+
+def draw_pair(draws: Draws, split: str, background: Background, others: Sequence[SceneObject], shared: int) -> Pair:
+    """Draw colour and shape of a further object; `shared` per cent share one of them with an earlier object."""
+    pairs = allowed_pairs(split, background, others)
+    if others and draws.chance(shared):
+        near = draws.choose(others)
+        same = draws.below(2)
+        pairs = [pair for pair in pairs if pair[same] == (near.colour, near.shape)[same]] or pairs
+    if split != "train" and draws.chance(NOVEL_PERCENT):
+        pairs = [pair for pair in pairs if split_of_pair(*pair) == split] or pairs
+    return draws.choose(pairs)
+
+
+def draw_place(
+    draws: Draws, size: int, colour: str, others: Sequence[SceneObject], overlapping: bool
+) -> tuple[int, int] | None:
+    """Draw a centre at which an object of this size leaves the others to be seen; None if none is found."""
+    low, high = size // 2 + MARGIN, 1000 - size // 2 - MARGIN
+    for _ in range(PLACE_TRIES):
+        x, y = draws.between(low, high), draws.between(low, high)
+        for other in others:
+            # Objects of one colour would run into one.
+            percent = 118 if colour == other.colour or not overlapping else 78
+            reach = (size + other.size) * percent // 200
+            if (x - other.x) ** 2 + (y - other.y) ** 2 < reach**2:
+                break
+        else:
+            return x, y
+    return None
+
+
+def draw_object(draws: Draws, pair: Pair, size: int, place: tuple[int, int]) -> SceneObject:
+    """Draw what is still open of an object: material, pose and face."""
+    colour, shape = pair
+    material = MATERIALS[0] if draws.chance(45) else draws.choose(MATERIALS[1:])
+    pose = "upright" if draws.chance(50) else draws.choose(POSES[shape])
+    bare = SceneObject(
+        shape=shape,
+        colour=colour,
+        material=material,
+        face=None,
+        x=place[0],
+        y=place[1],
+        size=size,
+        angle=draw_angle(draws, pose),
+    )
+    if bare.may_have_face and draws.chance(60):
+        return SceneObject(**{**vars(bare), "face": draws.choose(FACES)})
+    return bare
+
+
+def draw_angle(draws: Draws, pose: str) -> int:
+    """Draw the angle of a pose, degrees clockwise; only a tilt leaves room."""
+    if pose in ("upright", "upside-down"):
+        return UPSIDE_DOWN if pose == "upside-down" else 0
+    tilt = draws.between(*TILT)
+    return tilt if pose == "tilted right" else 360 - tilt

@@ -1,0 +1,1 @@
+"""From two prompts to what text attention does."""

@@ -1,0 +1,352 @@
+"""From prompts and phrases to tokens: what the networks read and how the target's text attention follows the source's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from vimaedit.config import EditConfig
+from vimaedit.errors import RequestError
+from vimaedit.types import BlendPhrase, EditRequest
+from vimaedit.words.alignment import Float32Array, Int64Array, align_tokens, fold_refine, fold_replace, replacement_matrix
+from vimaedit.words.changes import Change, PromptDifference, find_changes
+from vimaedit.words.linking import edited_tokens, link_tokens
+from vimaedit.words.lists import ENGLISH, WordLists
+from vimaedit.words.phrases import Span, find_phrase, fold_word, split_words
+
+MAX_REWEIGHT = 100.0
+
+SIDES = ("source", "target")
+
+
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face CLIP tokenizer (a fast one: it knows character offsets)."""
+
+    model_max_length: int
+    pad_token_id: int | None
+    eos_token_id: int | None
+
+    def __call__(self, text: str, **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordPlan:
+    """The tokens of an edit and what happens to the target's text attention while the text window is open.
+
+    P_edit = P_source @ fold + P_own * keep, for attention weights P of shape (..., T).
+
+    Shapes: `source_ids`, `target_ids` (T,) int64, padded; `fold` (T, T), `keep` (T,) float32; `word_mask` (2, T) float32, 1 at
+    the tokens of the blend phrases, row 0 source, row 1 target.
+    """
+
+    source_ids: Int64Array
+    target_ids: Int64Array
+    fold: Float32Array
+    keep: Float32Array
+    word_mask: Float32Array
+    blend_used: tuple[BlendPhrase, ...]  # as they stand in the prompts; no target sides without text guidance
+    warnings: tuple[str, ...]  # each begins with its code
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSpans:
+    """A tokenized text: `ids` with begin and end token, however many, and the characters each stands for, (n, 2).
+
+    The begin and the end token stand for no character.
+    """
+
+    ids: list[int]
+    offsets: Int64Array
+
+
+def token_spans(text: str, tokenizer: Tokenizer) -> TokenSpans:
+    """Tokenize a text without padding or truncation; offsets refer to the text as it was typed."""
+    encoded = tokenizer(text, return_offsets_mapping=True, padding=False, truncation=False, verbose=False)
+    return TokenSpans(list(encoded["input_ids"]), np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2))
+
+
+def tokens_of_spans(offsets: Int64Array, spans: Iterable[Span]) -> list[int]:
+    """Return the indices of the tokens that stand for at least one character of a span, in order.
+
+    Shapes: `offsets` (n, 2).
+    """
+    touched = np.zeros(len(offsets), dtype=np.bool_)
+    for start, end in spans:
+        touched |= (offsets[:, 0] < end) & (offsets[:, 1] > start) & (offsets[:, 0] < offsets[:, 1])
+    return [int(n) for n in np.flatnonzero(touched)]
+
+
+def truncate_ids(ids: Sequence[int], length: int) -> list[int]:
+    """Cut a token sequence to `length`, keeping its end token."""
+    return list(ids) if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+
+
+def pad_ids(ids: Sequence[int], tokenizer: Tokenizer) -> Int64Array:
+    """Truncate and pad a token sequence to the tokenizer's length, (T,)."""
+    length = tokenizer.model_max_length
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    kept = truncate_ids(ids, length)
+    return np.array([*kept, *[padding] * (length - len(kept))], dtype=np.int64)
+
+
+def plan_words(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -> WordPlan:
+    """Settle tokens, blend words and text attention of one request.
+
+    Raises: RequestError `prompt_empty`, `prompt_too_long`, `changed_word_truncated`, `blend_phrase_not_found`,
+    `replace_word_count`, `reweight_phrase_not_found`, `reweight_factor`.
+    """
+    prompts = (request.source_prompt, request.target_prompt)
+    for name, prompt in zip(SIDES, prompts, strict=True):
+        if not prompt.strip():
+            raise RequestError(
+                "prompt_empty", field=f"{name}_prompt", got=repr(prompt), allowed="a text with at least one word"
+            )
+    length = tokenizer.model_max_length
+    texts = [token_spans(prompt, tokenizer) for prompt in prompts]
+    for name, text in zip(SIDES, texts, strict=True):
+        if config.long_prompt == "reject" and len(text.ids) > length:
+            raise RequestError(
+                "prompt_too_long",
+                field=f"{name}_prompt",
+                got=_count_tokens(text),
+                allowed=f"up to {length}, or long_prompt=truncate",
+            )
+    difference = find_changes(*prompts)
+    blend = _choose_blend(request, config, difference)
+    factors = _reweight_spans(request)
+
+    # Everything that says what changes has to fit, whether or not it grounds.
+    changed = [
+        [*blend.spans[side], *_spans_of((*difference.content, *difference.style), side), *(factors if side else ())]
+        for side in (0, 1)
+    ]
+    warnings = list(blend.warnings)
+    for side in (0, 1):
+        warnings += _check_truncation(prompts[side], texts[side], SIDES[side], changed[side], length)
+
+    word_tokens = [tokens_of_spans(text.offsets, spans) for text, spans in zip(texts, blend.spans, strict=True)]
+    equalizer = np.ones(length, dtype=np.float32)
+    word_mask = np.zeros((2, length), dtype=np.float32)
+    word_mask[0, word_tokens[0]] = 1
+    if config.text_guidance:
+        word_mask[1, word_tokens[1]] = 1
+        for span, factor in factors.items():
+            equalizer[tokens_of_spans(texts[1].offsets, [span])] *= factor
+        equalizer[word_tokens[1]] *= config.blend_weight
+        if config.new_word_weight != 1:
+            equalizer[_new_word_tokens(prompts, texts[1], length)] *= config.new_word_weight
+    else:
+        texts[1] = token_spans("", tokenizer)
+
+    control = config.text_control
+    if control == "auto":
+        control = "replace" if len(prompts[0].split()) == len(prompts[1].split()) else "refine"
+    if control == "replace" and config.text_guidance:
+        words = [_word_tokens(prompt, text, length) for prompt, text in zip(prompts, texts, strict=True)]
+        fold, keep = fold_replace(replacement_matrix(words[0], words[1], length), equalizer)
+    else:
+        alignment = align_tokens(truncate_ids(texts[0].ids, length), truncate_ids(texts[1].ids, length), length)
+        fold, keep = fold_refine(alignment.mapper, alignment.alphas, equalizer)
+    return WordPlan(
+        source_ids=pad_ids(texts[0].ids, tokenizer),
+        target_ids=pad_ids(texts[1].ids, tokenizer),
+        fold=fold,
+        keep=keep,
+        word_mask=word_mask,
+        blend_used=blend.used if config.text_guidance else _source_sides(blend.used),
+        warnings=tuple(warnings),
+    )
+
+
+@dataclass(frozen=True)
+class _Blend:
+    used: tuple[BlendPhrase, ...] = ()
+    spans: tuple[tuple[Span, ...], tuple[Span, ...]] = ((), ())
+    warnings: tuple[str, ...] = ()
+
+
+def _choose_blend(request: EditRequest, config: EditConfig, difference: PromptDifference) -> _Blend:
+    given = [phrase for phrase in request.blend if _filled(phrase.source) or _filled(phrase.target)]
+    if config.blend == "none":
+        return _Blend()
+    if given:
+        return _given_blend(given, request, config)
+    return _found_blend(request, config, difference) if config.blend == "auto" else _Blend()
+
+
+def _filled(phrase: str | None) -> bool:
+    return phrase is not None and bool(phrase.strip())
+
+
+def _given_blend(given: Sequence[BlendPhrase], request: EditRequest, config: EditConfig) -> _Blend:
+    used: list[BlendPhrase] = []
+    spans: tuple[list[Span], list[Span]] = ([], [])
+    warnings: list[str] = []
+    for entry in given:
+        texts: list[str | None] = [None, None]
+        sides = ((request.source_prompt, entry.source), (request.target_prompt, entry.target))
+        for side, (prompt, phrase) in enumerate(sides):
+            if phrase is None or not phrase.strip():
+                continue
+            found = find_phrase(prompt, phrase)
+            if found:
+                spans[side].extend(found)
+                texts[side] = prompt[slice(*found[0])]
+                continue
+            where = f"{phrase!r}, which is not in {SIDES[side]}_prompt {prompt!r}"
+            if config.missing_blend == "reject" and config.grounding != "given":
+                raise RequestError(
+                    "blend_phrase_not_found",
+                    field="blend_words",
+                    got=where,
+                    allowed="whole words of that prompt in any case, null, or missing_blend=ignore",
+                )
+            warnings.append(f"blend_phrase_not_found: {where}, has no map")
+        if texts != [None, None]:
+            used.append(BlendPhrase(source=texts[0], target=texts[1]))
+    return _Blend(tuple(used), (tuple(spans[0]), tuple(spans[1])), tuple(warnings))
+
+
+def _found_blend(request: EditRequest, config: EditConfig, difference: PromptDifference) -> _Blend:
+    used = _phrases_of(difference.content, request)
+    spans = (tuple(_spans_of(difference.content, 0)), tuple(_spans_of(difference.content, 1)))
+    if config.grounding == "given":
+        return _Blend(used, spans)  # the mask does not come from words, so there is nothing to warn of
+    style = ", ".join(f"{phrase.source!r} -> {phrase.target!r}" for phrase in _phrases_of(difference.style, request))
+    if used and style:
+        return _Blend(used, spans, (f"style_change_masked: {style} concerns the whole picture, the mask confines it",))
+    if style:
+        return _Blend(warnings=(f"style_change_only: {style} concerns the whole picture, so there is no mask",))
+    return _Blend(used, spans, () if used else ("no_change_found",))
+
+
+def _spans_of(changes: Iterable[Change], side: int) -> list[Span]:
+    spans = [change.target if side else change.source for change in changes]
+    return [span for span in spans if span is not None]
+
+
+def _phrases_of(changes: Iterable[Change], request: EditRequest) -> tuple[BlendPhrase, ...]:
+    return tuple(
+        BlendPhrase(
+            source=None if change.source is None else request.source_prompt[slice(*change.source)],
+            target=None if change.target is None else request.target_prompt[slice(*change.target)],
+        )
+        for change in changes
+    )
+
+
+def _source_sides(phrases: Iterable[BlendPhrase]) -> tuple[BlendPhrase, ...]:
+    return tuple(replace(phrase, target=None) for phrase in phrases if phrase.source is not None)
+
+
+def _reweight_spans(request: EditRequest) -> dict[Span, float]:
+    factors: dict[Span, float] = {}
+    for phrase, factor in request.reweight:
+        if not (math.isfinite(factor) and 0 <= factor <= MAX_REWEIGHT):
+            raise RequestError(
+                "reweight_factor", field="reweight", got=f"{factor} for {phrase!r}", allowed=f"0 to {MAX_REWEIGHT:g}"
+            )
+        found = find_phrase(request.target_prompt, phrase)
+        if not found:
+            raise RequestError(
+                "reweight_phrase_not_found",
+                field="reweight",
+                got=f"{phrase!r}, which is not in target_prompt {request.target_prompt!r}",
+                allowed="whole words of that prompt in any case",
+            )
+        for span in found:
+            factors[span] = factors.get(span, 1.0) * factor
+    return factors
+
+
+def _count_tokens(text: TokenSpans) -> str:
+    return f"{len(text.ids)} tokens with begin and end"
+
+
+def _check_truncation(prompt: str, text: TokenSpans, side: str, changed: Iterable[Span], length: int) -> list[str]:
+    """Return the warning of a truncated prompt, if it is one.
+
+    Raises: RequestError `changed_word_truncated`.
+    """
+    if len(text.ids) <= length:
+        return []
+    size = _count_tokens(text)
+    first_cut = text.offsets[length - 1, 0]
+    for span in changed:
+        if span[1] > first_cut:
+            raise RequestError(
+                "changed_word_truncated",
+                field=f"{side}_prompt",
+                got=f"{size}, with the changed {prompt[slice(*span)]!r} behind the last that fits",
+                allowed=f"every changed word within the first {length} tokens",
+            )
+    return [f"prompt_truncated: {side}_prompt has {size}, the model reads {length}"]
+
+
+def _new_word_tokens(prompts: tuple[str, str], target: TokenSpans, length: int) -> list[int]:
+    """Return the token indices of the target's words, between white space, that are no words of the source."""
+    known = set(prompts[0].split())
+    words = zip(prompts[1].split(), _word_tokens(prompts[1], target, length), strict=True)
+    return [token for word, tokens in words if word not in known for token in tokens]
+
+
+def link_words(plan: WordPlan, states: tuple[Float32Array, Float32Array], config: EditConfig, tokenizer: Tokenizer) -> WordPlan:
+    """Pair tokens that have no partner (InfEdit), and mark the tokens that the edit is about instead of those of the phrases.
+
+    The mask's row 0 marks `auxiliary.mutual_words`, row 1 the target phrases. `states`: the text encoder's, source and target, (T, E)
+    each.
+    """
+    source_ids, target_ids = (_unpadded(padded, tokenizer) for padded in (plan.source_ids, plan.target_ids))
+    mapper = align_tokens(source_ids, target_ids, len(plan.target_ids)).mapper
+    crosswise = "infedit-crosswise" in config.quirks
+    source_states, target_states = states[::-1] if crosswise else states
+    linked = link_tokens(mapper, len(target_ids), source_states, target_states)
+    equalizer = plan.fold.sum(axis=0) + plan.keep
+    fold, keep = fold_refine(linked, (linked >= 0).astype(np.float32), equalizer)
+    if config.text_control == "replace":
+        fold, keep = plan.fold, plan.keep
+    edited = " ".join(phrase.target for phrase in plan.blend_used if phrase.target)
+    word_mask = np.zeros_like(plan.word_mask)
+    for row, text in enumerate((config.auxiliary.mutual_words, edited)):
+        wanted = token_spans(text, tokenizer).ids[1:-1]
+        marked = edited_tokens(mapper, linked, source_ids, target_ids, wanted)
+        word_mask[row, [n for n in marked if 0 < n < len(target_ids) - 1]] = 1
+    return replace(plan, fold=fold, keep=keep, word_mask=word_mask)
+
+
+def content_words(prompt: str, tokenizer: Tokenizer, lists: WordLists = ENGLISH) -> Float32Array:
+    """Mark the tokens of each word of a prompt that says what is in the picture, (words, T) float32: all but function words and
+    those of the medium, as far as the model reads."""
+    text, length = token_spans(prompt, tokenizer), tokenizer.model_max_length
+    read = text.offsets[: min(length, len(text.ids)) - 1]
+    left_out = lists.function_words | lists.media
+    rows = []
+    for span in split_words(prompt):
+        tokens = tokens_of_spans(read, [span])
+        if tokens and fold_word(prompt[slice(*span)]) not in left_out:
+            row = np.zeros(length, dtype=np.float32)
+            row[tokens] = 1
+            rows.append(row)
+    return np.stack(rows) if rows else np.zeros((0, length), dtype=np.float32)
+
+
+def _unpadded(padded: Int64Array, tokenizer: Tokenizer) -> list[int]:
+    ids: list[int] = padded.tolist()
+    return ids[: ids.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id is not None else ids
+
+
+def _word_tokens(prompt: str, text: TokenSpans, length: int) -> list[list[int]]:
+    """Return the token indices of every word between white space, as far as the model reads them."""
+    read = text.offsets[: min(length, len(text.ids)) - 1]
+    last = read[:, 1].max(initial=0)
+    words = []
+    start = 0
+    for word in prompt.split():
+        start = prompt.index(word, start)
+        words.append(tokens_of_spans(read, [(start, start + len(word))]) if start < last else [])
+        start += len(word)
+    return words
