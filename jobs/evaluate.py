@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -14,6 +13,7 @@ from jobs._cli.signals import exit_on_signals
 
 # What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
 if TYPE_CHECKING:
+    from jobs._cli.options import CommandLine
     from pipelines.cluster.progress import ProgressState
     from pipelines.evaluate.config import EvaluateConfig, Variant
     from pipelines.evaluate.evaluate import EvaluationSummary
@@ -72,9 +72,21 @@ def _evaluate(configs: Sequence[EvaluateConfig], against: str) -> int:
     return summary.exit_code
 
 
-def spread_methods(words: Sequence[str]) -> list[str]:
-    """Write `method=[a, b]` as the list option that it means; one method stays as it stands."""
-    return [f"methods={word.removeprefix('method=')}" if word.startswith("method=[") else word for word in words]
+def read_methods(line: CommandLine) -> tuple[list[EvaluateConfig], str]:
+    """Read the settings of every method on a command line, and which of them the others are compared with.
+
+    Every method has published values of its own for options that are not given, so each is read by itself.
+    """
+    from jobs._cli.options import load_config
+    from pipelines.evaluate.config import EvaluateConfig
+
+    values = dict(line.values)
+    if values.get("method", "").startswith("["):
+        values["methods"] = values.pop("method")
+    line = dataclasses.replace(line, values=values)
+    config = load_config(EvaluateConfig, line, REQUIRED)
+    own = [{**values, **words_of(variant)} for variant in config.variants]
+    return [load_config(EvaluateConfig, dataclasses.replace(line, values=each), REQUIRED) for each in own], config.against
 
 
 def words_of(variant: Variant) -> dict[str, str]:
@@ -86,27 +98,19 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
     from jobs._cli.main import run_job
-    from jobs._cli.options import load_config, parse_command_line
     from pipelines.evaluate.config import EvaluateConfig
-    from vimaedit.errors import ConfigError
 
-    given = spread_methods(sys.argv[1:] if words is None else words)
+    against = ""
 
-    def run(config: EvaluateConfig) -> int:
-        # Every method has published values of its own for options that are not given, so each is read by itself.
-        line = parse_command_line(given)
-        own = [{**line.values, **words_of(variant)} for variant in config.variants]
-        each = [load_config(EvaluateConfig, dataclasses.replace(line, values=values), REQUIRED) for values in own]
-        return _evaluate(each, config.against)
+    def read(line: CommandLine) -> list[EvaluateConfig]:
+        nonlocal against
+        configs, against = read_methods(line)
+        return configs
 
-    commands = [given]
-    if "--print-config" in given:
-        with contextlib.suppress(ConfigError):  # said by the job itself
-            variants = load_config(EvaluateConfig, parse_command_line(given), REQUIRED).variants
-            # The settings of one method are none for another: each is printed as it would be read alone.
-            commands = [[*given, *map("=".join, words_of(variant).items())] for variant in variants]
-    codes = [run_job(EvaluateConfig, run, own, name="evaluate", summary=__doc__ or "", required=REQUIRED) for own in commands]
-    return max(codes)
+    def run(*configs: EvaluateConfig) -> int:
+        return _evaluate(configs, against)
+
+    return run_job(EvaluateConfig, run, words, name="evaluate", summary=__doc__ or "", required=REQUIRED, read=read)
 
 
 if __name__ == "__main__":

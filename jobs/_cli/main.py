@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from jobs._cli.help import help_text
-from jobs._cli.options import config_yaml, load_config, parse_command_line
+from jobs._cli.options import CommandLine, config_yaml, load_config, parse_command_line
 from jobs._cli.signals import exit_on_signals, leave
 from pipelines.cluster.logs import JsonFormatter
 from pipelines.store.masking import mask_urls
@@ -25,14 +25,17 @@ logger = logging.getLogger(__name__)
 
 def run_job(
     config_type: type[Config],
-    run: Callable[[Config], int],
+    run: Callable[..., int],
     words: Sequence[str] | None,
     *,
     name: str,
     summary: str,
     required: Sequence[str],
+    read: Callable[[CommandLine], Sequence[Config]] | None = None,
 ) -> int:
     """Parse `words` (None: the process's arguments), run the job and return its exit code.
+
+    `read` makes several configurations of one command line, which `run` takes one after the other; else there is one.
 
     0, 3 and 5 come from `run` itself; wrong configuration and an unreadable input give 2, any other error 1, a signal 4.
     """
@@ -41,7 +44,7 @@ def run_job(
         if line.help:
             print(help_text(config_type, name=name, summary=summary, required=required))
             return EXIT_DONE
-        config = load_config(config_type, line, required)
+        configs = [load_config(config_type, line, required)] if read is None else read(line)
     except ConfigError as error:
         return _refuse(name, error)
     except Exception:  # a model's recipe lies in a store that does not answer
@@ -49,12 +52,12 @@ def run_job(
         logger.exception("jobs.%s stopped by an error", name)
         return EXIT_ERROR
     if line.print_config:
-        print(config_yaml(config, required), end="")
+        print("".join(config_yaml(config, required) for config in configs), end="")
         return EXIT_DONE
-    _log_to_stderr(getattr(config, "log_format", "text"))
+    _log_to_stderr(getattr(configs[0], "log_format", "text"))
     exit_on_signals()
     try:
-        return run(config)
+        return run(*configs)
     except ConfigError as error:
         return _refuse(name, error)
     except SystemExit as stop:

@@ -139,7 +139,7 @@ def test_other_types_follow_yaml() -> None:
 
 def test_file_then_command_line(tmp_path: Path) -> None:
     text = "steps: 11\nwindows: {self: 0.3, text: 0.2}\nthresholds.critical: 0.9\nkeep_source: true\n"
-    config = load_file(tmp_path, text, "steps=13", "windows.self=0.7", "steps=17")
+    config = load_file(tmp_path, text, "steps=17", "windows.self=0.7")
     assert (config.steps, config.windows.self, config.windows.text) == (17, 0.7, 0.2)
     assert (config.thresholds.critical, config.keep_source) == (0.9, "true")
 
