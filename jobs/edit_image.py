@@ -62,7 +62,7 @@ def parse_blend_words(text: str) -> tuple[BlendPhrase, ...]:
 def _read_list(text: str) -> list[dict[str, str | None]]:
     import yaml
 
-    from jobs._cli.options import NULL_TAG, compose_yaml
+    from jobs._cli.values import NULL_TAG, compose_yaml
 
     error = ConfigError(f"blend_words: got {text!r}; allowed: two words, or [{{source: PHRASE, target: PHRASE}}, ...]")
     try:

@@ -12,7 +12,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobs._cli.options import USAGE, describe_type
+from jobs._cli.fields import describe_type
+from jobs._cli.options import USAGE
 
 
 def help_text(config_type: type[Any], *, name: str, summary: str, required: Sequence[str]) -> str:

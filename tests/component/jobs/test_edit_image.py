@@ -10,6 +10,7 @@ from PIL import Image
 
 from jobs.edit_image import main, parse_blend_words
 from pipelines.edit.sheet import CELL_PX, GAP_PX, HEADER_PX
+from tests.command_lines import instead
 from vimaedit import BlendPhrase, ConfigError
 from vimaedit.scenes.render import render_scene
 from vimaedit.scenes.sampling import sample_scene
@@ -35,7 +36,7 @@ def words(tmp_path: Path) -> list[str]:
 def test_picture_and_sheet_in_both_frames(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], frame: str, size: tuple[int, int]
 ) -> None:
-    assert main([*words, f"frame={frame}", "blend_words=triangle heart"]) == 0
+    assert main(instead(words, f"frame={frame}", "blend_words=triangle heart")) == 0
     edited = Image.open(tmp_path / "results" / "edited.png")
     sheet = Image.open(tmp_path / "results" / "edited_sheet.png")
     assert edited.size == size
@@ -55,7 +56,7 @@ def test_a_given_mask_is_the_edit_mask(words: list[str], tmp_path: Path) -> None
     mask = np.zeros((WIDE[1], WIDE[0]), dtype=np.uint8)
     mask[:, WIDE[0] // 2 :] = 7
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    assert main([*words, "grounding=given", f"given_mask={tmp_path / 'mask.png'}"]) == 0
+    assert main(instead(words, "grounding=given", f"given_mask={tmp_path / 'mask.png'}")) == 0
     sheet = Image.open(tmp_path / "results" / "edited_sheet.png").convert("L")
     left, middle = GAP_PX + CELL_PX + GAP_PX, CELL_PX // 2
     panel = np.asarray(sheet.crop((left, HEADER_PX, left + CELL_PX, HEADER_PX + CELL_PX)))
@@ -78,12 +79,12 @@ def test_a_given_mask_is_the_edit_mask(words: list[str], tmp_path: Path) -> None
     ],
 )
 def test_what_is_refused(words: list[str], capsys: pytest.CaptureFixture[str], word: str, message: str) -> None:
-    assert main([*words, word]) == 2
+    assert main(instead(words, word)) == 2
     assert capsys.readouterr().err.startswith(f"jobs.edit_image: {message}")
 
 
 def test_a_missing_mask_file_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words, "grounding=given", "given_mask=absent.png"]) == 2
+    assert main(instead(words, "grounding=given", "given_mask=absent.png")) == 2
     assert capsys.readouterr().err == "jobs.edit_image: given_mask: got 'absent.png'; allowed: a file that exists\n"
 
 
@@ -98,12 +99,12 @@ def test_no_file_that_is_read_is_written_over(words: list[str], tmp_path: Path, 
     (tmp_path / "wide_sheet.png").write_bytes(picture)
     allowed = "allowed: another file name\n"
     for name in ("wide.png", "link/wide.png"):
-        error = refusal([*words, f"output={tmp_path / name}"], capsys)
+        error = refusal(instead(words, f"output={tmp_path / name}"), capsys)
         assert f"which writes over image={tmp_path / 'wide.png'}; {allowed}" in error
     sheet = [f"image={tmp_path / 'wide_sheet.png'}", f"output={tmp_path / 'wide.png'}"]
-    assert f"which writes over image={tmp_path / 'wide_sheet.png'}; {allowed}" in refusal([*words, *sheet], capsys)
+    assert f"which writes over image={tmp_path / 'wide_sheet.png'}; {allowed}" in refusal(instead(words, *sheet), capsys)
     mask = [f"output={tmp_path / 'mask.png'}", f"given_mask={tmp_path / 'mask.png'}", "grounding=given"]
-    assert f"which writes over given_mask={tmp_path / 'mask.png'}; {allowed}" in refusal([*words, *mask], capsys)
+    assert f"which writes over given_mask={tmp_path / 'mask.png'}; {allowed}" in refusal(instead(words, *mask), capsys)
     assert (tmp_path / "wide.png").read_bytes() == (tmp_path / "wide_sheet.png").read_bytes() == picture
 
 
@@ -111,8 +112,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_edit(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder.png").mkdir()
-    assert "which is a folder; allowed: a file name" in refusal([*words, f"output={tmp_path / 'folder.png'}"], capsys)
-    error = refusal([*words, f"output={tmp_path / 'wide.png' / 'edited.png'}", "steps=999"], capsys)
+    assert "which is a folder; allowed: a file name" in refusal(instead(words, f"output={tmp_path / 'folder.png'}"), capsys)
+    error = refusal(instead(words, f"output={tmp_path / 'wide.png' / 'edited.png'}", "steps=999"), capsys)
     assert error.startswith(f"jobs.edit_image: output: got {str(tmp_path / 'wide.png')!r}, where nothing can be")
 
 

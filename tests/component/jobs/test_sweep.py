@@ -10,6 +10,7 @@ from PIL import Image
 
 from jobs.sweep import main, parse_sweep
 from pipelines.edit.grid import GAP_PX, LABEL_PX, MASK_PX, PICTURE_PX, grid_size
+from tests.command_lines import instead
 from vimaedit import ConfigError, EditConfig, ViMAEditPipeline
 from vimaedit.config import Thresholds, Windows
 from vimaedit.scenes.render import render_scene
@@ -73,7 +74,7 @@ def test_one_option_and_options_without_a_mask(words: list[str], tmp_path: Path)
     ],
 )
 def test_what_is_refused(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, message: str) -> None:
-    assert main([*words, "sweep=thresholds.edit=0.5", word]) == 2
+    assert main(instead([*words, "sweep=thresholds.edit=0.5"], word)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

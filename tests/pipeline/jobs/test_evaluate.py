@@ -13,11 +13,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.evaluate import main, spread_methods, summary_text
+from jobs._cli.options import parse_command_line
+from jobs.evaluate import main, read_methods, summary_text
 from jobs.scenes import main as write_scenes
 from pipelines.evaluate.config import EvaluateConfig, edit_job, score_job
 from pipelines.evaluate.evaluate import EvaluationSummary
 from pipelines.tables import Table
+from tests.command_lines import instead
 from tests.piebench_tree import write_mapping, write_tree
 
 COUNT = 6
@@ -98,7 +100,7 @@ def test_again_it_does_what_is_missing_only(output: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_other_settings_are_refused(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"benchmark={output.parent / 'pie'}", f"output={output}", *QUICK, "steps=2"]) == 2
+    assert main([f"benchmark={output.parent / 'pie'}", f"output={output}", *instead(QUICK, "steps=2")]) == 2
     assert "jobs.evaluate: output: got" in capsys.readouterr().err
 
 
@@ -179,8 +181,12 @@ def test_the_settings_of_every_method_are_printed(capsys: pytest.CaptureFixture[
 
 
 def test_a_list_of_methods_is_an_option_of_its_own() -> None:
-    assert spread_methods(["method=[a, b]", "steps=2"]) == ["methods=[a, b]", "steps=2"]
-    assert spread_methods(["method=a", "source_prompt=method=["]) == ["method=a", "source_prompt=method=["]
+    words = ["benchmark=b", "output=o", "method=[vimaedit, p2p thresholds.edit=0.3]", "steps=2", "against=vimaedit"]
+    configs, against = read_methods(parse_command_line(words))
+    assert [(each.method, each.steps, each.thresholds.edit) for each in configs] == [("vimaedit", 2, 0.4), ("p2p", 2, 0.3)]
+    assert [each.names for each in configs] == [("vimaedit",), ("p2p-thresholds.edit-0.3",)] and against == "vimaedit"
+    (alone,), against = read_methods(parse_command_line(["benchmark=method=[", "output=o", "method=p2p"]))
+    assert (alone.benchmark, alone.method, against) == ("method=[", "p2p", "")
     config = EvaluateConfig(benchmark="b", output="o", methods=["vimaedit", "p2p thresholds.edit=0.3 steps=7"])
     assert config.names == ("vimaedit", "p2p-thresholds.edit-0.3-steps-7")
     assert config.variants[1].options == {"thresholds.edit": "0.3", "steps": "7"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import jobs
+from jobs._cli.fields import option_keys
 from jobs._cli.help import help_text
-from jobs._cli.options import config_yaml, load_config, option_keys, parse_command_line, with_option
+from jobs._cli.options import config_yaml, load_config, parse_command_line, with_option
 from jobs.bench import SUITES
 from jobs.edit_image import EditImageConfig
 from jobs.sweep import SweepConfig
@@ -33,6 +36,7 @@ SETTINGS = (
     *(EditJobConfig, EvaluateConfig, ScoreConfig, SynthesizeConfig, EditImageConfig, SweepConfig),
     *(IngestConfig, CompactConfig, StatusConfig, ScenesConfig, TrainConfig),
 )
+JOBS = Path(jobs.__file__).parent
 REQUIRED = ("input", "output")
 BASE = ["input=records", "output=edited"]
 
@@ -196,6 +200,91 @@ def test_file_then_command_line(tmp_path: Path) -> None:
 def test_what_is_refused(word: str, message: str) -> None:
     error = error_of(word)
     assert error.startswith(message) and len(error) < 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["steps=7", "steps=7"], "steps"),
+        (["model=random", "model=miniature"], "model"),
+        (["windows={self: 0.3}", "windows.self=0.5"], "windows.self"),
+        (["columns={image: a}", "columns.image=b"], "columns.image"),
+    ],
+)
+def test_an_option_given_twice_is_refused(words: list[str], name: str) -> None:
+    assert error_of(*words) == f"{name}: got it twice; allowed: once"
+
+
+def test_an_option_given_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^windows\.self: got it twice; allowed: once$"):
+        load_file(tmp_path, "windows.self: 0.3\nwindows: {self: 0.3}\n")
+
+
+@pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("[!_]*.py")))
+def test_every_job_refuses_a_key_given_twice(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["suite=images"] if job == "bench" else []
+    assert importlib.import_module(f"jobs.{job}").main([*words, "output=a.parquet", "output=b.parquet"]) == 2
+    assert capsys.readouterr() == ("", f"jobs.{job}: output: got it twice; allowed: once\n")
+
+
+INTERPOLATED = "${oc.env:SECRET_KEY}"
+NO_TEXT = [
+    ("steps", "integer"),
+    ("limit", "integer or null"),
+    ("image_strength", "number"),
+    ("dry_run", "true or false"),
+    ("windows.self", "number"),
+    ("windows", "{self: number, text: number, image: number, feature: number}"),
+    ("columns", "mapping of text to text"),
+    ("metrics", "list of text"),
+]
+
+
+@pytest.mark.parametrize(("name", "allowed"), NO_TEXT)
+@pytest.mark.parametrize("text", [INTERPOLATED, "???", f"7{INTERPOLATED}"])
+def test_what_may_be_no_text_is_never_interpolated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, allowed: str, text: str
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", "7")
+    message = f"{name}: got {text!r}; allowed: {allowed}"
+    assert error_of(f"{name}={text}") == message
+    with pytest.raises(ConfigError) as caught:
+        load_file(tmp_path, f"{name}: '{text}'\n")
+    assert str(caught.value) == message
+
+
+def test_text_is_never_interpolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Path) -> None:
+    monkeypatch.setenv("SECRET_KEY", "7")
+    assert load(f"negative_prompt={INTERPOLATED}").negative_prompt == INTERPOLATED
+    assert load_file(tmp_path, f"negative_prompt: {INTERPOLATED}\n").negative_prompt == INTERPOLATED
+    nested = load(
+        f"columns={{image: '{INTERPOLATED}'}}", f"http_hosts=['{INTERPOLATED}']", f"lora=[{{path: '{INTERPOLATED}'}}]"
+    )
+    assert (nested.columns, nested.http_hosts) == ({"image": INTERPOLATED}, [INTERPOLATED])
+    assert nested.lora == [Lora(path=INTERPOLATED)]
+    with pytest.raises(ConfigError, match="actors: got .*SECRET_KEY}'; allowed: auto"):
+        load(f"actors={INTERPOLATED}")
+    write_recipe(bundle, {"negative_prompt": INTERPOLATED, "methods": {"p2p": {"negative_prompt": "\\" + INTERPOLATED}}})
+    assert load(f"model={bundle}").negative_prompt == INTERPOLATED
+    assert load(f"model={bundle}", "method=p2p").negative_prompt == "\\" + INTERPOLATED
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"steps": INTERPOLATED}, f"steps: got '{INTERPOLATED}'; allowed: integer"),
+        ({"windows": {"self": INTERPOLATED}}, f"windows.self: got '{INTERPOLATED}'; allowed: number"),
+        (
+            {"image_root": "/", "steps": 3},
+            "image_root: got an unknown key in the recipe of the model; allowed: options of an edit",
+        ),
+        ({"methods": {"vimaedit": {"output": "x"}}}, "output: got an unknown key in the recipe of the model; allowed: options"),
+        ({"lora": []}, "lora: got an unknown key in the recipe of the model; allowed: options of an edit"),
+    ],
+)
+def test_what_is_refused_in_a_recipe(bundle: Path, recipe: dict[str, object], message: str) -> None:
+    write_recipe(bundle, recipe)
+    assert error_of(f"model={bundle}").startswith(message)
 
 
 @pytest.mark.parametrize(
