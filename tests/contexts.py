@@ -1,16 +1,23 @@
-"""A run's context for tests of its stages, with everything settled that they do not look at."""
+"""A run's context and rows for tests of its stages, with everything settled that they do not look at."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
+from pipelines.records.row import Row
+from pipelines.records.rules import RecordRules
 from pipelines.records.schema import ColumnMap, output_schema
+from pipelines.store.fetch import ReferenceRules
+from vimaedit.images import CanvasSpec, FittedImage
 from vimaedit.models.files import ModelFacts
+from vimaedit.types import EditRequest
 
+Shape = tuple[int, int]
 NO_COLUMNS = ColumnMap(edit={}, passed={})
 
 
@@ -29,3 +36,37 @@ def make_context(job: EditJobConfig, facts: ModelFacts, **others: Any) -> RunCon
         "generation": 1,
     }
     return RunContext(job=job, facts=facts, **{**defaults, **others})
+
+
+def make_rules(**changes: Any) -> RecordRules:
+    """Return rules of a canvas of 16 px."""
+    rules: dict[str, Any] = {
+        "references": ReferenceRules(root="in", allow_http=False, http_hosts=()),
+        "min_side_px": 11,
+        "max_pixels": 10_000,
+        "canvas": CanvasSpec(fit="crop", size=16, granularity=8),
+        "clip_side": 7,
+        "seed": 3,
+        "reads_masks": False,
+        "keeps_coded": False,
+    }
+    return RecordRules(**{**rules, **changes})
+
+
+def make_row(id: str = "a", **fields: Any) -> Row:
+    """Return a row of which only the prompts are known."""
+    identity: dict[str, Any] = {"edit_index": 0, "input_file": "a", "input_row": 0}
+    return Row(**{"id": id, **identity, "source_prompt": "s", "target_prompt": "t", "seed": 3, **fields})
+
+
+def make_picture(shape: Shape, value: int = 11) -> FittedImage:
+    """Return a picture of one grey that was a canvas of that shape already."""
+    return FittedImage(image=np.full((*shape, 3), value, np.uint8), crop_box=(0, 0, *shape[::-1]), size=shape[::-1])
+
+
+def with_picture(row: Row, picture: FittedImage, **others: Any) -> Row:
+    """Give a row its picture and the request to edit it; `others` are fields of `EditRequest`."""
+    prompts = {"source_prompt": row.source_prompt, "target_prompt": row.target_prompt}
+    row.picture = picture
+    row.request = EditRequest(**{"id": row.id, "image": picture.image, "seed": row.seed, **prompts, **others})
+    return row

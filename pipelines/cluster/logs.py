@@ -11,17 +11,12 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.store.masking import mask_urls
-
-# Jobs import this before anything that takes seconds.
-if TYPE_CHECKING:
-    from pipelines.output.context import Row, RunContext
-    from pipelines.output.plan import Unit
 
 PACKAGES = ("pipelines", "vimaedit")
 _run: dict[str, str] = {}  # what this process works on
@@ -54,10 +49,10 @@ def set_run(run: str, attempt: str) -> None:
     _run.update(run=run, attempt=attempt)
 
 
-def start_worker(context: RunContext) -> None:
+def start_worker(run: str, attempt: str, log_format: str) -> None:
     """Let a worker process log as its run asks; it may come from another run or be called again and again."""
-    set_run(context.plan_digest, context.attempt)
-    if context.job.log_format != "json":
+    set_run(run, attempt)
+    if log_format != "json":
         return
     for name in PACKAGES:
         logger = logging.getLogger(name)
@@ -70,19 +65,18 @@ def start_worker(context: RunContext) -> None:
 
 
 @contextmanager
-def about(unit: Unit, path: str) -> Iterator[None]:
+def about(unit: str, path: str) -> Iterator[None]:
     """Let this thread's lines name the unit that it works on, and its input file."""
-    token = _unit.set({"unit": unit.id, "file": path})
+    token = _unit.set({"unit": unit, "file": path})
     try:
         yield
     finally:
         _unit.reset(token)
 
 
-def fields(event: str, rows: Iterable[Row] = (), /, **more: Any) -> dict[str, Any]:
-    """Return what a line says beside its text, as `extra` of a logging call: the event, the records, and numbers."""
-    records = [{"id": row.id, "row": row.input_row, "edit": row.edit_index} for row in rows]
-    return {"fields": {"event": event, **({"records": records} if records else {}), **more}}
+def fields(event: str, names: Sequence[Mapping[str, Any]] = (), /, **more: Any) -> dict[str, Any]:
+    """Return what a line says beside its text, as `extra` of a logging call: the event, names of rows, and numbers."""
+    return {"fields": {"event": event, **({"records": names} if names else {}), **more}}
 
 
 def _masked(value: Any) -> Any:

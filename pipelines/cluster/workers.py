@@ -12,9 +12,10 @@ import ray
 
 from pipelines.cluster.place import Placement, get
 from pipelines.cluster.weights import with_local_weights
+from pipelines.edit.blocks import UnitRows
 from pipelines.edit.read import read_unit
 from pipelines.edit.write import encode_unit
-from pipelines.output.context import RunContext, UnitRows
+from pipelines.output.context import RunContext
 from pipelines.output.parts import part_bytes
 from pipelines.output.plan import Unit
 from pipelines.records.scan import InputFile

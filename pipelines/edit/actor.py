@@ -18,16 +18,18 @@ from pipelines.cluster.logs import about, fields, start_worker
 from pipelines.cluster.progress import Report
 from pipelines.cluster.telemetry import observe_batch
 from pipelines.cluster.weights import with_local_weights
+from pipelines.edit.blocks import from_block, to_block
 from pipelines.edit.deaths import starting, this_worker
 from pipelines.edit.failures import Failure, describe, device_error, free_memory
 from pipelines.edit.riding import RidingMetrics
 from pipelines.edit.suspects import Deaths, RequestKey, Suspects, write_suspects
-from pipelines.output.context import Row, RunContext, from_block, to_block
+from pipelines.output.context import RunContext
 from pipelines.output.plan import Unit, batches
+from pipelines.records.row import Row
 from pipelines.store.location import locate
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import VimaeditError, shown
-from vimaedit.types import Editor, EditRequest, EditResult, Status
+from vimaedit.types import Editor, EditResult, Status
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class EditActor:
         # Before torch loads OpenMP: idle threads sleep instead of spinning, which would slow the stages that share the cores
         # (measured with four busy processes on two cores: 0.6 s a batch against 15 s).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        start_worker(context)
+        start_worker(*context.log_names)
         self.context = context
         self.report = report
         self.ledger = ledger
@@ -66,7 +68,7 @@ class EditActor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         (unit_rows,) = from_block(block)
-        with about(unit_rows.unit, unit_rows.file.path):
+        with about(unit_rows.unit.id, unit_rows.file.path):
             self.edit_rows(unit_rows.unit, unit_rows.rows)
         return to_block(unit_rows)
 
@@ -75,11 +77,6 @@ class EditActor:
 
         Raises: StoppedEarly where the run has become hopeless.
         """
-        from vimaedit.step.noise import record_seed
-
-        for row in rows:
-            if row.seed is None:
-                row.seed = record_seed(self.context.job.seed, row.id)
         job = self.context.job
         keep_shape, targets = job.canvas.fit == "keep", job.targets_per_source
         cut = list(unit_batches(unit, rows, self.context.batch_size, keep_shape=keep_shape, targets_per_source=targets))
@@ -102,7 +99,7 @@ class EditActor:
                     raise StoppedEarly(reason)
             num_finished += len(statuses)
         for row in rows:
-            row.clip_image = row.given_mask = None  # nothing later reads them
+            row.request = None  # nothing later reads what only the editor does
 
     def _enter(self, unit: Unit) -> Suspects:
         """Ask for the unit's suspects; new ones are written to the output before anything is tried again."""
@@ -125,8 +122,9 @@ class EditActor:
                 self._edit(unit, [row if other == place else None for other in range(len(slots))])
                 continue
             text = f"record {shown(row.id)}: the editing process died {deaths.alone} times while this request ran alone"
-            row.stop(Status.QUARANTINED, "edit", "process_died", f"{text} ({deaths.cause or 'as an earlier run noted'})")
-            logger.error("%s", row.error_message, extra=fields("row_stopped", [row], stage="edit"))
+            message = f"{text} ({deaths.cause or 'as an earlier run noted'})"
+            row.stop(Status.QUARANTINED, "edit", "process_died", message)
+            logger.error("%s", message, extra=fields("row_stopped", [row.log_name], stage="edit"))
 
     def _edit(self, unit: Unit, slots: Slots) -> None:
         """Edit a batch that the ledger knows of meanwhile."""
@@ -138,7 +136,7 @@ class EditActor:
             edit_batch(self.editor, slots)
             self._measure(slots)
             return
-        logger.info("batch begun", extra=fields("batch_begun", rows, slots=len(slots)))
+        logger.info("batch begun", extra=fields("batch_begun", _names(rows), slots=len(slots)))
         started = time.perf_counter()
         ray.get(self.ledger.begin.remote(unit.id, requests, this_worker()))
         edit_batch(self.editor, slots, lost=lambda cause: self._leave(unit, cause))
@@ -146,7 +144,7 @@ class EditActor:
         ray.get(self.ledger.end.remote(unit.id))
         statuses = Counter(str(row.status) for row in rows)
         logger.info(
-            "batch edited", extra=fields("batch_edited", rows, statuses=statuses, seconds=time.perf_counter() - started)
+            "batch edited", extra=fields("batch_edited", _names(rows), statuses=statuses, seconds=time.perf_counter() - started)
         )
 
     def _measure(self, slots: Slots) -> None:
@@ -173,6 +171,10 @@ def _load(context: RunContext) -> Editor:
     torch.set_num_threads(context.threads)
     job = with_local_weights(context.job)
     return load_editor(job, job) if context.make_editor is None else context.make_editor(job)
+
+
+def _names(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [row.log_name for row in rows]
 
 
 def _key(row: Row) -> RequestKey:
@@ -203,8 +205,8 @@ def unit_batches(
     waiting: list[Row] = []
     for row in rows:
         waiting.append(row)
-        if not keep_shape or row.canvas is not None:
-            shape = row.canvas.shape if keep_shape and row.canvas is not None else ()
+        if not keep_shape or row.picture is not None:
+            shape = row.picture.image.shape if keep_shape and row.picture is not None else ()
             members, finished = groups.setdefault(shape, ([], []))
             if members and members[-1] is not None and members[-1].input_row != row.input_row:
                 _fill_up(members, finished, targets_per_source)
@@ -260,7 +262,9 @@ def _edit_slots(
         lost(f"{failure.type}: {failure.text}; then {cause}")
     ids, text = ", ".join(shown(row.id) for row in rows), mask_urls(failure.text)
     if failure.out_of_memory and len(slots) > 1:
-        logger.warning("batch of %s: %s: %s; in halves now", ids, failure.type, text, extra=fields("batch_halved", rows))
+        logger.warning(
+            "batch of %s: %s: %s; in halves now", ids, failure.type, text, extra=fields("batch_halved", _names(rows))
+        )
         free_memory()
         half = 1 << ((len(slots) - 1).bit_length() - 1)
         for start in range(0, len(slots), half):
@@ -271,12 +275,22 @@ def _edit_slots(
     elif failure.out_of_memory or is_retry:
         advice = "; no memory for this edit alone: try a smaller canvas.size, dtype=float16 or a larger device"
         for row in rows:
-            row.seconds = time.perf_counter() - started
             message = f"record {shown(row.id)}: {failure.type}: {failure.text}{advice if failure.out_of_memory else ''}"
-            row.stop(Status.FAILED, "edit", failure.type, message)
-            logger.warning("%s", mask_urls(message), extra=fields("row_stopped", [row], stage="edit"))
+            row.take(
+                EditResult(
+                    id=row.id,
+                    status=Status.FAILED,
+                    error_stage="edit",
+                    error_type=failure.type,
+                    message=message,
+                    seconds=time.perf_counter() - started,
+                )
+            )
+            logger.warning("%s", mask_urls(message), extra=fields("row_stopped", [row.log_name], stage="edit"))
     else:
-        logger.warning("batch of %s: %s: %s; each runs alone now", ids, failure.type, text, extra=fields("batch_split", rows))
+        logger.warning(
+            "batch of %s: %s: %s; each runs alone now", ids, failure.type, text, extra=fields("batch_split", _names(rows))
+        )
         for place, each in enumerate(slots):
             if each is not None:
                 alone: Slots = [each if place == other else None for other in range(len(slots))]
@@ -295,33 +309,9 @@ def _run(editor: Editor, slots: Slots) -> None:
     for row in slots:
         if row is not None:
             row.attempts += 1
-    results = editor([None if row is None else _request(row) for row in slots])
+    results = editor([None if row is None else row.request for row in slots])
     for row, result in zip(slots, results, strict=True):
         if row is not None:
             if result is None:
                 raise RuntimeError("the editor gave no result for a request")
-            _take(row, result)
-
-
-def _request(row: Row) -> EditRequest:
-    assert row.canvas is not None and row.source_prompt is not None and row.target_prompt is not None and row.seed is not None
-    return EditRequest(
-        id=row.id,
-        image=row.canvas,
-        clip_image=row.clip_image,
-        source_prompt=row.source_prompt,
-        target_prompt=row.target_prompt,
-        blend=row.blend,
-        given_mask=row.given_mask,
-        seed=row.seed,
-        overrides=row.overrides,
-    )
-
-
-def _take(row: Row, result: EditResult) -> None:
-    row.status = result.status
-    row.edited, row.edit_mask, row.critical_mask = result.image, result.edit_mask, result.critical_mask
-    row.blend, row.grounded = result.blend_used, result.grounded
-    row.error_stage, row.error_type, row.error_message = result.error_stage, result.error_type, result.message
-    row.warnings = [*row.warnings, *result.warnings]
-    row.seconds = result.seconds
+            row.take(result)

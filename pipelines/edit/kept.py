@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.edit.blocks import UnitRows
 from pipelines.edit.write import encode_unit
-from pipelines.output.context import Row, RunContext, UnitRows
+from pipelines.output.context import RunContext
 from pipelines.output.parts import part_name, read_part
 from pipelines.output.plan import Unit
+from pipelines.records.row import Row
 from pipelines.store.location import Location, locate, open_reader, retry_remote
 from pipelines.store.masking import mask_urls
-from vimaedit.types import Status
+from vimaedit.types import EditResult, Status
 
 IDENTITY = ("input_row", "edit_index", "status")
 
@@ -35,7 +37,8 @@ def keep_finished_rows(context: RunContext, unit: Unit, rows: Sequence[Row]) -> 
     for row, found in zip(rows, table.to_pylist(), strict=True):
         assert (found["input_row"], found["edit_index"]) == (row.input_row, row.edit_index)
         if found["status"] not in redone:
-            row.status, row.is_kept = Status(found["status"]), True
+            row.result, row.is_kept = EditResult(id=row.id, status=Status(found["status"])), True
+            row.request = None
 
 
 def with_kept_rows(context: RunContext, unit_rows: UnitRows) -> pa.Table:

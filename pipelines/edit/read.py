@@ -21,17 +21,22 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipelines.cluster.logs import about, fields, start_worker
+from pipelines.edit.blocks import UnitRows, to_block
 from pipelines.edit.kept import keep_finished_rows
 from pipelines.edit.riding import add_references
-from pipelines.output.context import Row, RunContext, UnitRows, to_block
+from pipelines.output.context import RunContext
 from pipelines.output.plan import Unit
-from pipelines.records.parse import has_blends_per_target, parse_record, read_record, reject
-from pipelines.records.pictures import add_pictures, fetch_picture, picture_source
+from pipelines.records.parse import has_blends_per_target, parse_record
+from pipelines.records.pictures import fetch_picture, picture_source, read_picture
 from pipelines.records.read import Rows, read_rows
+from pipelines.records.row import Row
+from pipelines.records.rules import RecordRules
 from pipelines.records.scan import InputFile, list_counts, request_counts
 from pipelines.records.types import to_written
+from pipelines.records.values import read_record
 from pipelines.store.location import locate
 from vimaedit.errors import RequestError
+from vimaedit.seeds import derive_seed
 from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
@@ -67,8 +72,8 @@ class UnitSource(Datasource):
 
 def _read_block(context: Any, file: InputFile, unit: Unit) -> Iterator[pa.Table]:
     settled: RunContext = ray.get(context)
-    start_worker(settled)
-    with about(unit, file.path):
+    start_worker(*settled.log_names)
+    with about(unit.id, file.path):
         started = time.perf_counter()
         read = read_unit(settled, file, unit)
         stopped = sum(row.status is not None for row in read.rows)
@@ -83,28 +88,29 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
     Raises: RuntimeError where the file is not there, or not the planned one; the infrastructure's errors, after retries.
     """
     if file.error is not None:
-        unplanned = _unreadable_rows(file, [(-1, 0)], "plan", file.error)
+        unplanned = _unreadable_rows(context, file, [(-1, 0)], "plan", file.error)
         if unit.generation > 1:
             keep_finished_rows(context, unit, unplanned)
         return UnitRows(unit=unit, file=file, rows=unplanned, passed=_no_passed(context, 1))
+    rules = context.record_rules
     rows: list[Row] = []
     passed: list[pa.Table] = []
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for record, image in _with_pictures(context, _records(context, file, unit, passed), pool):
+        for record, image in _with_pictures(rules, _records(context, file, unit, passed), pool):
             if isinstance(record, list):
                 rows += record
                 continue
-            parsed = parse_record(
+            assert image is not None
+            rows += parse_record(
+                rules,
                 record.values,
+                read_picture(rules, record.values, image),
                 blends_per_target=record.blends_per_target,
                 input_file=file.path,
                 input_row=record.row,
                 first_edit=record.first_edit,
                 count=record.count,
             )
-            assert image is not None
-            add_pictures(context, parsed, record.values, image)
-            rows += parsed
     assert len(rows) == unit.take
     if context.job.canvas.fit == "keep":
         _warn_of_unknown_shapes(rows)
@@ -146,7 +152,7 @@ def _records(context: RunContext, file: InputFile, unit: Unit, passed: list[pa.T
                     for edit in range(count)
                 ]
                 passed.append(_no_passed(context, len(positions)))
-                yield _unreadable_rows(file, positions, "read", rows.content)
+                yield _unreadable_rows(context, file, positions, "read", rows.content)
             else:
                 passed.append(_passed(context, rows.content, np.repeat(np.arange(rows.count), taken)))
                 yield from _split(context, rows.first, rows.content, taken, first_edit)
@@ -182,14 +188,14 @@ def _split(
 
 
 def _with_pictures(
-    context: RunContext, records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
+    rules: RecordRules, records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[_Record | list[Row], bytes | Exception | None]]:
     """Give every record its picture. Fetching overlaps, a few pictures ahead; those in the file itself are taken as they come."""
     waiting: deque[tuple[_Record | list[Row], bytes | Exception | Future[bytes | Exception] | None]] = deque()
     for record in records:
         source = None if isinstance(record, list) else picture_source(record.values)
         if isinstance(source, str):
-            waiting.append((record, pool.submit(copy_context().run, fetch_picture, context, source)))
+            waiting.append((record, pool.submit(copy_context().run, fetch_picture, rules, source)))
         else:
             waiting.append((record, source))
         while waiting and (len(waiting) >= FETCHED_AHEAD or not isinstance(source, str)):
@@ -204,16 +210,16 @@ def _arrived(
     return record, image.result() if isinstance(image, Future) else image
 
 
-def _unreadable_rows(file: InputFile, positions: Sequence[tuple[int, int]], stage: str, error: Exception | str) -> list[Row]:
+def _unreadable_rows(
+    context: RunContext, file: InputFile, positions: Sequence[tuple[int, int]], stage: str, error: Exception | str
+) -> list[Row]:
     rows = []
     for input_row, edit_index in positions:
         label = f"{file.path}#{input_row}"
-        row = Row(id=label, edit_index=edit_index, input_file=file.path, input_row=input_row)
-        reject(
-            row,
-            stage,
-            RequestError("unreadable_file", field="input", got=f"{file.path}: {error}", allowed="a whole Parquet file"),
-        )
+        seed = derive_seed(context.job.seed, label)
+        row = Row(id=label, edit_index=edit_index, input_file=file.path, input_row=input_row, seed=seed)
+        got = f"{file.path}: {error}"
+        row.reject(stage, RequestError("unreadable_file", field="input", got=got, allowed="a whole Parquet file"))
         rows.append(row)
     return rows
 
@@ -237,11 +243,11 @@ def _no_passed(context: RunContext, count: int) -> pa.Table:
 
 def _warn_of_unknown_shapes(rows: Sequence[Row]) -> None:
     """Warn where a picture could not be had: its canvas shape is unknown, so requests behind it may have moved up a slot."""
-    lost = [row for row in rows if row.status == Status.FAILED and row.canvas is None]
+    lost = [row for row in rows if row.status == Status.FAILED and row.picture is None]
     if not lost:
         return
     for row in rows:
-        if row.canvas is not None:
+        if row.picture is not None:
             row.warnings.append(
                 f"regrouped: with canvas.fit=keep the picture of record {lost[0].id!r} could not be had, and its shape is unknown; "
                 "batches may be cut differently once it can be, and pixels differ within rounding"

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.edit.write import frame_pictures
-from pipelines.output.context import Row, RunContext
+from pipelines.output.context import RunContext
+from pipelines.records.row import Row
 from pipelines.score.networks import Measurer, MetricNetworks
 from pipelines.score.read import read_references
 from pipelines.store.masking import mask_urls
@@ -60,7 +61,7 @@ class RidingMetrics:
 
     def __call__(self, rows: Sequence[Row]) -> None:
         """Measure the rows whose edit is done. What cannot be measured is null, and a warning of the row says why."""
-        done = [row for row in rows if row.status == Status.OK and row.edited is not None]
+        done = [row for row in rows if row.result is not None and row.status == Status.OK and row.result.image is not None]
         ready = [(row, sample) for row in done if (sample := self._sample(row)) is not None]
         try:
             self._measure(ready)
@@ -82,12 +83,11 @@ class RidingMetrics:
         """Bring a row's edit to the form in which it will be written; None where its references cannot be read."""
         job = self.context.job
         framed = frame_pictures(self.context, row)
-        size = row.original_size
-        assert framed.source is not None and framed.edited is not None and row.crop_box is not None and size is not None
-        edited = framed.edited
+        assert framed.source is not None and framed.edited is not None and row.picture is not None
+        size, edited = row.picture.size, framed.edited
         if job.picture_coding == "jpeg":  # the other formats lose nothing
             edited = decode_image(encode_image(edited, job.picture_coding), min_side_px=1, max_pixels=edited.size)
-        box = (0, 0, *size) if job.frame == "original" else row.crop_box
+        box = (0, 0, *size) if job.frame == "original" else row.picture.crop_box
         try:
             references = read_references(
                 _readable(row.references or {}),

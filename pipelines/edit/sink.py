@@ -11,9 +11,10 @@ import pyarrow as pa
 from ray.data.datasource import Datasink
 
 from pipelines.cluster.logs import about, fields, start_worker
+from pipelines.edit.blocks import UnitRows, from_block
 from pipelines.edit.kept import with_kept_rows
 from pipelines.edit.write import encode_unit
-from pipelines.output.context import RunContext, UnitRows, from_block
+from pipelines.output.context import RunContext
 from pipelines.output.parts import part_bytes, part_name
 from pipelines.store.location import locate, put_atomic
 
@@ -28,11 +29,11 @@ class UnitSink(Datasink[dict[str, Any]]):
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, Any]:
         """Write every unit among the blocks; only the number of rows goes back to the driver."""
-        start_worker(self.context)
+        start_worker(*self.context.log_names)
         rows = 0
         for block in blocks:
             for unit_rows in from_block(block):
-                with about(unit_rows.unit, unit_rows.file.path):
+                with about(unit_rows.unit.id, unit_rows.file.path):
                     rows += self._write(unit_rows)
         return {"rows": rows}
 

@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.cluster.logs import fields
-from pipelines.output.context import Row, RunContext, UnitRows
+from pipelines.edit.blocks import UnitRows
+from pipelines.output.context import RunContext
+from pipelines.records.row import Row
 from pipelines.records.schema import OUTPUT_FIELDS
 from pipelines.store.masking import mask_urls
 from pipelines.store.text import cut_quotes
@@ -44,12 +46,15 @@ def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
         if isinstance(error, RequestError):
             status, kind = Status.REJECTED, error.code
         else:
-            told = fields("row_stopped", [row], stage="encode")
+            told = fields("row_stopped", [row.log_name], stage="encode")
             logger.warning("record %s: %s: %s", shown(row.id), kind, mask_urls(str(error)), extra=told)
         row.stop(status, "encode", kind, f"record {shown(row.id)}: {error}")
+    result, picture = row.result, row.picture
+    assert result is not None
     # What words were used is known only of a finished edit.
-    ok = row.status == Status.OK
-    size, box = row.original_size, row.crop_box
+    ok = result.status == Status.OK
+    size = None if picture is None else picture.size
+    box = None if picture is None else picture.crop_box
     if job.frame == "original" and size is not None:
         box = (0, 0, *size)
     return {
@@ -59,17 +64,17 @@ def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
         "input_row": row.input_row,
         "source_prompt": row.source_prompt,
         "target_prompt": row.target_prompt,
-        "blend_words_used": [dataclasses.asdict(phrase) for phrase in row.blend] if ok else None,
+        "blend_words_used": [dataclasses.asdict(phrase) for phrase in result.blend_used] if ok else None,
         **pictures,
-        "grounded": row.grounded if ok else None,
+        "grounded": result.grounded if ok else None,
         "original_size": None if size is None else {"width": size[0], "height": size[1]},
         "crop_box": None if box is None else dict(zip(("left", "top", "right", "bottom"), box, strict=True)),
-        "status": str(row.status),
-        "error_stage": row.error_stage,
-        "error_type": row.error_type,
-        "error_message": None if row.error_message is None else mask_urls(cut_quotes(row.error_message)),
+        "status": str(result.status),
+        "error_stage": result.error_stage,
+        "error_type": result.error_type,
+        "error_message": None if result.message is None else mask_urls(cut_quotes(result.message)),
         # One that failed before it came to an editor was tried too.
-        "attempts": max(1, row.attempts) if row.status == Status.FAILED else row.attempts,
+        "attempts": max(1, row.attempts) if result.status == Status.FAILED else row.attempts,
         "warnings": [*row.warnings, *_warnings(context, row)],
         "seed": row.seed,
         "method": job.method,
@@ -79,7 +84,7 @@ def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
         "model_digest": context.model_digest,
         "version": context.version,
         "unit_id": unit_id,
-        "seconds": row.seconds,
+        "seconds": result.seconds,
     }
 
 
@@ -101,13 +106,15 @@ class FramedPictures:
 
 def frame_pictures(context: RunContext, row: Row) -> FramedPictures:
     """Bring source, edit and masks to the output's frame."""
-    job = context.job
-    source, edited, edit_mask, critical_mask = row.canvas, row.edited, row.edit_mask, row.critical_mask
-    if job.frame == "original" and row.original is not None and row.crop_box is not None and row.original_size is not None:
-        source = decode_image(row.original, min_side_px=job.min_side_px, max_pixels=job.max_pixels)
-        edited = None if edited is None else paste_back(source, edited, row.crop_box)
-        edit_mask = None if edit_mask is None else paste_mask(edit_mask, row.original_size, row.crop_box)
-        critical_mask = None if critical_mask is None else paste_mask(critical_mask, row.original_size, row.crop_box)
+    job, picture, result = context.job, row.picture, row.result
+    assert result is not None
+    source = None if picture is None else picture.image
+    edited, edit_mask, critical_mask = result.image, result.edit_mask, result.critical_mask
+    if row.coded is not None and picture is not None:
+        source = decode_image(row.coded, min_side_px=job.min_side_px, max_pixels=job.max_pixels)
+        edited = None if edited is None else paste_back(source, edited, picture.crop_box)
+        edit_mask = None if edit_mask is None else paste_mask(edit_mask, picture.size, picture.crop_box)
+        critical_mask = None if critical_mask is None else paste_mask(critical_mask, picture.size, picture.crop_box)
     return FramedPictures(source=source, edited=edited, edit_mask=edit_mask, critical_mask=critical_mask)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.records.parse import image_source
+from pipelines.records.pictures import image_source
 from pipelines.store.location import Location, exists, list_files, locate, open_reader, read_bytes, retry_remote
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import ConfigError, RequestError

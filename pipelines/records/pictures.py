@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.cluster.logs import fields
-from pipelines.output.context import Row, RunContext
-from pipelines.records.decoder import CodedRecord, DecodedRecord, DecoderDied, DecodingFailed, decoder
-from pipelines.records.parse import image_source, reject
+from pipelines.records.decoder import CodedRecord, DecoderDied, DecodingFailed, decoder
+from pipelines.records.row import Row
+from pipelines.records.rules import RecordRules
+from pipelines.records.values import ALLOWED, converted, wrong_type
 from pipelines.store.fetch import fetch
 from pipelines.store.masking import mask_url, mask_urls
 from vimaedit.errors import RequestError, shown
+from vimaedit.images import FittedPicture
 from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
 
 
-def picture_source(record: Mapping[str, Any]) -> bytes | str | Exception:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecordPicture:
+    """What came of a record's picture: on the canvas, or an error and the stage of it; both where only the mask is bad.
+
+    `path` names it, without credentials; `coded` as it came, only where rows that are written need it.
+    """
+
+    path: str | None
+    coded: bytes | None = None
+    fitted: FittedPicture | None = None
+    stage: str = ""
+    error: Exception | None = None
+
+
+def image_source(value: Any, field: str) -> bytes | str:
+    """Return a picture's bytes, or the path or URL that names it.
+
+    Raises: RequestError for null and for values of another type.
+    """
+    value, path = converted(value), None
+    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
+        path, value = value.get("path"), value.get("bytes")
+    if isinstance(value, bytes):
+        return value
+    reference = value if value is not None else path
+    if reference is None:
+        raise RequestError("null_value", field=field, got="null", allowed=ALLOWED[field])
+    if not isinstance(reference, str):
+        raise wrong_type(field, reference)
+    return reference
+
+
+def picture_source(record: Mapping[str, Any]) -> bytes | str | RequestError:
     """Give a record's picture: its bytes, what names it, or why it has neither."""
     try:
         return image_source(record.get("image"), "image")
@@ -26,50 +61,65 @@ def picture_source(record: Mapping[str, Any]) -> bytes | str | Exception:
         return error
 
 
-def fetch_picture(context: RunContext, reference: str) -> bytes | Exception:
+def fetch_picture(rules: RecordRules, reference: str) -> bytes | Exception:
     """Fetch a picture that a record names; what goes wrong becomes the row's: nothing a record names may end the run."""
     try:
-        return fetch(reference, context.reference_rules)
+        return fetch(reference, rules.references)
     except Exception as error:
         return error
 
 
-def add_pictures(context: RunContext, rows: Sequence[Row], values: Mapping[str, Any], image: bytes | Exception) -> None:
-    """Decode the picture and mask of a record once for all its edits. Rows rejected before keep their reason.
+def read_picture(rules: RecordRules, record: Mapping[str, Any], image: bytes | Exception) -> RecordPicture:
+    """Decode the picture and mask of a record once for all its edits; `image` is its picture, fetched, or why it has none.
 
     Raises: RuntimeError where no process to decode in can be started.
     """
-    path = values["image"].get("path") if isinstance(values.get("image"), dict) else values.get("image")
-    for row in rows:
-        row.image_path = mask_url(path) if isinstance(path, str) else None
+    value = record.get("image")
+    name = value.get("path") if isinstance(value, dict) else value
+    path = mask_url(name) if isinstance(name, str) else None
     if isinstance(image, Exception):
-        _stop(rows, "fetch", image)
-        return
-    mask = _mask_source(values) if context.job.grounding == "given" else None
+        stage = "record" if isinstance(picture_source(record), RequestError) else "fetch"
+        return RecordPicture(path=path, stage=stage, error=image)
+    mask = _mask_source(record) if rules.reads_masks else None
     try:
         decoded = decoder(
             CodedRecord(
                 image=image,
                 mask=mask if isinstance(mask, bytes) else None,
-                min_side_px=context.job.min_side_px,
-                max_pixels=context.job.max_pixels,
-                canvas=context.canvas,
-                clip_side=context.facts.clip_side,
+                min_side_px=rules.min_side_px,
+                max_pixels=rules.max_pixels,
+                canvas=rules.canvas,
+                clip_side=rules.clip_side,
             )
         )
     except (RequestError, DecoderDied, DecodingFailed) as error:
-        _stop(rows, "decode", error)
+        return RecordPicture(path=path, stage="decode", error=error)
+    bad_mask = mask if isinstance(mask, RequestError) else decoded.bad_mask
+    coded = image if rules.keeps_coded else None
+    return RecordPicture(path=path, coded=coded, fitted=decoded.picture, stage="decode", error=bad_mask)
+
+
+def stop_without_picture(row: Row, picture: RecordPicture) -> None:
+    """Settle that a request gets no edit, since its picture or mask could not be had."""
+    error, stage = picture.error, picture.stage
+    assert error is not None
+    if isinstance(error, RequestError):
+        row.reject(stage, error)
         return
-    _take(rows, decoded, image if context.job.frame == "original" else None)
-    bad_mask = next((each for each in (mask, decoded.bad_mask) if isinstance(each, RequestError)), None)
-    if bad_mask is not None:
-        _stop(rows, "decode", bad_mask)
+    kind = error.type if isinstance(error, DecodingFailed) else type(error).__name__
+    text = mask_urls(str(error) if isinstance(error, DecoderDied) else f"{kind}: {error}")
+    logger.warning("record %s: %s", shown(row.id), text, extra=fields("row_stopped", [row.log_name], stage=stage))
+    if isinstance(error, DecoderDied):
+        row.attempts = error.tries
+        row.stop(Status.QUARANTINED, stage, "process_died", f"record {row.id!r}: {text}")
+    else:
+        row.stop(Status.FAILED, stage, kind, f"record {row.id!r}: image: {text}")
 
 
-def _mask_source(values: Mapping[str, Any]) -> bytes | RequestError:
+def _mask_source(record: Mapping[str, Any]) -> bytes | RequestError:
     """Give a record's coded mask, or why it has none."""
     try:
-        value = values.get("given_mask")
+        value = record.get("given_mask")
         if value is None:
             raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
         data = image_source(value, "given_mask")
@@ -79,28 +129,3 @@ def _mask_source(values: Mapping[str, Any]) -> bytes | RequestError:
         return data
     got = f"the path {shown(mask_url(data))}"
     return RequestError("wrong_type", field="given_mask", got=got, allowed="binary, or {bytes, path} with bytes")
-
-
-def _take(rows: Sequence[Row], decoded: DecodedRecord, original: bytes | None) -> None:
-    picture = decoded.picture
-    for row in rows:
-        row.canvas, row.clip_image, row.original = picture.fitted.image, picture.clip_image, original
-        row.original_size, row.crop_box = picture.fitted.size, picture.fitted.crop_box
-        row.given_mask = picture.mask
-
-
-def _stop(rows: Sequence[Row], stage: str, error: Exception) -> None:
-    for row in rows:
-        if row.status is not None:
-            continue
-        if isinstance(error, RequestError):
-            reject(row, stage, error)
-            continue
-        kind = error.type if isinstance(error, DecodingFailed) else type(error).__name__
-        text = mask_urls(str(error) if isinstance(error, DecoderDied) else f"{kind}: {error}")
-        logger.warning("record %s: %s", shown(row.id), text, extra=fields("row_stopped", [row], stage=stage))
-        if isinstance(error, DecoderDied):
-            row.attempts = error.tries
-            row.stop(Status.QUARANTINED, stage, "process_died", f"record {row.id!r}: {text}")
-        else:
-            row.stop(Status.FAILED, stage, kind, f"record {row.id!r}: image: {text}")

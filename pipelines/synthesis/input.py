@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.records.parse import read_record
 from pipelines.records.read import read_rows
 from pipelines.records.scan import BROKEN_CONTENT, FOOTER_THREADS, InputFile
 from pipelines.records.schema import unify_passed
 from pipelines.records.types import is_list_type, to_written
+from pipelines.records.values import read_record
 from pipelines.store.listing import list_input
 from pipelines.store.location import Location, is_transient, locate, open_reader, retry_remote
 from vimaedit.errors import ConfigError, RequestError

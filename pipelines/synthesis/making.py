@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.cluster.weights import local_copy, with_local_weights
-from pipelines.records.parse import parse_record
+from pipelines.records.parse import parse_edit
 from pipelines.records.pictures import picture_source
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.masking import mask_urls
@@ -23,12 +23,12 @@ from pipelines.synthesis.input import CaptionSet, Chunk, Record, read_records
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import encode_image
 from vimaedit.scenes.draws import Draws
+from vimaedit.seeds import derive_seed
 from vimaedit.synthesis.candidates import spread_candidates
 from vimaedit.synthesis.generator import EndpointGenerator, LocalGenerator, Question, TextGenerator, generate_pairs
 from vimaedit.synthesis.lexicon import CATEGORIES, Lexicon
 from vimaedit.synthesis.pairs import PromptPair, check_pair
 from vimaedit.synthesis.rules import propose_pairs
-from vimaedit.synthesis.seeds import derive_seed
 from vimaedit.types import UInt8Array
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Maker:
                 proposals.append([error] * wanted)
                 continue
             if self.making.source == "given":
-                proposals.append([_given_pair(record, file)])
+                proposals.append([_given_pair(record)])
             elif self.making.source == "rules":
                 assert self.making.lexicon is not None
                 seed = derive_seed(self.making.config.seed, record.id, "pairs")
@@ -190,31 +190,21 @@ def _caption(record: Record) -> str:
     return value
 
 
-def _given_pair(record: Record, file: str) -> PromptPair | RequestError:
+def _given_pair(record: Record) -> PromptPair | RequestError:
     """Read a ready pair by the rules of input records."""
-    (row,) = parse_record(  # the picture is looked at apart from the texts
-        {**record.values, "image": b""},
-        blends_per_target=False,
-        input_file=file,
-        input_row=record.input_row,
-        first_edit=0,
-        count=1,
-    )
-    if row.status is not None:
-        message = str(row.error_message).removeprefix(f"record {row.id!r}: ")
-        field, _, text = message.partition(": got ")
-        got, _, allowed = text.partition("; allowed: ")
-        return RequestError(str(row.error_type), field=field, got=got, allowed=allowed)
-    source, target = str(row.source_prompt), str(row.target_prompt)
+    try:
+        wanted = parse_edit(record.values, 0, blends_per_target=False)
+    except RequestError as error:
+        return error
     texts = {}
     for name in ("instruction", "category"):
         value = record.values.get(name)
         texts[name] = value if isinstance(value, str) and value.strip() else None
     pair = PromptPair(
-        source_prompt=source,
-        target_prompt=target,
-        blend=row.blend,
-        instruction=texts["instruction"] or f"make it {target}",
+        source_prompt=wanted["source_prompt"],
+        target_prompt=wanted["target_prompt"],
+        blend=wanted["blend"],
+        instruction=texts["instruction"] or f"make it {wanted['target_prompt']}",
         category=texts["category"],
     )
     return _checked([pair])[0]

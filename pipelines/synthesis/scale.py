@@ -14,8 +14,8 @@ from pipelines.cluster.place import auto_batch_size, connect, get, look_at_clust
 from pipelines.cluster.weights import with_local_weights
 from pipelines.cluster.workers import await_worker
 from pipelines.edit.actor import edit_batch
-from pipelines.output.context import Row
 from pipelines.records.decoder import CodedRecord, decode_record
+from pipelines.records.row import Row
 from pipelines.store.listing import refuse_output_in_input
 from pipelines.store.location import locate
 from pipelines.synthesis.columns import pair_file, pair_schema
@@ -26,7 +26,7 @@ from pipelines.synthesis.making import Maker, Making
 from pipelines.synthesis.scoring import Scorer
 from vimaedit.errors import RequestError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask
-from vimaedit.types import RequestOverrides, Status
+from vimaedit.types import EditRequest, RequestOverrides, Status
 from vimaedit.words.phrases import parse_blend
 
 SAMPLE_RECORDS = 4
@@ -229,28 +229,34 @@ def _row(config: SynthesizeConfig, values: dict[str, Any], canvas: CanvasSpec, c
         edit_index=0,
         input_file="",
         input_row=values["caption_row"],
-        source_prompt=values["source_prompt"],
-        target_prompt=values["target_prompt"],
-        blend=parse_blend(values["blend_words"]),
         seed=values["seed"],
-        overrides=overrides,
-        canvas=decoded.picture.fitted.image,
-        clip_image=decoded.picture.clip_image,
+        picture=decoded.picture.fitted,
+        request=EditRequest(
+            id=values["pair_id"],
+            image=decoded.picture.fitted.image,
+            clip_image=decoded.picture.clip_image,
+            source_prompt=values["source_prompt"],
+            target_prompt=values["target_prompt"],
+            blend=parse_blend(values["blend_words"]),
+            seed=values["seed"],
+            overrides=overrides,
+        ),
     )
 
 
 def _output(values: dict[str, Any], row: Row) -> dict[str, Any]:
     """Return a candidate as the editing run would have written it, as far as scoring reads it."""
-    done = row.status == Status.OK and row.edited is not None and row.canvas is not None
-    picture = {"bytes": encode_image(row.canvas, "png")} if row.canvas is not None and done else None
-    edited = {"bytes": encode_image(row.edited, "png")} if row.edited is not None and done else None
+    result, picture = row.result, row.picture
+    assert result is not None and picture is not None
+    edited = result.image if result.status == Status.OK else None
+    mask = result.edit_mask if edited is not None else None
     return {
         **values,
-        "status": str(row.status),
-        "error_type": row.error_type,
-        "image": picture,
-        "edited_image": edited,
-        "edit_mask": {"bytes": encode_mask(row.edit_mask)} if row.edit_mask is not None and done else None,
-        "blend_words_used": list(row.blend),
+        "status": str(result.status),
+        "error_type": result.error_type,
+        "image": None if edited is None else {"bytes": encode_image(picture.image, "png")},
+        "edited_image": None if edited is None else {"bytes": encode_image(edited, "png")},
+        "edit_mask": None if mask is None else {"bytes": encode_mask(mask)},
+        "blend_words_used": list(result.blend_used),
         "metrics": None,
     }

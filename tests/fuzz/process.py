@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipelines.edit.actor import EditActor
+from pipelines.edit.blocks import from_block, to_block
 from pipelines.edit.read import read_unit
 from pipelines.edit.sink import part_bytes
 from pipelines.edit.write import encode_unit
 from pipelines.output.config import EditJobConfig
-from pipelines.output.context import from_block, to_block
 from pipelines.output.plan import count_requests, make_plan
 from pipelines.records.scan import scan_inputs
 from pipelines.records.schema import output_schema

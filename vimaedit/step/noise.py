@@ -1,8 +1,7 @@
-"""Seeds and noise: every draw is keyed by (seed, step), so nothing depends on batch, shard, actor or order of draws."""
+"""Noise: every draw is keyed by (seed, step), so nothing depends on batch, shard, actor or order of draws."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,12 +10,6 @@ import torch
 from torch import Tensor
 
 START = -1  # the "step" of the start noise, the eps of x_T
-
-
-def record_seed(run_seed: int, record_id: str) -> int:
-    """Derive the seed of a record that has none: 63 bits of blake2b over `run_seed:record_id`."""
-    digest = hashlib.blake2b(f"{run_seed}:{record_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 class NoiseSource(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vimaedit.scenes.draws import Draws
-from vimaedit.synthesis.seeds import derive_seed
+from vimaedit.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)

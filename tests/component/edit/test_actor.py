@@ -11,9 +11,9 @@ import pytest
 from pipelines.cluster.progress import ProgressCounter
 from pipelines.edit.actor import EditActor, StoppedEarly
 from pipelines.output.config import EditJobConfig
-from pipelines.output.context import Row
 from pipelines.output.plan import Unit
-from tests.contexts import make_context
+from pipelines.records.row import Row
+from tests.contexts import make_context, make_picture, make_row, with_picture
 from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.types import EditRequest, EditResult, Status
 
@@ -38,14 +38,12 @@ def rows_of(actor: EditActor, stopped: Mapping[int, Status]) -> list[Row]:
     size, clip_side = actor.context.facts.canvas_size, actor.context.facts.clip_side
     rows = []
     for position in range(ROWS):
-        row = Row(
-            id=str(position), edit_index=0, input_file="a", input_row=position, source_prompt="a cat", target_prompt="a dog"
-        )
+        row = make_row(str(position), input_row=position, source_prompt="a cat", target_prompt="a dog")
         if position in stopped:
             row.stop(stopped[position], "fetch", "kind", "text")
         else:
-            row.canvas = np.full((size, size, 3), position, np.uint8)
-            row.clip_image = np.full((clip_side, clip_side, 3), position, np.uint8)
+            view = np.full((clip_side, clip_side, 3), position, np.uint8)
+            with_picture(row, make_picture((size, size), position), clip_image=view)
         rows.append(row)
     return rows
 
@@ -69,7 +67,7 @@ def test_stopped_rows_are_reported_in_their_place_among_the_others(actor: EditAc
     del stopped[3], stopped[37]
     rows = rows_of(actor, stopped)
     reports = reports_of(actor, unit_of(0), rows)
-    assert [row.error_message for row in rows if row.status == Status.OK] == [None, None]
+    assert [row.id for row in rows if row.status == Status.OK] == ["3", "37"]
     assert [start for start, _ in reports] == list(range(0, ROWS, 3))
     statuses = [status for _, batch in reports for status in batch]
     assert [(place, status) for place, status in enumerate(statuses) if status != "rejected"] == [

@@ -11,13 +11,13 @@ import torch
 
 from pipelines.edit.actor import EditActor
 from pipelines.output.config import EditJobConfig
-from pipelines.output.context import Row
 from pipelines.output.plan import Unit
+from pipelines.records.row import Row
 from tests.component.conftest import picture, request, rows_and_states
-from tests.contexts import make_context
+from tests.contexts import make_context, make_row, with_picture
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.errors import ConfigError
-from vimaedit.images import clip_view
+from vimaedit.images import FittedImage, clip_view
 from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.types import BlendPhrase, EditRequest, Status
 
@@ -131,14 +131,21 @@ def test_an_actor_lets_the_edits_of_a_record_share_their_source() -> None:
         facts = model_facts(resolve_model(job))
         actor = EditActor(make_context(job, facts, batch_size=8))
         rows = [
-            Row(id=str(record), edit_index=index, input_file="a", input_row=record, source_prompt=SOURCE)
+            make_row(
+                str(record),
+                edit_index=index,
+                input_row=record,
+                source_prompt=SOURCE,
+                target_prompt=SOURCE.replace("circle", TARGETS[index]),
+                seed=record,
+            )
             for record, count in enumerate((3, 1))
             for index in range(count)
         ]
         for row in rows:
-            row.target_prompt = SOURCE.replace("circle", TARGETS[row.edit_index])
-            row.canvas = picture(row.input_row)
-            row.clip_image = clip_view(row.canvas, facts.clip_side)
+            own = picture(row.input_row)
+            fitted = FittedImage(image=own, crop_box=(0, 0, 128, 128), size=(128, 128))
+            with_picture(row, fitted, clip_image=clip_view(own, facts.clip_side))
         counted: list[int] = []
         unet = actor.editor.backbone.networks.unet
         unet.register_forward_pre_hook(lambda module, inputs: counted.append(len(inputs[0])))
@@ -151,4 +158,4 @@ def test_an_actor_lets_the_edits_of_a_record_share_their_source() -> None:
     assert rows_together == [8 // 2 + 8 * 2] * 2  # six places, of which two are holes, in a batch of eight
     for own, other in zip(together, apart, strict=True):
         assert own.status == other.status == Status.OK and own.seed == other.seed
-        assert np.abs(own.edited.astype(int) - other.edited.astype(int)).max() <= 1
+        assert np.abs(own.result.image.astype(int) - other.result.image.astype(int)).max() <= 1

@@ -13,8 +13,7 @@ import pytest
 from jobs._cli.progress import progress_line
 from pipelines.cluster import logs
 from pipelines.cluster.logs import JsonFormatter, about, fields, set_run
-from pipelines.output.context import Row
-from pipelines.output.plan import Unit
+from tests.contexts import make_row
 
 SECRET = "https://ann:hush@host/a.png?X-Amz-Signature=hush&size=3"
 
@@ -38,14 +37,13 @@ def line_of(message: str, *arguments: object, **options: Any) -> dict[str, Any]:
 
 
 def test_a_line_names_run_unit_and_records() -> None:
-    row = Row(id="r7", edit_index=1, input_file="a.parquet", input_row=17)
-    unit = Unit(file=0, start=16, first_row=16, first_edit=0, count=2, take=2)
+    row = make_row("r7", edit_index=1, input_row=17)
     before = line_of("nothing yet")
     assert before.keys() == {"time", "level", "logger", "message", "host", "pid"}
     assert before["time"].endswith("Z") and before["level"] == "WARNING" and before["logger"] == "pipelines.somewhere"
     set_run("plan-digest", "attempt-1")
-    with about(unit, "a.parquet"):
-        found = line_of("batch of %d", 2, extra=fields("batch_edited", [row], seconds=0.5, rows=3))
+    with about("00000-000000016", "a.parquet"):
+        found = line_of("batch of %d", 2, extra=fields("batch_edited", [row.log_name], seconds=0.5, rows=3))
     assert found["message"] == "batch of 2" and found["event"] == "batch_edited"
     assert (found["run"], found["attempt"], found["unit"], found["file"]) == (
         "plan-digest",
@@ -73,11 +71,13 @@ def test_a_job_logs_in_json_where_it_is_asked_to(tmp_path: Path, caplog: pytest.
 
 
 def test_no_line_carries_credentials() -> None:
-    row = Row(id=SECRET, edit_index=0, input_file="a.parquet", input_row=0)
+    row = make_row(SECRET)
     try:
         raise OSError(f"no answer from {SECRET}")
     except OSError:
-        found = line_of('got "%s"\n', SECRET, extra=fields("x", [row], nested={"a": [SECRET]}), exc_info=sys.exc_info())
+        found = line_of(
+            'got "%s"\n', SECRET, extra=fields("x", [row.log_name], nested={"a": [SECRET]}), exc_info=sys.exc_info()
+        )
     text = json.dumps(found)
     assert "hush" not in text and text.count("https://***@host/a.png?X-Amz-Signature=***&size=3") == 4
     assert "Traceback" in found["exception"] and found["message"].endswith("\n")

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 
 from pipelines.edit.actor import edit_batch, unit_batches
-from pipelines.output.context import Row
 from pipelines.output.plan import Unit
+from pipelines.records.row import Row
+from tests.contexts import make_picture, make_row, with_picture
 from vimaedit.types import EditRequest, EditResult, Status
 
 
@@ -17,9 +17,11 @@ def unit(count: int) -> Unit:
 
 
 def row(name: str, shape: tuple[int, int] | None = (7, 5), status: Status | None = None) -> Row:
-    canvas = None if shape is None else np.full((*shape, 3), 11, np.uint8)
-    made = Row(id=name, edit_index=0, input_file="a", input_row=0, source_prompt="s", target_prompt="t", seed=3, canvas=canvas)
-    made.status = status
+    made = make_row(name)
+    if shape is not None:
+        made = with_picture(made, make_picture(shape))
+    if status is not None:
+        made.stop(status, "decode", "kind", "text")
     return made
 
 
@@ -36,7 +38,8 @@ def cut(
 
 def test_rejected_requests_leave_holes_move_nobody_and_finish_in_their_place() -> None:
     rows = [row(name) for name in "abcdefg"]
-    rows[1].status = rows[6].status = Status.REJECTED
+    for place in (1, 6):
+        rows[place].stop(Status.REJECTED, "decode", "kind", "text")
     assert cut(rows, 7, 4) == [(["a", None, "c", "d"], ["a", "b", "c", "d"]), (["e", "f", None, None], ["e", "f", "g"])]
 
 
@@ -54,7 +57,7 @@ def test_canvas_shapes_are_grouped_in_input_order_and_each_group_padded() -> Non
     wide, tall = (5, 7), (7, 5)
     rows = [row("a", wide), row("b", tall), row("c", wide), row("d", None, Status.REJECTED), row("e", wide), row("f", tall)]
     rows.append(row("g", None, Status.FAILED))
-    rows[2].status = Status.REJECTED
+    rows[2].stop(Status.REJECTED, "decode", "kind", "text")
     assert cut(rows, 7, 4, keep_shape=True) == [
         (["a", None, "e", None], ["a", "c", "d", "e"]),
         (["b", "f"], ["b", "f"]),
@@ -83,8 +86,8 @@ def test_a_batch_is_edited_at_once() -> None:
     editor, rows = Inverter(), [row("a"), None, row("c")]
     edit_batch(editor, rows)
     assert editor.calls == [["a", None, "c"]]
-    assert rows[0] is not None and rows[0].edited is not None and (rows[0].edited == 244).all()
-    assert [(entry.status, entry.attempts, entry.seconds) for entry in rows if entry] == [(Status.OK, 1, 0.5)] * 2
+    assert rows[0] is not None and rows[0].result is not None and (rows[0].result.image == 244).all()
+    assert [(entry.status, entry.attempts, entry.result.seconds) for entry in rows if entry] == [(Status.OK, 1, 0.5)] * 2
 
 
 def test_an_exception_fails_its_own_row_only_each_rerun_in_its_slot() -> None:
@@ -94,8 +97,8 @@ def test_an_exception_fails_its_own_row_only_each_rerun_in_its_slot() -> None:
     a, b, _, d = rows
     assert a is not None and b is not None and d is not None
     assert (a.status, d.status, a.attempts, d.attempts) == (Status.OK, Status.OK, 2, 2)
-    assert (b.status, b.attempts, b.error_stage, b.error_type) == (Status.FAILED, 2, "edit", "FloatingPointError")
-    assert b.error_message == "record 'b': FloatingPointError: latents overflowed"
+    assert (b.status, b.attempts, b.result.error_stage, b.result.error_type) == (Status.FAILED, 2, "edit", "FloatingPointError")
+    assert b.result.message == "record 'b': FloatingPointError: latents overflowed"
 
 
 def test_an_editor_that_gives_nothing_for_a_request_fails_the_row() -> None:
@@ -104,7 +107,7 @@ def test_an_editor_that_gives_nothing_for_a_request_fails_the_row() -> None:
 
     rows = [row("a")]
     edit_batch(silent, list(rows))
-    assert (rows[0].status, rows[0].error_message) == (
+    assert (rows[0].status, rows[0].result.message) == (
         Status.FAILED,
         "record 'a': RuntimeError: the editor gave no result for a request",
     )
@@ -150,8 +153,13 @@ def test_without_memory_for_one_edit_its_row_fails() -> None:
     edit_batch(editor, list(rows))
     assert editor.calls == [["a", "b"], ["a"], ["b"]]
     for entry in rows:
-        assert (entry.status, entry.error_stage, entry.error_type, entry.attempts) == (Status.FAILED, "edit", "MemoryError", 2)
-        assert entry.error_message == (
+        assert (entry.status, entry.result.error_stage, entry.result.error_type, entry.attempts) == (
+            Status.FAILED,
+            "edit",
+            "MemoryError",
+            2,
+        )
+        assert entry.result.message == (
             f"record '{entry.id}': MemoryError: cannot hold 7 GiB; no memory for this edit alone: "
             "try a smaller canvas.size, dtype=float16 or a larger device"
         )

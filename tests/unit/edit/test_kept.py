@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.edit.blocks import UnitRows
 from pipelines.edit.kept import with_kept_rows
 from pipelines.edit.read import read_unit
 from pipelines.edit.write import encode_unit
 from pipelines.output.config import EditJobConfig
-from pipelines.output.context import RunContext, UnitRows
+from pipelines.output.context import RunContext
 from pipelines.output.parts import part_bytes, part_name, read_part
 from pipelines.output.plan import Unit, make_plan
 from pipelines.records.scan import InputFile, scan_inputs
@@ -24,7 +25,7 @@ from pipelines.records.schema import output_schema
 from pipelines.store.location import locate, put_atomic
 from tests.contexts import make_context
 from vimaedit.models.files import ModelFacts
-from vimaedit.types import Status
+from vimaedit.types import EditResult, Status
 
 FACTS = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
 
@@ -58,12 +59,11 @@ def edit(unit_rows: UnitRows, failing: tuple[int, ...], brightness: int) -> None
     """Give every row that waits for it an edit, or a failure."""
     for row in unit_rows.rows:
         if row.status is None:
-            row.seed, row.attempts, row.seconds = 5, row.attempts + 1, 0.5
+            row.attempts += 1
+            result = EditResult(id=row.id, status=Status.OK, image=row.request.image // 2 + brightness, seconds=0.5)
+            row.take(result)
             if row.input_row in failing:
                 row.stop(Status.FAILED, "edit", "RuntimeError", "no luck")
-            else:
-                assert row.canvas is not None
-                row.status, row.edited = Status.OK, row.canvas // 2 + brightness
 
 
 @pytest.fixture

@@ -13,20 +13,24 @@ import pytest
 from PIL import Image
 
 from pipelines.edit import read as source
+from pipelines.edit.blocks import UnitRows, from_block, to_block
 from pipelines.edit.read import read_unit
 from pipelines.edit.write import encode_unit
 from pipelines.output.config import EditJobConfig
-from pipelines.output.context import MASKS, RunContext, UnitRows, from_block, to_block
+from pipelines.output.context import RunContext
 from pipelines.output.parts import part_bytes, part_name, read_parts
 from pipelines.output.plan import limit_units, make_plan
+from pipelines.records.pictures import RecordPicture
+from pipelines.records.rules import RecordRules
 from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store import location as storage
 from pipelines.store.location import locate, put_atomic, read_bytes
 from tests.contexts import make_context
 from vimaedit.config import Canvas
+from vimaedit.errors import RequestError
 from vimaedit.models.files import ModelFacts
-from vimaedit.types import Status
+from vimaedit.types import EditResult, Status
 
 FACTS = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
 
@@ -71,7 +75,7 @@ def test_units_hold_their_rows_whatever_the_row_groups_are(tmp_path: Path, row_g
     assert [len(unit.rows) for unit in units] == [4] * 9 + [1]
     rows = [row for unit in units for row in unit.rows]
     assert [(row.input_row, row.target_prompt) for row in rows] == [(n, f"target {n}") for n in range(37)]
-    assert [row.canvas[0, 0, 0] for row in rows if row.canvas is not None] == list(range(37))
+    assert [row.picture.image[0, 0, 0] for row in rows if row.picture is not None] == list(range(37))
     assert [value for unit in units for value in unit.passed.column("score").to_pylist()] == list(range(37))
     limited = read_all(tmp_path, limit=21)
     assert [row.input_row for unit in limited for row in unit.rows] == list(range(21))
@@ -106,9 +110,14 @@ def test_a_broken_page_rejects_the_rows_of_its_unit_only(tmp_path: Path) -> None
     rejected = Status.REJECTED
     assert statuses == [[None] * 4, [None] * 4, [rejected] * 4, [rejected] * 4, [None]]
     broken = units[2].rows[1]
-    assert (broken.id, broken.input_row, broken.error_stage, broken.error_type) == ("a.parquet#9", 9, "read", "unreadable_file")
-    assert broken.error_message is not None and "input: got a.parquet: " in broken.error_message
-    assert "; allowed: a whole Parquet file" in broken.error_message
+    assert (broken.id, broken.input_row, broken.result.error_stage, broken.result.error_type) == (
+        "a.parquet#9",
+        9,
+        "read",
+        "unreadable_file",
+    )
+    assert broken.result.message is not None and "input: got a.parquet: " in broken.result.message
+    assert "; allowed: a whole Parquet file" in broken.result.message
     assert units[2].passed.column("blob").to_pylist() == [None] * 4
 
 
@@ -169,8 +178,8 @@ def test_a_text_that_is_none_rejects_its_row_and_passes_through_elsewhere(tmp_pa
     write(tmp_path / "a.parquet", {**records(3), "source_prompt": texts, "note": texts})
     (unit,) = read_all(tmp_path)
     assert [row.status for row in unit.rows] == [None, Status.REJECTED, None]
-    assert unit.rows[1].error_message is not None
-    assert "source_prompt: got a value of type string that cannot be read (UnicodeDecodeError: " in unit.rows[1].error_message
+    assert unit.rows[1].result.message is not None
+    assert "source_prompt: got a value of type string that cannot be read (UnicodeDecodeError: " in unit.rows[1].result.message
     assert unit.passed.column("note").cast(pa.binary()).to_pylist() == [b"a cat", b"\xff\xfe", b"a cat"]
 
 
@@ -195,15 +204,16 @@ def test_pictures_are_fetched_a_few_ahead(tmp_path: Path, monkeypatch: pytest.Mo
     fetched: list[str] = []
     ahead: list[int] = []
 
-    def fetch(context: RunContext, reference: str) -> bytes:
+    def fetch(rules: RecordRules, reference: str) -> bytes:
         fetched.append(reference)
         return picture(1)
 
-    def decode(context: RunContext, rows: Any, values: Any, image: Any) -> None:
+    def decode(rules: RecordRules, record: Any, image: Any) -> RecordPicture:
         ahead.append(len(fetched) - len(ahead))
+        return RecordPicture(path=None, stage="decode", error=RequestError("none", field="image", got="", allowed=""))
 
     monkeypatch.setattr(source, "fetch_picture", fetch)
-    monkeypatch.setattr(source, "add_pictures", decode)
+    monkeypatch.setattr(source, "read_picture", decode)
     write(tmp_path / "a.parquet", {**records(131), "image": [f"{number}.png" for number in range(131)]})
     (unit,) = read_all(tmp_path, requests_per_unit=132)
     assert len(fetched) == len(unit.rows) == 131 and max(ahead) <= source.FETCHED_AHEAD
@@ -228,7 +238,7 @@ def test_files_may_lack_columns_and_differ_in_types(tmp_path: Path) -> None:
     first, second = read_all(tmp_path)
     assert first.passed.schema.field("score").type == second.passed.schema.field("score").type == pa.float64()
     (row,) = second.rows
-    assert row.error_message == (
+    assert row.result.message == (
         "record 'b.parquet#0': target_prompt: got null; allowed: a string that is not empty, or a list of such strings"
     )
 
@@ -240,8 +250,8 @@ def test_the_first_reason_stands_and_the_picture_is_shown_all_the_same(tmp_path:
     write(tmp_path / "a.parquet", columns)
     (unit,) = read_all(tmp_path)
     prompt, undecodable = unit.rows
-    assert (prompt.error_type, prompt.original_size) == ("empty_prompt", (23, 19)) and prompt.canvas is not None
-    assert (undecodable.error_type, undecodable.error_stage) == ("image_undecodable", "decode")
+    assert (prompt.result.error_type, prompt.picture.size) == ("empty_prompt", (23, 19)) and prompt.request is None
+    assert (undecodable.result.error_type, undecodable.result.error_stage) == ("image_undecodable", "decode")
 
 
 def test_what_the_infrastructure_does_to_a_picture_fails_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,31 +259,46 @@ def test_what_the_infrastructure_does_to_a_picture_fails_the_row(tmp_path: Path,
     write(tmp_path / "a.parquet", {**records(1), "image": ["http://127.0.0.1:9/a.png"]})
     (unit,) = read_all(tmp_path, allow_http=True, http_hosts=["127.0.0.1"])
     (row,) = unit.rows
-    assert (row.status, row.error_stage, row.error_type) == (Status.FAILED, "fetch", "ConnectionRefusedError")
-    assert row.error_message is not None and row.error_message.startswith("record 'a.parquet#0': image: ConnectionRefusedError")
+    assert (row.status, row.result.error_stage, row.result.error_type) == (Status.FAILED, "fetch", "ConnectionRefusedError")
+    assert row.result.message is not None and row.result.message.startswith(
+        "record 'a.parquet#0': image: ConnectionRefusedError"
+    )
 
 
 def test_a_given_mask_is_bytes(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {**records(1), "given_mask": ["mask.png"]})
     (unit,) = read_all(tmp_path, grounding="given")
-    assert unit.rows[0].error_message is not None
-    assert "given_mask: got the path 'mask.png'; allowed: binary, or {bytes, path} with bytes" in unit.rows[0].error_message
+    assert unit.rows[0].result.message is not None
+    assert "given_mask: got the path 'mask.png'; allowed: binary, or {bytes, path} with bytes" in unit.rows[0].result.message
 
 
-def test_a_block_carries_a_unit_whole(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", records(3))
-    (unit,) = read_all(tmp_path)
+def test_a_block_carries_a_unit_whole_and_no_array_twice(tmp_path: Path) -> None:
+    given = io.BytesIO()
+    Image.new("L", (23, 19), 255).save(given, "PNG")
+    write(tmp_path / "a.parquet", {**records(2), "target_prompt": [["p", "q"]] * 2, "given_mask": [given.getvalue()] * 2})
+    (unit,) = read_all(tmp_path, grounding="given")
+    first, second, third, last = unit.rows
     mask = np.random.default_rng(0).random((13, 11)) < 0.5
-    unit.rows[1].edit_mask, unit.rows[2].critical_mask = mask, ~mask[:5]
+    edited = np.random.default_rng(1).integers(0, 255, (16, 16, 3), np.uint8)
+    masks = {"edit_mask": mask, "critical_mask": ~mask[:5]}
+    first.take(EditResult(id=first.id, status=Status.OK, source=first.picture.image + 1, image=edited, **masks))
+    last.request = None
     block = to_block(unit)
     assert block.num_rows == 1
     (back,) = from_block(block)
     assert back.unit == unit.unit and [row.id for row in back.rows] == [row.id for row in unit.rows]
-    assert all((a.canvas == b.canvas).all() for a, b in zip(back.rows, unit.rows, strict=True))
-    for name in MASKS:
-        for a, b in zip((getattr(row, name) for row in back.rows), (getattr(row, name) for row in unit.rows), strict=True):
-            assert (a is None) == (b is None)
-            assert a is None or (a.dtype == bool and a.flags.writeable and np.array_equal(a, b))
+    assert all((a.picture.image == b.picture.image).all() for a, b in zip(back.rows, unit.rows, strict=True))
+    own = back.rows[0]
+    for name, expected in masks.items():
+        found = getattr(own.result, name)
+        assert found.dtype == bool and found.flags.writeable and np.array_equal(found, expected)
+    assert own.result.source is None and np.array_equal(own.result.image, edited) and back.rows[1].result is None
+    for row in back.rows[:3]:
+        assert (
+            row.request.image is row.picture.image and row.request.given_mask.shape == (16, 16) and row.request.given_mask.all()
+        )
+    assert own.picture is back.rows[1].picture and own.request.given_mask is back.rows[1].request.given_mask
+    assert own.request.clip_image is back.rows[1].request.clip_image and back.rows[3].request is None
 
 
 def test_a_part_says_whose_it_is_and_a_foreign_or_broken_one_counts_for_nothing(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Batches of edits that share a source: the edits of one record stand together, whatever their number."""
 
-import numpy as np
 import pytest
 
 from pipelines.cluster.place import auto_batch_size
 from pipelines.edit.actor import unit_batches
 from pipelines.output.config import EditJobConfig
-from pipelines.output.context import Row
 from pipelines.output.plan import Unit
+from pipelines.records.row import Row
+from tests.contexts import make_picture, make_row
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 from vimaedit.types import Status
@@ -16,7 +16,7 @@ from vimaedit.types import Status
 def rows_of(*counts: int) -> list[Row]:
     """Return rows of records with so many targets each."""
     return [
-        Row(id=f"{record}-{edit}", edit_index=edit, input_file="a", input_row=record)
+        make_row(f"{record}-{edit}", edit_index=edit, input_row=record)
         for record, count in enumerate(counts)
         for edit in range(count)
     ]
@@ -45,7 +45,7 @@ def test_a_rejected_edit_leaves_a_hole_in_its_group() -> None:
 def test_groups_are_formed_within_each_shape() -> None:
     rows = rows_of(1, 2, 1)
     for row, size in zip(rows, (8, 16, 16, 8), strict=True):
-        row.canvas = np.zeros((size, 8, 3), np.uint8)
+        row.picture = make_picture((size, 8))
     assert slots_of(rows, 4, keep_shape=True) == [["0-0", None, "2-0", None], ["1-0", "1-1"]]
 
 

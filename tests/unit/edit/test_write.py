@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 
 from pipelines.edit.write import encode_row
 from pipelines.output.config import EditJobConfig
-from pipelines.output.context import Row, RunContext
+from pipelines.output.context import RunContext
 from pipelines.output.finish import write_run
+from pipelines.records.row import Row
 from pipelines.store.location import locate
 from pipelines.store.text import cut, cut_quotes, without_secrets
-from tests.contexts import make_context
+from tests.contexts import make_context, make_picture, make_row
 from vimaedit.models.files import ModelFacts
-from vimaedit.types import Status
+from vimaedit.types import EditResult, Status
 
 SECRET = "s3://ann:hush@bucket/model"
 
@@ -28,10 +30,9 @@ def context_of(**options: Any) -> RunContext:
 
 
 def finished(shape: tuple[int, int] = (7, 5)) -> Row:
-    row = Row(id="a", edit_index=0, input_file="f", input_row=0, source_prompt="s", target_prompt="t", seed=3, attempts=1)
-    row.canvas, row.edited = (np.full((*shape, 3), value, np.uint8) for value in (11, 13))
-    row.edit_mask = np.ones(shape, bool)
-    row.status, row.original_size, row.crop_box = Status.OK, shape[::-1], (0, 0, *shape[::-1])
+    row = make_row(attempts=1, picture=make_picture(shape))
+    edited, mask = np.full((*shape, 3), 13, np.uint8), np.ones(shape, bool)
+    row.take(EditResult(id="a", status=Status.OK, source=row.picture.image, image=edited, edit_mask=mask))
     return row
 
 
@@ -45,7 +46,7 @@ def test_a_picture_that_the_format_cannot_hold_is_a_rejected_row() -> None:
 
 def test_any_other_error_of_coding_is_a_failed_row() -> None:
     broken = finished()
-    broken.edited = np.zeros((3, 3, 3), np.uint8)
+    broken.result = dataclasses.replace(broken.result, image=np.zeros((3, 3, 3), np.uint8))
     row = encode_row(context_of(), "u", broken)
     assert (row["status"], row["error_stage"], row["error_type"]) == ("failed", "encode", "ValueError")
 
@@ -64,7 +65,7 @@ def test_a_source_without_a_path_is_warned_of() -> None:
 
 @pytest.mark.parametrize(("status", "tries"), [(Status.FAILED, 1), (Status.REJECTED, 0)])
 def test_a_row_that_failed_before_the_editor_was_tried_once(status: Status, tries: int) -> None:
-    row = Row(id="a", edit_index=0, input_file="f", input_row=0)
+    row = make_row()
     row.stop(status, "fetch", "kind", "text")
     assert encode_row(context_of(), "u", row)["attempts"] == tries
 

@@ -2,33 +2,54 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.output.context import Row
-from pipelines.records.parse import has_blends_per_target, image_source, parse_record, read_record
-from vimaedit.errors import RequestError
+from pipelines.records.parse import has_blends_per_target, parse_record
+from pipelines.records.pictures import RecordPicture, picture_source, read_picture
+from pipelines.records.row import Row
+from pipelines.records.values import read_record
+from tests.contexts import make_picture, make_rules
+from vimaedit.images import FittedPicture
+from vimaedit.seeds import derive_seed
 from vimaedit.types import BlendPhrase, Status
 
 GOOD = {"image": b"png", "source_prompt": "a cat", "target_prompt": "a dog", "id": "r7"}
 
 
+FITTED = make_picture((16, 16))
+PICTURE = FittedPicture(fitted=FITTED, clip_image=np.zeros((7, 7, 3), np.uint8), mask=np.ones((16, 16), bool))
+
+
+def rows_of(record: dict[str, Any], blends_per_target: bool, count: int = 1, first_edit: int = 0) -> list[Row]:
+    """Parse a record, whose picture is known where it has one."""
+    rules, source = make_rules(), picture_source(record)
+    picture = RecordPicture(path="p", fitted=PICTURE) if isinstance(source, bytes) else read_picture(rules, record, source)
+    place = {"input_file": "in/a.parquet", "input_row": 13, "first_edit": first_edit, "count": count}
+    return parse_record(rules, record, picture, blends_per_target=blends_per_target, **place)
+
+
 def parse(count: int = 1, first_edit: int = 0, **changes: Any) -> list[Row]:
-    return parse_record(
-        {**GOOD, **changes},
-        blends_per_target=has_blends_per_target(pa.array([changes.get("blend_words")]).type),
-        input_file="in/a.parquet",
-        input_row=13,
-        first_edit=first_edit,
-        count=count,
-    )
+    per_target = has_blends_per_target(pa.array([changes.get("blend_words")]).type)
+    return rows_of({**GOOD, **changes}, per_target, count, first_edit)
 
 
 def test_a_good_record_becomes_one_request() -> None:
     (row,) = parse(seed=5)
-    assert row.status is None and row.error_message is None
+    assert row.status is None and row.result is None and (row.picture, row.image_path) == (FITTED, "p")
     assert (row.id, row.edit_index, row.input_file, row.input_row, row.seed) == ("r7", 0, "in/a.parquet", 13, 5)
-    assert (row.source_prompt, row.target_prompt, row.blend) == ("a cat", "a dog", ())
+    request = row.request
+    assert request.image is FITTED.image and request.clip_image is PICTURE.clip_image and request.given_mask is PICTURE.mask
+    assert (request.id, request.source_prompt, request.target_prompt, request.blend) == ("r7", "a cat", "a dog", ())
+    assert request.seed == 5 and (row.source_prompt, row.target_prompt) == ("a cat", "a dog")
+
+
+def test_without_a_good_seed_it_follows_from_run_and_label() -> None:
+    derived = derive_seed(make_rules().seed, "r7")
+    assert [row.seed for seed in (None, -1) for row in parse(seed=seed)] == [derived] * 2
+    assert parse()[0].request.seed == derived and parse(id=1.5)[0].seed == derive_seed(make_rules().seed, "in/a.parquet#13")
+    assert parse(target_prompt="", seed=5)[0].seed == 5
 
 
 @pytest.mark.parametrize(("given", "label"), [(None, "in/a.parquet#13"), (17, "17"), ("x", "x"), ("", "")])
@@ -90,9 +111,9 @@ CASES = [
 @pytest.mark.parametrize(("changes", "code", "text"), CASES)
 def test_bad_records_say_record_field_got_and_allowed(changes: dict[str, Any], code: str, text: str) -> None:
     (row,) = parse(**changes)
-    assert (row.status, row.error_stage, row.error_type) == (Status.REJECTED, "record", code)
-    assert row.error_message is not None and text in row.error_message
-    assert row.error_message.startswith(f"record {row.id!r}: ")
+    assert (row.status, row.result.error_stage, row.result.error_type) == (Status.REJECTED, "record", code)
+    assert row.result.message is not None and text in row.result.message
+    assert row.result.message.startswith(f"record {row.id!r}: ")
 
 
 def test_a_rejected_row_still_shows_its_prompts() -> None:
@@ -102,14 +123,14 @@ def test_a_rejected_row_still_shows_its_prompts() -> None:
 
 def test_a_prompt_that_is_much_too_long_is_shown_cut() -> None:
     (row,) = parse(target_prompt="x" * 3_000_000)
-    assert row.error_type == "prompt_too_long" and row.target_prompt is not None and len(row.target_prompt) == 100_000
+    assert row.result.error_type == "prompt_too_long" and row.target_prompt is not None and len(row.target_prompt) == 100_000
     assert row.target_prompt.endswith("x...")
     assert parse(target_prompt="x" * 100_000)[0].status is None
 
 
 def test_long_values_are_cut_in_messages() -> None:
     (row,) = parse(seed="x" * 1000)
-    assert row.error_message is not None and len(row.error_message) < 250
+    assert row.result.message is not None and len(row.result.message) < 250
 
 
 PAIR = (BlendPhrase(source="cat", target="dog"),)
@@ -134,30 +155,28 @@ def test_blend_words_for_one_or_for_all_targets(value: Any, targets: list[str], 
     rows = parse(blend_words=value, target_prompt=targets, count=len(targets))
     for row, blend in zip(rows, blends, strict=True):
         assert row.status == (Status.REJECTED if blend is None else None)
-        assert blend is None or row.blend == blend
+        assert blend is None or row.request.blend == blend
 
 
 def test_a_map_is_no_pair_of_sides() -> None:
     record = {**GOOD, **read_record({"blend_words": pa.array([[("cat", "dog")]], pa.map_(pa.string(), pa.string()))}, 0)}
-    (row,) = parse_record(record, blends_per_target=False, input_file="a", input_row=0, first_edit=0, count=1)
-    assert row.error_type == "blend_words_malformed"
-    assert row.error_message is not None and "blend_words: got a map [('cat', 'dog')]; allowed: a list of" in row.error_message
+    (row,) = rows_of(record, blends_per_target=False)
+    assert row.result.error_type == "blend_words_malformed"
+    assert (
+        row.result.message is not None and "blend_words: got a map [('cat', 'dog')]; allowed: a list of" in row.result.message
+    )
 
 
 def test_overrides_go_by_their_config_names() -> None:
     (row,) = parse(overrides={"thresholds": {"edit": 0.25, "critical": None}, "windows": {"self": 1}, "target_guidance": 3})
-    assert (row.overrides.edit_threshold, row.overrides.critical_threshold) == (0.25, None)
-    assert (row.overrides.self_window, row.overrides.target_guidance, row.overrides.text_window) == (1.0, 3.0, None)
+    assert (row.request.overrides.edit_threshold, row.request.overrides.critical_threshold) == (0.25, None)
+    assert (row.request.overrides.self_window, row.request.overrides.target_guidance, row.request.overrides.text_window) == (
+        1.0,
+        3.0,
+        None,
+    )
     (dotted,) = parse(overrides={"thresholds.edit": 0.25, "image_strength": None})
-    assert dotted.overrides.edit_threshold == 0.25 and dotted.overrides.image_strength is None
-
-
-def test_a_hugging_face_image_is_its_bytes_or_else_its_path() -> None:
-    assert image_source({"bytes": b"x", "path": "p.png"}, "image") == b"x"
-    assert image_source({"bytes": None, "path": "p.png"}, "image") == "p.png"
-    assert image_source("p.png", "image") == "p.png"
-    with pytest.raises(RequestError, match=r"given_mask: got null; allowed: binary, \{bytes, path\} or string"):
-        image_source(None, "given_mask")
+    assert dotted.request.overrides.edit_threshold == 0.25 and dotted.request.overrides.image_strength is None
 
 
 def unreadable_texts(*values: bytes) -> pa.Array:
@@ -181,14 +200,14 @@ def unreadable_texts(*values: bytes) -> pa.Array:
 )
 def test_a_value_that_cannot_be_converted_rejects_its_record(field: str, column: pa.Array, kind: str) -> None:
     record = read_record({name: pa.array([value]) for name, value in GOOD.items()} | {field: column}, 0)
-    rows = parse_record(record, blends_per_target=False, input_file="in/a.parquet", input_row=13, first_edit=0, count=1)
-    assert (rows[0].status, rows[0].error_type) == (Status.REJECTED, "unreadable_value")
-    assert rows[0].error_message is not None
-    assert f"{field}: got a value of type {kind}" in rows[0].error_message and "; allowed: " in rows[0].error_message
+    rows = rows_of(record, blends_per_target=False)
+    assert (rows[0].status, rows[0].result.error_type) == (Status.REJECTED, "unreadable_value")
+    assert rows[0].result.message is not None
+    assert f"{field}: got a value of type {kind}" in rows[0].result.message and "; allowed: " in rows[0].result.message
 
 
 def test_a_text_that_cannot_be_converted_rejects_its_own_edit() -> None:
     targets = pa.ListArray.from_arrays([0, 3], unreadable_texts(b"p", b"\xff", b"r"))
     record = {**GOOD, **read_record({"target_prompt": targets}, 0)}
-    rows = parse_record(record, blends_per_target=False, input_file="a", input_row=0, first_edit=0, count=3)
+    rows = rows_of(record, False, count=3)
     assert [(row.target_prompt, row.status) for row in rows] == [("p", None), (None, Status.REJECTED), ("r", None)]

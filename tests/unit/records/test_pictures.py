@@ -7,28 +7,23 @@ from typing import Any
 
 import pytest
 
-from pipelines.output.config import EditJobConfig
-from pipelines.output.context import Row, RunContext
-from pipelines.records import pictures as decoding
+from pipelines.records import pictures
 from pipelines.records.decoder import DecoderDied, DecodingFailed
-from pipelines.records.pictures import add_pictures
-from tests.contexts import make_context
-from vimaedit.models.files import ModelFacts
+from pipelines.records.parse import parse_record
+from pipelines.records.pictures import image_source, read_picture
+from pipelines.records.row import Row
+from tests.contexts import make_rules
+from vimaedit.errors import RequestError
 from vimaedit.types import Status
 
-FACTS = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
 SECRET_URL = "http://user:SECRET@host/a.png?token=SECRET"
 
 
-@pytest.fixture
-def context() -> RunContext:
-    return make_context(EditJobConfig(input="in", output="out"), FACTS)
-
-
-def rows() -> list[Row]:
-    made = [Row(id="x", edit_index=index, input_file="a", input_row=0) for index in range(3)]
-    made[1].stop(Status.REJECTED, "record", "null_value", "an earlier reason")
-    return made
+def rows_of(image: Any, fetched: bytes | Exception) -> list[Row]:
+    """Return the rows of a record of three edits, of which the second has no prompt."""
+    rules, record = make_rules(), {"id": "x", "image": image, "source_prompt": "s", "target_prompt": ["p", None, "q"]}
+    place = {"input_file": "a", "input_row": 0, "first_edit": 0, "count": 3}
+    return parse_record(rules, record, read_picture(rules, record, fetched), blends_per_target=False, **place)
 
 
 @pytest.mark.parametrize(
@@ -56,27 +51,32 @@ def test_what_the_decoder_cannot_do_becomes_the_rows(
     kind: str,
     message: str,
     attempts: int,
-    context: RunContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(record: Any) -> None:
         raise error
 
-    monkeypatch.setattr(decoding, "decoder", refuse)
-    found = rows()
-    add_pictures(context, found, {"image": b"x"}, b"x")
+    monkeypatch.setattr(pictures, "decoder", refuse)
+    found = rows_of(b"x", b"x")
     for row in (found[0], found[2]):
-        assert (row.status, row.error_stage, row.error_type, row.attempts) == (status, "decode", kind, attempts)
-        assert row.error_message == message
-    assert found[1].error_message == "an earlier reason"
+        assert (row.status, row.result.error_stage, row.result.error_type, row.attempts) == (status, "decode", kind, attempts)
+        assert row.result.message == message
+    assert (found[1].result.error_stage, found[1].result.error_type) == ("record", "null_value")
 
 
-def test_what_is_said_of_a_picture_holds_no_secret(context: RunContext, caplog: pytest.LogCaptureFixture) -> None:
-    found = rows()
+def test_what_is_said_of_a_picture_holds_no_secret(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        add_pictures(context, found, {"image": SECRET_URL}, ConnectionError(f"{SECRET_URL}: answered 403"))
+        found = rows_of(SECRET_URL, ConnectionError(f"{SECRET_URL}: answered 403"))
     row = found[0]
-    assert (row.status, row.error_stage, row.error_type) == (Status.FAILED, "fetch", "ConnectionError")
+    assert (row.status, row.result.error_stage, row.result.error_type) == (Status.FAILED, "fetch", "ConnectionError")
     assert row.image_path == "http://***@host/a.png?token=***"
     assert "SECRET" not in caplog.text and "answered 403" in caplog.text
-    assert row.error_message == "record 'x': image: ConnectionError: http://***@host/a.png?token=*** answered 403"
+    assert row.result.message == "record 'x': image: ConnectionError: http://***@host/a.png?token=*** answered 403"
+
+
+def test_a_hugging_face_image_is_its_bytes_or_else_its_path() -> None:
+    assert image_source({"bytes": b"x", "path": "p.png"}, "image") == b"x"
+    assert image_source({"bytes": None, "path": "p.png"}, "image") == "p.png"
+    assert image_source("p.png", "image") == "p.png"
+    with pytest.raises(RequestError, match=r"given_mask: got null; allowed: binary, \{bytes, path\} or string"):
+        image_source(None, "given_mask")

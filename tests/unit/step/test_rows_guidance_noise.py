@@ -8,8 +8,9 @@ import torch
 
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
+from vimaedit.seeds import derive_seed
 from vimaedit.step.guidance import combine_guidance, estimate_target_embedding
-from vimaedit.step.noise import START, SeededNoise, record_seed
+from vimaedit.step.noise import START, SeededNoise
 from vimaedit.step.rows import RowKind, RowLayout, edit_layout, image_embedding_rows
 
 
@@ -88,10 +89,10 @@ def test_noise_is_standard_normal() -> None:
     assert abs(float(noise.mean())) < 0.01 and abs(float(noise.std()) - 1) < 0.01 and noise.dtype == torch.float32
 
 
-def test_record_seed_is_the_stated_hash() -> None:
+def test_the_seed_of_a_record_is_the_stated_hash() -> None:
     digest = hashlib.blake2b(b"7:a/b.parquet#3", digest_size=8).digest()
-    assert record_seed(7, "a/b.parquet#3") == int.from_bytes(digest, "big") >> 1
-    assert record_seed(7, "x") != record_seed(8, "x") and 0 <= record_seed(7, "x") < 2**63
+    assert derive_seed(7, "a/b.parquet#3") == int.from_bytes(digest, "big") >> 1
+    assert derive_seed(7, "x") != derive_seed(8, "x") and 0 <= derive_seed(7, "x") < 2**63
 
 
 def test_rows_that_share_a_source_and_those_that_text_alone_tells_apart() -> None:

@@ -13,9 +13,9 @@ from pipelines.synthesis.duplicates import BEST_SCHEMA, explode_bands, find_dupl
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.render import render_scene
 from vimaedit.scenes.sampling import sample_scene
+from vimaedit.seeds import derive_seed
 from vimaedit.synthesis.candidates import spread_candidates
 from vimaedit.synthesis.likeness import BITS, distances, hash_bands, perceptual_hash
-from vimaedit.synthesis.seeds import derive_seed
 from vimaedit.types import UInt8Array
 
 
@@ -92,9 +92,3 @@ def test_candidates_spread_over_the_ranges_as_a_latin_square() -> None:
     assert [each.seed for each in made] == [derive_seed(7, "cat", number) for number in range(5)]
     assert [each.seed for each in spread_candidates(7, "cat", 1, 5, ranges)] == [each.seed for each in made]
     assert len({each.seed for each in made} | {each.seed for each in spread_candidates(8, "cat", 0, 5, ranges)}) == 10
-
-
-def test_a_seed_without_more_parts_is_the_editors_own() -> None:
-    from vimaedit.step.noise import record_seed
-
-    assert derive_seed(3, "x") == record_seed(3, "x")

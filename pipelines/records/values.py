@@ -1,0 +1,65 @@
+"""The values of a record: one row of the columns that an edit reads, as Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.records.types import is_list_type
+from vimaedit.errors import RequestError, shown
+from vimaedit.words.phrases import BLEND_FORMS
+
+OVERRIDES = {
+    "thresholds.edit": "edit_threshold",
+    "thresholds.critical": "critical_threshold",
+    "windows.self": "self_window",
+    "windows.text": "text_window",
+    "windows.image": "image_window",
+    "target_guidance": "target_guidance",
+    "image_strength": "image_strength",
+}
+ALLOWED = {
+    "image": "binary, {bytes, path} or string",
+    "source_prompt": "a string that is not empty",
+    "target_prompt": "a string that is not empty, or a list of such strings",
+    "id": "a string or an integer",
+    "blend_words": BLEND_FORMS,
+    "given_mask": "binary, {bytes, path} or string",
+    "seed": "an integer from 0 to 2**63-1, or null",
+    "overrides": f"a struct of {', '.join(OVERRIDES)}",
+}
+
+
+def read_record(columns: Mapping[str, pa.Array], index: int) -> dict[str, Any]:
+    """Convert one row of the columns named as in the contract. A RequestError stands where a value cannot be converted."""
+    return {name: _cell(column, index, name) for name, column in columns.items()}
+
+
+def converted(value: Any) -> Any:
+    """Return a record's value.
+
+    Raises: RequestError where it could not be converted.
+    """
+    if isinstance(value, RequestError):
+        raise value
+    return value
+
+
+def wrong_type(field: str, value: Any, *, allowed: str | None = None) -> RequestError:
+    """Say that a value is of a type that its field may not have."""
+    got = f"{type(value).__name__} {shown(value)}"
+    return RequestError("wrong_type", field=field, got=got, allowed=allowed or ALLOWED[field])
+
+
+def _cell(column: pa.Array, index: int, field: str) -> Any:
+    try:
+        if field == "target_prompt" and is_list_type(column.type):
+            # One by one: a text that cannot be read costs its own edit only.
+            targets = column[index].values
+            return None if targets is None else [_cell(targets, place, field) for place in range(len(targets))]
+        return column[index].as_py()
+    except Exception as error:  # whatever a value does, it may not end the run
+        got = f"a value of type {column.type} that cannot be read ({type(error).__name__}: {error})"
+        return RequestError("unreadable_value", field=field, got=got, allowed=ALLOWED[field])
