@@ -20,7 +20,7 @@ from vimaedit.scenes.scenes import Scene
 from vimaedit.types import UInt8Array
 
 WORDING_STREAM = 4  # of `Draws`; scenes, textures, training and edits have others
-OBJECT_COUNTS = (1, 2, 3)
+OBJECT_COUNTS = (1, 2)
 CLIP_ROWS = 64  # pictures of one task
 
 

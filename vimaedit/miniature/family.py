@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 CANVAS_SIZE = 128  # px
 VAE_FACTOR = 8  # px per latent
 LATENT_CHANNELS = 32
-MAX_TOKENS = 48  # the longest caption of the scene world has 39
+MAX_TOKENS = 48  # the longest caption of the scene world has 33
 CONTEXT_SIZE = 128  # width of the UNet's text context
 EMBEDDING_SIZE = 64  # width of the space that CLIP's two towers share
 CLIP_SIDE = 64  # px

@@ -10,6 +10,8 @@ END = "<|endoftext|>"  # also the padding
 LENGTH = 77
 WORD_END = "</w>"
 
+# The scene world draws a part of these only. The others stay: a token's number is its row of the embeddings in every text encoder
+# that was trained or drawn with this list, the shipped ones among them, so none may be taken out or moved.
 WORDS = """
 a an the and or of in on at to by with without near under over behind beside between above below inside outside into from for
 is are was has no not its his her their this that some two three four five six seven eight nine ten one many

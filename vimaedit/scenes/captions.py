@@ -21,13 +21,11 @@ PREPOSITIONS = ("on", "on", "against", "in front of")
 SYNONYMS = {
     "circle": ("circle", "disc"),
     "purple": ("purple", "violet"),
-    "grey": ("grey", "gray"),
     "spotted": ("spotted", "dotted"),
-    "metal": ("metal", "metallic"),
     "small": ("small", "tiny"),
     "large": ("large", "big"),
 }
-SMALL, LARGE = 210, 340  # thousandths of the side: up to, from
+SMALL, LARGE = 350, 420  # thousandths of the side: up to, from
 SIDE_FROM_MIDDLE = 150  # how far off the middle an object has to be to stand on a side
 
 
@@ -39,7 +37,7 @@ class ObjectWording:
     tell_size: bool
     tell_place: bool
     material_first: bool  # "striped red star", else "red striped star"
-    pattern_last: bool  # "red star with stripes", where there is such a word
+    pattern_last: bool  # "red star with stripes"
     lying: int  # which way of saying the pose
 
 
@@ -85,14 +83,7 @@ def draw_object_wording(draws: Draws) -> ObjectWording:
 
 def write_caption(scene: Scene, wording: Wording) -> str:
     """Write the caption of a scene. It says what is seen, not everything that is seen."""
-    phrases = [describe_object(scene.objects[n], wording.objects[n]) for n in wording.order]
-    joiner = wording.joiner
-    if len(phrases) == 2:
-        things = f"{phrases[0]} {joiner} {phrases[1]}"
-    elif len(phrases) > 2 and joiner != "and":
-        things = f"{phrases[0]} {joiner} {' and '.join(phrases[1:])}"
-    else:
-        things = ", ".join(phrases[:-2] + [" and ".join(phrases[-2:])])
+    things = f" {wording.joiner} ".join(describe_object(scene.objects[n], wording.objects[n]) for n in wording.order)
     behind = f"{wording.preposition} {with_article(background_phrase(scene.background, wording))}"
     if scene.style != "picture" or wording.opening < 2:
         return f"{OPENINGS[scene.style][wording.opening % 2]} {things} {behind}"
@@ -123,7 +114,7 @@ def noun_phrase(each: SceneObject, wording: ObjectWording) -> str:
     face = f"{each.face} " if each.face else ""
     if each.material == "plain":
         return f"{face}{colour} {shape}"
-    if each.material in ("striped", "spotted") and wording.pattern_last:
+    if wording.pattern_last:
         marks = {"striped": "stripes", "spotted": ("spots", "dots")[wording.synonym]}[each.material]
         return f"{colour} {shape} with {marks}"
     material = _word(each.material, wording)
@@ -144,12 +135,16 @@ def background_phrase(background: Background, wording: Wording) -> str:
 
 def place_of(each: SceneObject) -> str | None:
     """Say on which side of the picture an object stands; None where that is not plain."""
-    across, down = each.x - 500, each.y - 500
-    if max(abs(across), abs(down)) < SIDE_FROM_MIDDLE or abs(abs(across) - abs(down)) < SIDE_FROM_MIDDLE // 2:
-        return None
-    if abs(across) > abs(down):
-        return "on the left" if across < 0 else "on the right"
-    return "at the top" if down < 0 else "at the bottom"
+    across, down = abs(each.x - 500), abs(each.y - 500)
+    is_plain = max(across, down) >= SIDE_FROM_MIDDLE and abs(across - down) >= SIDE_FROM_MIDDLE // 2
+    return nearest_side(each.x, each.y) if is_plain else None
+
+
+def nearest_side(x: int, y: int) -> str:
+    """Say which side of the picture a point, in thousandths of it, is nearest to."""
+    if abs(x - 500) > abs(y - 500):
+        return "on the left" if x < 500 else "on the right"
+    return "at the top" if y < 500 else "at the bottom"
 
 
 def with_article(phrase: str) -> str:

@@ -16,6 +16,7 @@ from vimaedit.scenes.captions import (
     draw_object_wording,
     draw_wording,
     noun_phrase,
+    place_of,
     with_article,
     write_caption,
 )
@@ -23,6 +24,8 @@ from vimaedit.scenes.draws import Draws
 from vimaedit.scenes.palette import stands_out
 from vimaedit.scenes.render import background_pixels, object_pixels
 from vimaedit.scenes.sampling import (
+    MAX_SIZES,
+    MIN_SIZE,
     allowed_pairs,
     draw_angle,
     draw_background_of,
@@ -57,7 +60,7 @@ class Edit:
     """One edit and its answer.
 
     `source_index`, `target_index`: the edited object in either scene, both None where the background or the whole picture is
-    edited; `determined`: whether the captions settle the target picture.
+    edited; `determined`: whether the captions settle the target picture. Of an added object they tell the side, not the pixel.
     """
 
     category: str
@@ -107,7 +110,7 @@ def make_edit(seed: int, category: str) -> Edit:
 
 
 def edit_mask(edit: Edit, size: int) -> BoolArray:
-    """Return the pixels (size, size) that the edited thing touches, unhidden, before or after the edit.
+    """Return the pixels (size, size) that the edited thing touches before or after the edit.
 
     Outside them both pictures are equal. Inside they may be: a red star that becomes a red circle stays red in its middle.
     The mask of a new style is the whole picture.
@@ -179,14 +182,17 @@ def _change_object(draws: Draws, split: str, scene: Scene, wording: Wording) -> 
 
 def _add_object(draws: Draws, split: str, scene: Scene, wording: Wording) -> _Draft | None:
     count = len(scene.objects)
-    if count == 3:
+    if count + 1 not in MAX_SIZES:
         return None
-    pair = draw_pair(draws, split, scene.background, scene.objects, shared=30)
-    size = draws.between(180, 360)
-    place = draw_place(draws, size, pair[0], scene.objects, overlapping=False)
+    pair = draw_pair(draws, split, scene.background, scene.objects)
+    size = draws.between(MIN_SIZE, MAX_SIZES[count + 1])
+    place = draw_place(draws, size, scene.objects)
     if place is None:
         return None
-    new, words = draw_object(draws, pair, size, place), draw_object_wording(draws)
+    new = draw_object(draws, pair, size, place)
+    if place_of(new) is None:
+        return None
+    words = replace(draw_object_wording(draws), tell_place=True)
     target = replace(scene, objects=(*scene.objects, new))
     target_wording = replace(wording, objects=(*wording.objects, words), order=(*wording.order, count))
     instruction = f"add {describe_object(new, words)}"
@@ -238,8 +244,7 @@ def _change_colour(draws: Draws, split: str, scene: Scene, wording: Wording) -> 
     index = draws.below(len(scene.objects))
     old = scene.objects[index]
     pairs = allowed_pairs(split, scene.background, scene.objects)
-    near = {each.colour for n, each in enumerate(scene.objects) if n != index and _touch(each, old)}
-    colours = [colour for colour, shape in pairs if shape == old.shape and colour not in near]
+    colours = [colour for colour, shape in pairs if shape == old.shape]
     if not colours:
         return None
     colour = draws.choose(colours)
@@ -273,11 +278,6 @@ def _change_style(draws: Draws, split: str, scene: Scene, wording: Wording) -> _
 
 def _without(items: tuple[T, ...], index: int) -> tuple[T, ...]:
     return items[:index] + items[index + 1 :]
-
-
-def _touch(one: SceneObject, other: SceneObject) -> bool:
-    reach = (one.size + other.size) * 118 // 200
-    return (one.x - other.x) ** 2 + (one.y - other.y) ** 2 < reach**2
 
 
 _DRAFTS: dict[str, Callable[[Draws, str, Scene, Wording], _Draft | None]] = {

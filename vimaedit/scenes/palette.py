@@ -18,21 +18,16 @@ OBJECT_RGB: dict[str, Rgb] = {
     "purple": (122, 44, 168),
     "pink": (242, 104, 172),
     "brown": (120, 70, 30),
-    "black": (26, 26, 30),
-    "grey": (126, 128, 132),
-    "white": (252, 252, 252),
 }
 BACKGROUND_RGB: dict[str, Rgb] = {  # paler, so that objects stand out
     "white": (246, 246, 244),
     "grey": (184, 186, 190),
-    "black": (44, 44, 50),
     "blue": (150, 194, 240),
     "green": (160, 214, 150),
     "yellow": (250, 234, 140),
     "pink": (250, 196, 216),
     "purple": (200, 176, 234),
     "orange": (250, 196, 130),
-    "brown": (172, 138, 104),
 }
 WHITE: Rgb = (255, 255, 255)
 BLACK: Rgb = (0, 0, 0)
@@ -73,15 +68,13 @@ def luminance(colour: Rgb) -> int:
 
 
 @functools.cache
-def object_tones(colour: str, material: str, face: str | None, style: str) -> tuple[Rgb, Rgb, Rgb]:
+def object_tones(colour: str, face: str | None, style: str) -> tuple[Rgb, Rgb, Rgb]:
     """Return the three colours of an object: ground, pattern (or face), outline."""
     look = LOOKS[style]
     ground = OBJECT_RGB[colour]
     light = luminance(ground)
     if face is not None:
         pattern = WHITE if light < 90 else INK
-    elif material == "wooden":
-        pattern = mix(ground, WHITE, 42) if light < 50 else mix(ground, BLACK, 45)
     else:
         pattern = mix(ground, BLACK, 40) if light > 150 else mix(ground, WHITE, 62)
     pale_ground = mix(ground, WHITE, look.pale)

@@ -27,10 +27,9 @@ def render_without_texture(scene: Scene, size: int) -> UInt8Array:
 
 
 def object_pixels(scene: Scene, index: int, size: int) -> BoolArray:
-    """Return the pixels (size, size) that an object touches and no later object hides."""
-    coverage = object_coverage(scene, size)
-    seen: BoolArray = (coverage[index] > 0) & ~(coverage[index + 1 :] == 255).any(axis=0)
-    return seen
+    """Return the pixels (size, size) that an object touches."""
+    touched: BoolArray = object_coverage(scene, size)[index] > 0
+    return touched
 
 
 def background_pixels(scene: Scene, size: int) -> BoolArray:
@@ -40,7 +39,7 @@ def background_pixels(scene: Scene, size: int) -> BoolArray:
 
 
 def object_coverage(scene: Scene, size: int) -> UInt8Array:
-    """Return how much of each pixel every object covers, hidden or not, (objects, size, size), 0..255."""
+    """Return how much of each pixel every object covers, (objects, size, size), 0..255."""
     coverage = np.zeros((len(scene.objects), size, size), dtype=np.uint8)
     for n, each in enumerate(scene.objects):
         layers, (left, top) = placed_layers(each, scene.style, size)
@@ -84,7 +83,7 @@ def _paint(scene: Scene, size: int) -> Image.Image:
     picture = draw_background(scene.background, scene.style, size).copy()
     for each in scene.objects:
         layers, corner = placed_layers(each, scene.style, size)
-        ground, pattern, ink = object_tones(each.colour, each.material, each.face, scene.style)
+        ground, pattern, ink = object_tones(each.colour, each.face, scene.style)
         tile = Image.new("RGB", layers.coverage.size, ground)
         if each.face is not None or each.material != "plain":
             tile.paste(pattern, (0, 0), layers.pattern)
@@ -96,19 +95,12 @@ def _paint(scene: Scene, size: int) -> Image.Image:
 
 @functools.lru_cache(maxsize=64)
 def _background_mask(pattern: str, size: int) -> Image.Image:
-    n = np.arange(size * OVERSAMPLING) * 840 // (size * OVERSAMPLING)
-    x, y = n[None, :], n[:, None]
     if pattern == "gradient":
         rows = (np.arange(size) * 255 + (size - 1) // 2) // max(1, size - 1)
         return Image.fromarray(np.repeat(rows.astype(np.uint8)[:, None], size, axis=1))
-    if pattern == "striped":
-        mask = (y + 0 * x) // 70 % 2 == 1
-    elif pattern == "checkered":
-        mask = (x // 105 + y // 105) % 2 == 1
-    else:
-        across, down = (x + y // 105 % 2 * 70) % 140 - 70, y % 105 - 52
-        mask = across**2 + down**2 < 30**2
-    return Image.fromarray(np.ascontiguousarray(mask).astype(np.uint8) * 255).reduce(OVERSAMPLING)
+    squares = np.arange(size * OVERSAMPLING) * 8 // (size * OVERSAMPLING)
+    mask = (squares[None, :] + squares[:, None]) % 2
+    return Image.fromarray(mask.astype(np.uint8) * 255).reduce(OVERSAMPLING)
 
 
 @functools.lru_cache(maxsize=16)

@@ -24,12 +24,13 @@ from vimaedit.scenes.scenes import (
     split_of_seed,
 )
 
-MIN_SIZE = 150  # thousandths of the side
-MAX_SIZES = {1: 450, 2: 420, 3: 340}  # by the number of objects
-MARGIN = 20
-CLOSE_UP_SIZES = (350, 800)
+MIN_SIZE = 300  # thousandths of the side
+MAX_SIZES = {1: 500, 2: 420}  # by the number of objects
+MARGIN = 20  # between an object and the picture's edge
+GAP = 35  # at least, between the furthest corners of two objects: room for their outlines
+REACH_PERCENT = 63  # of an object's size, from its centre to the furthest corner that any shape has
 PLACE_TRIES = 12
-SHARED_PERCENT = 70  # further objects that share colour or shape with an earlier one
+SHARED_PERCENT = 20  # second objects that share colour or shape with the first one; the others share neither
 NOVEL_PERCENT = 25  # objects of a pair that training never shows, outside training
 
 Pair = tuple[str, str]  # colour, shape
@@ -46,46 +47,24 @@ def sample_scene(seed: int) -> Scene:
 
 def draw_scene(draws: Draws, split: str) -> Scene:
     """Draw one scene with the pairs of colour and shape that `split` may show."""
-    style = STYLES[0] if draws.chance(40) else draws.choose(STYLES[1:])
+    style = STYLES[0] if draws.chance(55) else draws.choose(STYLES[1:])
     background = draw_background_of(draws)
-    count = draws.choose((1, 1, 1, 2, 2, 2, 2, 3, 3, 3))
-    overlapping = draws.chance(20)
+    count = 1 if draws.chance(60) else 2
     objects: list[SceneObject] = []
     while len(objects) < count:
-        pair = draw_pair(draws, split, background, objects, SHARED_PERCENT)
+        pair = draw_pair(draws, split, background, objects)
         size = draws.between(MIN_SIZE, MAX_SIZES[count])
-        # As the room gets less, so does the object; where nothing fits, the scene starts again.
-        place = draw_place(draws, size, pair[0], objects, overlapping)
-        while place is None and size > MIN_SIZE:
-            size = max(MIN_SIZE, size * 3 // 4)
-            place = draw_place(draws, size, pair[0], objects, overlapping)
+        place = draw_place(draws, size, objects)
         if place is None:
-            objects.clear()
+            objects.clear()  # nothing fits beside the first: both are drawn again
         else:
             objects.append(draw_object(draws, pair, size, place))
     return Scene(objects=tuple(objects), background=background, style=style)
 
 
-def sample_close_up(seed: int) -> Scene:
-    """Return the close-up of a seed: one object, mostly larger than any in a scene. Benchmarks hold none.
-
-    What an object's name looks like is learned from these: in a scene it is lost behind the question where the objects are.
-
-    Raises: ValueError for a seed in no range.
-    """
-    split, draws = split_of_seed(seed), Draws(seed, 0)
-    style = STYLES[0] if draws.chance(40) else draws.choose(STYLES[1:])
-    background = draw_background_of(draws)
-    pair = draw_pair(draws, split, background, (), SHARED_PERCENT)
-    size = draws.between(*CLOSE_UP_SIZES)
-    place = draw_place(draws, size, pair[0], (), overlapping=False)
-    assert place is not None  # there is nothing in its way
-    return Scene(objects=(draw_object(draws, pair, size, place),), background=background, style=style)
-
-
 def draw_background_of(draws: Draws) -> Background:
-    """Draw a background; half of them are patterned or graded."""
-    pattern = BACKGROUND_PATTERNS[0] if draws.chance(50) else draws.choose(BACKGROUND_PATTERNS[1:])
+    """Draw a background; three of ten are patterned or graded."""
+    pattern = BACKGROUND_PATTERNS[0] if draws.chance(70) else draws.choose(BACKGROUND_PATTERNS[1:])
     colour, second = draws.shuffled(BACKGROUND_COLOURS)[:2]
     return Background(colour=colour, pattern=pattern, second=second if pattern == "gradient" else None)
 
@@ -102,32 +81,27 @@ def allowed_pairs(split: str, background: Background, others: Sequence[SceneObje
     ]
 
 
-def draw_pair(draws: Draws, split: str, background: Background, others: Sequence[SceneObject], shared: int) -> Pair:
-    """Draw colour and shape of a further object; `shared` per cent share one of them with an earlier object."""
+def draw_pair(draws: Draws, split: str, background: Background, others: Sequence[SceneObject]) -> Pair:
+    """Draw colour and shape of a further object."""
     pairs = allowed_pairs(split, background, others)
-    if others and draws.chance(shared):
-        near = draws.choose(others)
-        same = draws.below(2)
-        pairs = [pair for pair in pairs if pair[same] == (near.colour, near.shape)[same]] or pairs
+    for other in others:
+        if draws.chance(SHARED_PERCENT):
+            same = draws.below(2)
+            pairs = [pair for pair in pairs if pair[same] == (other.colour, other.shape)[same]] or pairs
+        else:
+            pairs = [pair for pair in pairs if pair[0] != other.colour and pair[1] != other.shape]
     if split != "train" and draws.chance(NOVEL_PERCENT):
         pairs = [pair for pair in pairs if split_of_pair(*pair) == split] or pairs
     return draws.choose(pairs)
 
 
-def draw_place(
-    draws: Draws, size: int, colour: str, others: Sequence[SceneObject], overlapping: bool
-) -> tuple[int, int] | None:
-    """Draw a centre at which an object of this size leaves the others to be seen; None if none is found."""
+def draw_place(draws: Draws, size: int, others: Sequence[SceneObject]) -> tuple[int, int] | None:
+    """Draw a centre at which an object of this size overlaps none of the others, whatever their shapes; None if none is found."""
     low, high = size // 2 + MARGIN, 1000 - size // 2 - MARGIN
     for _ in range(PLACE_TRIES):
         x, y = draws.between(low, high), draws.between(low, high)
-        for other in others:
-            # Objects of one colour would run into one.
-            percent = 118 if colour == other.colour or not overlapping else 78
-            reach = (size + other.size) * percent // 200
-            if (x - other.x) ** 2 + (y - other.y) ** 2 < reach**2:
-                break
-        else:
+        reaches = [(size + other.size) * REACH_PERCENT // 100 + GAP for other in others]
+        if all((x - o.x) ** 2 + (y - o.y) ** 2 >= reach**2 for o, reach in zip(others, reaches, strict=True)):
             return x, y
     return None
 

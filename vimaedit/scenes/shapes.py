@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vimaedit.types import UInt8Array
-
 OVERSAMPLING = 4
 Point = tuple[float, float]
 
@@ -29,54 +27,31 @@ class ObjectLayers:
 
 
 @functools.cache
-def outlines(shape: str) -> tuple[tuple[Point, ...], ...]:
-    """Return a shape's closed outlines within -1..1, y down; a second one is a hole."""
+def outline(shape: str) -> tuple[Point, ...]:
+    """Return a shape's closed outline within about -1..1, y down."""
     turns = [math.tau * n / 72 for n in range(72)]
     if shape == "circle":
-        return (tuple((math.cos(t), math.sin(t)) for t in turns),)
-    if shape == "ring":
-        return tuple(tuple((r * math.cos(t), r * math.sin(t)) for t in turns) for r in (1.0, 0.5))
+        return tuple((math.cos(t), math.sin(t)) for t in turns)
     if shape == "square":
-        return (((-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)),)
+        return ((-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84))
     if shape == "triangle":
-        return (((0.0, -1.0), (0.92, 0.86), (-0.92, 0.86)),)
-    if shape == "diamond":
-        return (((0.0, -1.0), (0.62, 0.0), (0.0, 1.0), (-0.62, 0.0)),)
+        return ((0.0, -1.0), (0.92, 0.86), (-0.92, 0.86))
     if shape == "star":
         radii = (1.06, 0.45) * 5
-        return (tuple((r * math.sin(math.pi * n / 5), 0.06 - r * math.cos(math.pi * n / 5)) for n, r in enumerate(radii)),)
+        return tuple((r * math.sin(math.pi * n / 5), 0.06 - r * math.cos(math.pi * n / 5)) for n, r in enumerate(radii))
     if shape == "heart":
         # x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t
-        return (
-            tuple(
-                (
-                    math.sin(t) ** 3,
-                    -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 15.5 - 0.12,
-                )
-                for t in turns
-            ),
+        return tuple(
+            (
+                math.sin(t) ** 3,
+                -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 15.5 - 0.12,
+            )
+            for t in turns
         )
     if shape == "cross":
         a = 0.34
         corners = ((a, 1), (a, a), (1, a), (1, -a), (a, -a), (a, -1), (-a, -1), (-a, -a), (-1, -a), (-1, a), (-a, a), (-a, 1))
-        return (tuple((float(x), float(y)) for x, y in corners),)
-    if shape == "moon":
-        # The outer arc runs from horn to horn, the inner one, of a circle further right, back.
-        outer = [math.radians(50 + 260 * n / 48) for n in range(49)]
-        horn_x, horn_y = math.cos(outer[0]), math.sin(outer[0])
-        middle = 0.62
-        radius, half = math.hypot(horn_x - middle, horn_y), math.atan2(horn_y, horn_x - middle)
-        inner = [-half + (2 * half - math.tau) * n / 40 for n in range(1, 40)]
-        points = [(math.cos(t), math.sin(t)) for t in outer]
-        points += [(middle + radius * math.cos(t), radius * math.sin(t)) for t in inner]
-        return (tuple((x + 0.2, y) for x, y in points),)
-    if shape == "house":
-        return (
-            (
-                *((0.0, -1.0), (1.0, -0.12), (0.72, -0.12), (0.72, 0.95), (0.24, 0.95), (0.24, 0.35)),
-                *((-0.24, 0.35), (-0.24, 0.95), (-0.72, 0.95), (-0.72, -0.12), (-1.0, -0.12)),
-            ),
-        )
+        return tuple((float(x), float(y)) for x, y in corners)
     raise ValueError(f"shape: got {shape!r}")
 
 
@@ -107,14 +82,13 @@ def _outline_masks(shape: str, side: int, angle: int, line: int) -> tuple[Image.
     drawn = ImageDraw.Draw(whole)
     middle, scale = tile * OVERSAMPLING / 2, side * OVERSAMPLING / 2
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    for n, points in enumerate(outlines(shape)):
-        corners = [
-            (round(middle + scale * (x * cosine - y * sine)), round(middle + scale * (x * sine + y * cosine)))
-            for x, y in points
-        ]
-        drawn.polygon(corners, fill=0 if n else 255)
-        if line:
-            ImageDraw.Draw(ink).line([*corners, *corners[:2]], fill=255, width=line, joint="curve")
+    corners = [
+        (round(middle + scale * (x * cosine - y * sine)), round(middle + scale * (x * sine + y * cosine)))
+        for x, y in outline(shape)
+    ]
+    drawn.polygon(corners, fill=255)
+    if line:
+        ImageDraw.Draw(ink).line([*corners, *corners[:2]], fill=255, width=line, joint="curve")
     whole.paste(255, (0, 0), ink)
     coverage = whole.reduce(OVERSAMPLING)
     if not line:
@@ -132,22 +106,11 @@ def _material_mask(material: str, tile: int, side: int) -> Image.Image:
     x, y = at[None, :], at[:, None]
     if material == "striped":
         mask = (x + 0 * y) // 84 % 2 == 1
-    elif material == "checkered":
-        mask = (x // 140 + y // 140) % 2 == 1
-    elif material == "spotted":
+    else:
         row = y // 140
         across, down = (x + row % 2 * 105) % 210 - 105, y % 140 - 70
         mask = across**2 + down**2 < 56**2
-    elif material == "wooden":
-        # Grain: thin lines that bulge as parabolas, alternately up and down.
-        phase = x % 560 - 280
-        sway = (phase**2 - 280**2) // 1500 * np.where(x // 560 % 2, 1, -1)
-        mask = (y + sway) % 105 < 28
-    else:
-        # Metal: two soft bands of light across the object.
-        wave = (x + y) % 700
-        return _reduce(np.clip(380 - 3 * np.abs(wave - 350), 0, 255).astype(np.uint8))
-    return _reduce(np.broadcast_to(mask, (n.size, n.size)).astype(np.uint8) * 255)
+    return Image.fromarray(mask.astype(np.uint8) * 255).reduce(OVERSAMPLING)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -155,23 +118,18 @@ def _face_mask(face: str, shape: str, tile: int, side: int) -> Image.Image:
     mask = Image.new("L", (tile * OVERSAMPLING, tile * OVERSAMPLING))
     drawn = ImageDraw.Draw(mask)
     unit = side * OVERSAMPLING / 200
-    low = {"house": -12, "heart": -14}.get(shape, 0)
+    low = -14 if shape == "heart" else 0
     left_top = mask.size[0] / 2
 
     def box(x: float, y: float, half_x: float, half_y: float) -> list[int]:
         edges = (x - half_x, y - half_y, x + half_x, y + half_y)
         return [round(left_top + unit * (edge + (low if n % 2 else 0))) for n, edge in enumerate(edges)]
 
-    narrow = 26 if shape == "house" else 34
-    for x in (-narrow, narrow):
+    for x in (-34, 34):
         drawn.ellipse(box(x, -22, 11, 14), fill=255)
     width = max(2, round(13 * unit))
     if face == "smiling":
-        drawn.arc(box(0, 10, narrow + 6, 30), 10, 170, fill=255, width=width)
+        drawn.arc(box(0, 10, 40, 30), 10, 170, fill=255, width=width)
     else:
-        drawn.arc(box(0, 48, narrow + 6, 30), 190, 350, fill=255, width=width)
+        drawn.arc(box(0, 48, 40, 30), 190, 350, fill=255, width=width)
     return mask.reduce(OVERSAMPLING)
-
-
-def _reduce(mask: UInt8Array) -> Image.Image:
-    return Image.fromarray(mask).reduce(OVERSAMPLING)

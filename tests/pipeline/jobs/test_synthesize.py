@@ -25,7 +25,7 @@ from vimaedit.images import decode_image, decode_mask
 from vimaedit.miniature.random_bundle import random_bundle
 
 COLOURS = ("red", "blue", "green", "pink", "brown")
-CAPTIONS = [f"a {colour} {shape} on a white background" for colour in COLOURS for shape in ("star", "house")]
+CAPTIONS = [f"a {colour} {shape} on a white background" for colour in COLOURS for shape in ("star", "heart")]
 OPEN = {f"min_clip_{name}": None for name in ("source", "target", "image", "direction")}
 FILTERS = Filters(**OPEN, min_background_psnr=None, min_change=None, require_mask=False, min_mask=None, max_mask=None)
 CANDIDATES = 2

@@ -17,7 +17,7 @@ from tests.pipeline.jobs.test_submit import environment, get_json, job_server
 
 __all__ = ["environment", "job_server"]  # fixtures
 
-CAPTIONS = [f"a {colour} {shape} on a white background" for colour in ("red", "blue", "green") for shape in ("star", "house")]
+CAPTIONS = [f"a {colour} {shape} on a white background" for colour in ("red", "blue", "green") for shape in ("star", "heart")]
 OPTIONS = ["model=random", "steps=1", "source.steps=1", "words=scenes", "candidates=2", "actors=1", "threads=1", "batch_size=2"]
 OPTIONS += [
     "filters.min_background_psnr=null",

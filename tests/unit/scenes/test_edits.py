@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vimaedit.scenes.benchmark import MAX_COUNT, MAX_SEED, benchmark_seed, spread_categories
+from vimaedit.scenes.captions import place_of
 from vimaedit.scenes.edits import CATEGORIES, Edit, edit_mask, make_edit
 from vimaedit.scenes.palette import stands_out
 from vimaedit.scenes.render import object_coverage, render_scene
@@ -62,8 +63,7 @@ def test_the_mask_is_what_is_seen_of_the_edited_thing(category: str, edits: list
         for scene, index in ((edit.source, edit.source_index), (edit.target, edit.target_index)):
             coverage = object_coverage(scene, SIZE).astype(float) / 255
             if index is not None:
-                # The share of the pixel that its object and none above it covers.
-                expected |= coverage[index] * (1 - coverage[index + 1 :]).prod(axis=0) > 0
+                expected |= coverage[index] > 0
             elif edit.source_index is None and edit.target_index is None:
                 expected |= (1 - coverage).prod(axis=0) > 0
         assert (mask == expected).all()
@@ -82,7 +82,9 @@ def test_only_what_is_named_changes(category: str, edits: list[Edit]) -> None:
             assert [before.objects[n] for n in others] == [after.objects[n] for n in others]
             assert (before.background, before.style) == (after.background, after.style)
         elif category == "add_object":
-            assert after.objects[:-1] == before.objects and edit.target_index == len(before.objects)
+            assert after.objects[:-1] == before.objects and edit.target_index == len(before.objects) == 1
+            place = place_of(after.objects[-1])
+            assert place and place in edit.target_prompt and edit.instruction.endswith(place)
         elif category == "delete_object":
             assert edit.source_index is not None
             kept = before.objects[: edit.source_index] + before.objects[edit.source_index + 1 :]
@@ -95,6 +97,7 @@ def test_only_what_is_named_changes(category: str, edits: list[Edit]) -> None:
         assert all(stands_out(each.colour, after.background) for each in after.objects)
         pairs = [(each.colour, each.shape) for each in after.objects]
         assert len(set(pairs)) == len(pairs)
+        assert (object_coverage(after, SIZE) > 0).sum(axis=0).max() <= 1
         assert {split_of_pair(*pair) for pair in pairs} <= {"train", "test"}
 
 

@@ -11,15 +11,15 @@ from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.reading.find import find_object, presence, read_unknown, strange_pixels
 from vimaedit.scenes.reading.find_outline import best_outlines
 from vimaedit.scenes.reading.judge_compare import compare_objects
-from vimaedit.scenes.reading.reader import picture_of
+from vimaedit.scenes.reading.reader import object_attributes, picture_of
 from vimaedit.scenes.reading.templates import soften
 from vimaedit.scenes.render import object_coverage, object_pixels, render_scene
 from vimaedit.scenes.sampling import sample_scene
 from vimaedit.scenes.scenes import Background, Scene, SceneObject
 
 HEART = SceneObject(shape="heart", colour="red", material="plain", face=None, x=290, y=300, size=310, angle=0)
-MOON = replace(HEART, shape="moon", colour="green", material="striped", x=700, y=690, size=250, angle=327)
-SCENE = Scene(objects=(HEART, MOON), background=Background(colour="yellow", pattern="plain"), style="picture")
+TRIANGLE = replace(HEART, shape="triangle", colour="green", material="striped", x=700, y=690, size=320, angle=327)
+SCENE = Scene(objects=(HEART, TRIANGLE), background=Background(colour="yellow", pattern="plain"), style="picture")
 
 
 def validation(index: int) -> Scene:
@@ -31,7 +31,7 @@ def test_scenes_are_read_without_being_told_the_layout(count: int, right: int) -
     scenes = [validation(n) for n in range(count)]
     results = [compare_objects(scene, read_unknown(render_scene(scene, 128))) for scene in scenes]
     assert sum(result.all_right for result in results) >= right
-    assert {len(scene.objects) for scene in scenes} == {1, 2, 3}
+    assert {len(scene.objects) for scene in scenes} == {1, 2}
 
 
 def test_found_objects_lie_where_they_were_drawn() -> None:
@@ -56,19 +56,14 @@ def test_no_more_objects_are_found_than_allowed() -> None:
 def test_the_one_missing_object_is_found() -> None:
     picture = render_scene(SCENE, 128)
     found = find_object(picture, replace(SCENE, objects=(HEART,)))
-    assert found is not None and (found.shape, found.colour, found.material, found.pose) == (
-        "moon",
-        "green",
-        "striped",
-        MOON.pose,
-    )
+    assert found is not None and object_attributes(found) == object_attributes(TRIANGLE)
     assert find_object(picture, SCENE) is None
     with pytest.raises(ValueError, match=r"image: got shape \(31, 31, 3\)"):
         find_object(np.zeros((31, 31, 3), dtype=np.uint8), SCENE)
 
 
 def test_presence_tells_objects_from_empty_places() -> None:
-    picture = picture_of(render_scene(replace(SCENE, objects=(MOON,)), 128))
+    picture = picture_of(render_scene(replace(SCENE, objects=(TRIANGLE,)), 128))
     assert presence(picture, SCENE) == [False, True]
     assert presence(picture_of(render_scene(SCENE, 128)), SCENE) == [True, True]
 
@@ -77,14 +72,14 @@ def test_strange_pixels_are_those_of_things_not_told() -> None:
     picture = render_scene(SCENE, 128)
     heart_only = replace(SCENE, objects=(HEART,))
     strange = strange_pixels(picture_of(picture), heart_only)
-    moon = object_pixels(SCENE, 1, 128)
-    assert (strange & moon).sum() > 0.6 * moon.sum()
+    triangle = object_pixels(SCENE, 1, 128)
+    assert (strange & triangle).sum() > 0.6 * triangle.sum()
     assert not strange_pixels(picture_of(picture), SCENE).any()
     # Neither a tone of the whole picture nor a pattern a pixel off is a thing.
     assert not strange_pixels(picture_of(picture) - 20, SCENE).any()
-    striped = replace(SCENE, background=Background(colour="blue", pattern="striped"))
-    moved = np.pad(render_scene(striped, 128), ((1, 0), (0, 0), (0, 0)), mode="edge")[:128]
-    assert not strange_pixels(picture_of(moved), striped).any()
+    checkered = replace(SCENE, background=Background(colour="blue", pattern="checkered"))
+    moved = np.pad(render_scene(checkered, 128), ((1, 0), (0, 0), (0, 0)), mode="edge")[:128]
+    assert not strange_pixels(picture_of(moved), checkered).any()
 
 
 def test_outlines_win_what_they_cover() -> None:
@@ -104,7 +99,7 @@ def test_blurring_matches_the_binomial_weights() -> None:
 
 
 def test_comparison_matches_by_attributes_not_by_order() -> None:
-    other = replace(MOON, colour="blue", x=100)
+    other = replace(TRIANGLE, colour="blue", x=100)
     result = compare_objects(SCENE, replace(SCENE, objects=(other, HEART), style="cartoon"))
     assert result.matches == (1, 0)
     assert all(result.objects[0].values())
@@ -114,8 +109,8 @@ def test_comparison_matches_by_attributes_not_by_order() -> None:
 
 
 def test_objects_too_few_and_too_many_are_counted() -> None:
-    few = compare_objects(SCENE, replace(SCENE, objects=(MOON,)))
+    few = compare_objects(SCENE, replace(SCENE, objects=(TRIANGLE,)))
     assert few.matches == (None, 0) and (few.num_missing, few.num_extra) == (1, 0)
     assert not any(few.objects[0].values()) and all(few.objects[1].values()) and not few.all_right
-    many = compare_objects(replace(SCENE, objects=(MOON,)), SCENE)
+    many = compare_objects(replace(SCENE, objects=(TRIANGLE,)), SCENE)
     assert many.matches == (1,) and (many.num_missing, many.num_extra) == (0, 1) and not many.all_right

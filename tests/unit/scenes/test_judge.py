@@ -52,14 +52,21 @@ def test_blurred_and_noisy_answers_pass() -> None:
 
 
 def test_an_object_of_another_place_and_size_is_added_rightly() -> None:
-    target = replace(SOURCE, objects=(HEART, STAR, replace(HEART, shape="cross", colour="green", x=750, y=220, size=220)))
-    elsewhere = replace(target, objects=(HEART, STAR, replace(target.objects[2], x=230, y=760, size=290)))
-    assert judge_edit(render_scene(elsewhere, 128), SOURCE, target, None, 2).success
-    other = replace(target, objects=(HEART, STAR, replace(target.objects[2], colour="purple")))
-    verdict = judge_edit(render_scene(other, 128), SOURCE, target, None, 2)
-    assert verdict.wrong == ("objects.2.colour",) and verdict.others_unchanged and not verdict.success
-    two = replace(target, objects=(*target.objects, replace(HEART, shape="circle", colour="black", x=230, y=760, size=200)))
-    assert not judge_edit(render_scene(two, 128), SOURCE, target, None, 2).others_unchanged
+    source, new = replace(SOURCE, objects=(HEART,)), replace(HEART, shape="cross", colour="green", x=800, y=550)
+    target = replace(source, objects=(HEART, new))
+    assert judge_edit(render_scene(target, 128), source, target, None, 1).wanted["objects.1.place"] == "on the right"
+
+    def shown(*added: SceneObject) -> Verdict:
+        return judge_edit(render_scene(replace(source, objects=(HEART, *added)), 128), source, target, None, 1)
+
+    assert shown(replace(new, x=750, y=380, size=400)).success
+    colour = shown(replace(new, colour="purple"))
+    assert colour.wrong == ("objects.1.colour",) and colour.others_unchanged and not colour.success
+    place = shown(replace(new, x=540, y=780))
+    assert place.wrong == ("objects.1.place",) and place.others_unchanged and not place.success
+    assert not shown(new, replace(HEART, shape="circle", colour="blue", x=250, y=760)).others_unchanged
+    nothing = shown()
+    assert not nothing.edited_right and "objects.1.place" in nothing.wrong and nothing.others_unchanged
 
 
 def test_a_removed_object_must_be_gone_and_no_other() -> None:
@@ -78,7 +85,7 @@ def test_damage_elsewhere_is_noticed() -> None:
     picture[8:24, 100:116] = (60, 60, 160)
     verdict = judge_edit(picture, SOURCE, target, 0, 0)
     assert verdict.edited_right and not verdict.others_unchanged and verdict.wrong == ("strange",)
-    neighbour = replace(target, objects=(target.objects[0], replace(STAR, material="checkered")))
+    neighbour = replace(target, objects=(target.objects[0], replace(STAR, material="spotted")))
     verdict = judge_edit(render_scene(neighbour, 128), SOURCE, target, 0, 0)
     assert verdict.edited_right and verdict.wrong == ("objects.1.material",)
 

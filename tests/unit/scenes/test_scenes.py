@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from vimaedit.scenes.draws import Draws
 from vimaedit.scenes.palette import BACKGROUND_RGB, LOOKS, OBJECT_RGB
 from vimaedit.scenes.render import background_pixels, object_coverage, object_pixels, render_scene
-from vimaedit.scenes.sampling import CLOSE_UP_SIZES, sample_close_up, sample_scene
+from vimaedit.scenes.sampling import MAX_SIZES, MIN_SIZE, REACH_PERCENT, sample_scene
 from vimaedit.scenes.scenes import (
     BACKGROUND_COLOURS,
     COLOURS,
@@ -32,7 +32,7 @@ from vimaedit.scenes.scenes import (
     split_of_pair,
     split_of_seed,
 )
-from vimaedit.scenes.shapes import outlines
+from vimaedit.scenes.shapes import outline
 
 COUNT = 499
 SIZE = 61
@@ -54,24 +54,18 @@ def share(flags: list[bool]) -> float:
     return sum(flags) / len(flags)
 
 
-def test_close_ups_hold_one_object_that_training_may_show() -> None:
-    start = SPLIT_SEEDS["train"].start
-    close_ups = [sample_close_up(start + n) for n in range(COUNT)]
-    assert close_ups == [sample_close_up(start + n) for n in range(COUNT)]
-    assert all(len(each.objects) == 1 and may_train_on(each) for each in close_ups)
-    sizes = sorted(each.objects[0].size for each in close_ups)
-    assert CLOSE_UP_SIZES[0] <= sizes[0] and sizes[-1] <= CLOSE_UP_SIZES[1]
-    assert sizes[COUNT // 2] > 500  # larger than an object of any benchmark
-    assert {each.objects[0].shape for each in close_ups} == set(SHAPES)
-
-
-def test_scenes_are_not_easy(sample: list[Scene]) -> None:
-    assert all(150 <= each.size <= 450 for scene in sample for each in scene.objects)
-    several = [scene.objects for scene in sample if len(scene.objects) > 1]
-    assert len(several) / COUNT >= 0.5
-    alike = [any(a.colour == b.colour or a.shape == b.shape for a, b in combinations(objects, 2)) for objects in several]
-    assert share(alike) >= 0.5
-    assert share([scene.background.pattern != "plain" for scene in sample]) >= 1 / 3
+def test_scenes_are_spread_as_stated(sample: list[Scene]) -> None:
+    sizes = {
+        count: [each.size for scene in sample if len(scene.objects) == count for each in scene.objects] for count in (1, 2)
+    }
+    for count, drawn in sizes.items():
+        assert MIN_SIZE <= min(drawn) < MIN_SIZE + 15 and MAX_SIZES[count] - 40 < max(drawn) <= MAX_SIZES[count]
+    two = [scene.objects for scene in sample if len(scene.objects) == 2]
+    assert len(two) / COUNT == pytest.approx(0.4, abs=0.07)
+    alike = [a.colour == b.colour or a.shape == b.shape for a, b in two]
+    assert share(alike) == pytest.approx(0.2, abs=0.08)
+    assert share([scene.background.pattern == "plain" for scene in sample]) == pytest.approx(0.7, abs=0.07)
+    assert share([scene.style == STYLES[0] for scene in sample]) == pytest.approx(0.55, abs=0.07)
 
 
 def test_everything_named_occurs(sample: list[Scene]) -> None:
@@ -83,7 +77,6 @@ def test_everything_named_occurs(sample: list[Scene]) -> None:
     assert {each.pose for each in objects} == {pose for poses in POSES.values() for pose in poses}
     assert {scene.style for scene in sample} == set(STYLES)
     assert {colour for scene in sample for colour in scene.background.colours} == set(BACKGROUND_COLOURS)
-    assert {len(scene.objects) for scene in sample} == {1, 2, 3}
 
 
 def test_objects_can_be_told_apart_and_seen(sample: list[Scene]) -> None:
@@ -91,17 +84,11 @@ def test_objects_can_be_told_apart_and_seen(sample: list[Scene]) -> None:
         pairs = [(each.colour, each.shape) for each in scene.objects]
         assert len(set(pairs)) == len(pairs)
         assert not {each.colour for each in scene.objects} & set(scene.background.colours)
-        coverage = object_coverage(scene, SIZE) > 127
-        for n, each in enumerate(scene.objects):
+        assert (object_coverage(scene, SIZE) > 0).sum(axis=0).max() == 1  # none touches another
+        for each in scene.objects:
             assert each.pose in POSES[each.shape]
             assert each.face is None or each.may_have_face
             assert each.size // 2 < min(each.x, each.y, 1000 - each.x, 1000 - each.y)
-            assert (coverage[n] & ~coverage[n + 1 :].any(axis=0)).sum() >= 0.6 * coverage[n].sum()
-
-
-def test_some_objects_overlap(sample: list[Scene]) -> None:
-    overlapping = [bool((object_coverage(scene, SIZE) > 127).sum(axis=0).max() > 1) for scene in sample]
-    assert 0.01 <= share(overlapping) <= 0.2
 
 
 def test_pairs_held_out_of_training_occur_in_their_split_only(split: str, sample: list[Scene]) -> None:
@@ -120,7 +107,7 @@ def test_pairs_held_out_of_training_occur_in_their_split_only(split: str, sample
 def test_training_shows_every_colour_and_every_shape_in_variety() -> None:
     pairs = [pair for pair in product(COLOURS, SHAPES) if split_of_pair(*pair) == "train"]
     for value, place in [(colour, 0) for colour in COLOURS] + [(shape, 1) for shape in SHAPES]:
-        assert sum(pair[place] == value for pair in pairs) >= 6
+        assert sum(pair[place] == value for pair in pairs) >= 4
 
 
 def test_a_scene_follows_from_its_seed_alone() -> None:
@@ -142,6 +129,13 @@ def test_scenes_survive_json(sample: list[Scene]) -> None:
     assert [scene_from_json(scene_to_json(scene)) for scene in sample[:97]] == sample[:97]
 
 
+@pytest.mark.parametrize(("drawn", "other"), [("square", "ring"), ("red", "black"), ("plain", "wooden"), ("white", "brown")])
+def test_scenes_of_another_world_are_refused(drawn: str, other: str) -> None:
+    text = scene_to_json(Scene(objects=(PLAIN,), background=WHITE, style="picture"))
+    with pytest.raises(ValueError, match=f"scene: .*: got '{other}'; allowed: "):
+        scene_from_json(text.replace(f'"{drawn}"', f'"{other}"', 1))
+
+
 def test_draws_are_uniform_and_keyed_by_seed_and_stream() -> None:
     draws = Draws(3, 0)
     counts = np.bincount([draws.below(7) for _ in range(7007)], minlength=7)
@@ -157,7 +151,7 @@ def test_pixels_stay_what_they_are() -> None:
     digest = hashlib.sha256()
     for n in range(23):
         digest.update(render_scene(sample_scene(SPLIT_SEEDS["validation"].start + n), 67).tobytes())
-    assert digest.hexdigest() == "204544229109fc8833d12bfcb8b2024fde2c84033dbcea35e58239ed1851e628"
+    assert digest.hexdigest() == "fb4ee2af2d9ce5a5b59245023f5f30d2b4699456210dee4395dd84fc89e39093"
 
 
 @pytest.mark.parametrize("size", [31, 64, 128, 257])
@@ -177,11 +171,8 @@ def test_edges_are_smooth_and_areas_right(shape: str) -> None:
     """Compare the covered area with the polygon's, by the shoelace formula."""
     scene = Scene(objects=(replace(PLAIN, shape=shape, x=500, y=500, size=450),), background=WHITE, style="picture")
     coverage = object_coverage(scene, 211)[0]
-    area = 0.0
-    for n, points in enumerate(outlines(shape)):
-        following = points[1:] + points[:1]
-        own = abs(sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(points, following, strict=True))) / 2
-        area += -own if n else own
+    points = outline(shape)
+    area = abs(sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True))) / 2
     side = round(0.45 * 211)
     assert coverage.sum() / 255 == pytest.approx(area * (side / 2) ** 2, rel=0.03)
     assert ((coverage > 0) & (coverage < 255)).sum() > side // 4
@@ -189,10 +180,10 @@ def test_edges_are_smooth_and_areas_right(shape: str) -> None:
 
 def test_outlines_stay_near_the_box_they_fill() -> None:
     for shape in SHAPES:
-        reach = [abs(value) for points in outlines(shape) for point in points for value in point]
-        assert 0.8 <= max(reach) <= 1.25
+        assert 0.8 <= max(abs(value) for point in outline(shape) for value in point) <= 1.25
+        assert max(math.hypot(*point) for point in outline(shape)) / 2 <= REACH_PERCENT / 100
     with pytest.raises(ValueError, match="shape: got 'blob'"):
-        outlines("blob")
+        outline("blob")
 
 
 def test_a_turn_turns_the_outline() -> None:
@@ -204,17 +195,16 @@ def test_a_turn_turns_the_outline() -> None:
     assert np.abs(straight - upside_down).mean() > 3
 
 
-def test_later_objects_hide_earlier_ones() -> None:
-    near = replace(PLAIN, colour="blue", x=PLAIN.x + 150)
-    scene = Scene(objects=(PLAIN, near), background=WHITE, style="picture")
-    below, above = object_pixels(scene, 0, 101), object_pixels(scene, 1, 101)
+def test_objects_and_background_share_out_the_picture() -> None:
+    scene = Scene(
+        objects=(PLAIN, replace(PLAIN, shape="circle", colour="blue", x=800, y=200)), background=WHITE, style="picture"
+    )
+    one, other = object_pixels(scene, 0, 101), object_pixels(scene, 1, 101)
     background = background_pixels(scene, 101)
-    assert (below | above | background).all()
-    row, column = 101 * PLAIN.y // 1000, 101 * (PLAIN.x + 100) // 1000
-    assert above[row, column] and not below[row, column] and not background[row, column]
-    assert tuple(render_scene(scene, 101)[row, column]) == OBJECT_RGB["blue"]
-    # Along an edge of the upper one, both are seen in one pixel.
-    assert (below & above).any()
+    assert (one | other | background).all() and not (one & other).any()
+    assert tuple(render_scene(scene, 101)[20, 80]) == OBJECT_RGB["blue"] and other[20, 80] and not background[20, 80]
+    # Along an edge, object and background are seen in one pixel.
+    assert (other & background).any()
 
 
 @pytest.mark.parametrize("style", STYLES)

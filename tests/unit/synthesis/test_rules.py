@@ -12,7 +12,7 @@ from vimaedit.synthesis.rules import propose_pairs, with_article
 from vimaedit.types import BlendPhrase
 from vimaedit.words.phrases import find_phrase
 
-SCENE = "a sketch of a large red star, a blue circle on the left and a green ring on a striped pink background"
+SCENE = "a sketch of a large red star, a blue circle on the left and a green cross on a checkered pink background"
 
 
 @pytest.fixture(scope="module")
@@ -37,33 +37,35 @@ def test_a_caption_is_read_into_its_parts(scenes: Lexicon) -> None:
     assert [caption.cut(item.span) for item in caption.items] == [
         "a large red star",
         "a blue circle on the left",
-        "a green ring",
+        "a green cross",
     ]
-    assert [caption.cut(item.noun) for item in caption.items if item.noun] == ["large red star", "blue circle", "green ring"]
+    assert [caption.cut(item.noun) for item in caption.items if item.noun] == ["large red star", "blue circle", "green cross"]
     assert [caption.cut(joiner) for joiner in caption.joiners] == [", ", " and "]
-    assert caption.background is not None and caption.cut(caption.background) == "on a striped pink background"
-    assert caption.background_noun is not None and caption.cut(caption.background_noun) == "striped pink background"
+    assert caption.background is not None and caption.cut(caption.background) == "on a checkered pink background"
+    assert caption.background_noun is not None and caption.cut(caption.background_noun) == "checkered pink background"
 
 
 def test_a_background_may_come_first_and_name_two_colours(scenes: Lexicon) -> None:
-    caption = read_caption("on a yellow and brown gradient background, a green house", scenes)
+    caption = read_caption("on a yellow and purple gradient background, a green heart", scenes)
     assert (
-        caption.background_noun is not None and caption.cut(caption.background_noun) == "yellow and brown gradient background"
+        caption.background_noun is not None and caption.cut(caption.background_noun) == "yellow and purple gradient background"
     )
-    assert [caption.cut(item.span) for item in caption.items] == ["a green house"]
-    fading = read_caption("a red ring against a background fading from white to grey", scenes)
+    assert [caption.cut(item.span) for item in caption.items] == ["a green heart"]
+    fading = read_caption("a red cross against a background fading from white to grey", scenes)
     assert fading.background_noun is not None and fading.cut(fading.background_noun) == "background fading from white to grey"
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_every_kind_of_edit_changes_its_own_words(scenes: Lexicon, category: str) -> None:
-    pairs = all_pairs(SCENE.replace(", a blue circle on the left", ""), scenes, category)
+    # A scene takes two objects at most.
+    left_out = ", a blue circle on the left and a green cross" if category == "add_object" else ", a blue circle on the left"
+    pairs = all_pairs(SCENE.replace(left_out, ""), scenes, category)
     assert len({pair.target_prompt for pair in pairs}) > 1
     for pair in pairs:
         assert pair.category == category and pair.target_prompt != pair.source_prompt
         if category == "change_style":
             assert pair.blend == () and pair.target_prompt.endswith(
-                "of a large red star and a green ring on a striped pink background"
+                "of a large red star and a green cross on a checkered pink background"
             )
             continue
         (phrase,) = pair.blend
@@ -108,10 +110,10 @@ def test_the_article_follows_the_word(scenes: Lexicon) -> None:
 
 def test_the_last_of_three_things_goes_with_its_comma(scenes: Lexicon) -> None:
     targets = {pair.target_prompt for pair in all_pairs(SCENE, scenes, "delete_object", 60)}
-    background = "on a striped pink background"
+    background = "on a checkered pink background"
     assert targets == {
-        f"a sketch of a blue circle on the left and a green ring {background}",
-        f"a sketch of a large red star and a green ring {background}",
+        f"a sketch of a blue circle on the left and a green cross {background}",
+        f"a sketch of a large red star and a green cross {background}",
         f"a sketch of a large red star and a blue circle on the left {background}",
     }
 
@@ -131,7 +133,7 @@ def test_words_of_two_places_are_not_taken(scenes: Lexicon) -> None:
 
 
 def test_blocked_words_keep_an_edit_away(scenes: Lexicon) -> None:
-    sad = "a sad yellow house on a blue background"
+    sad = "a sad yellow heart on a blue background"
     assert not all_pairs(sad, scenes, "change_object") and not all_pairs(sad, scenes, "change_attribute_material")
     assert all_pairs(sad, scenes, "change_attribute_color")
 

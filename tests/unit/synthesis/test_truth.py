@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.synthesis.truth import count_truth, truth_table
+from vimaedit.scenes.captions import place_of
 from vimaedit.scenes.reading.find import read_unknown
 from vimaedit.scenes.reading.truth import edited_scene, is_edit_right
 from vimaedit.scenes.render import render_scene
@@ -15,9 +16,9 @@ from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 from vimaedit.types import BlendPhrase
 
 STAR = SceneObject(shape="star", colour="red", material="plain", face=None, x=300, y=350, size=300, angle=0)
-RING = SceneObject(shape="ring", colour="blue", material="striped", face=None, x=700, y=650, size=300, angle=0)
-SCENE = Scene(objects=(STAR, RING), background=Background(colour="white", pattern="plain"), style="picture")
-TARGET = "a red star and a violet striped ring on a white background"
+CROSS = SceneObject(shape="cross", colour="blue", material="striped", face=None, x=700, y=650, size=300, angle=0)
+SCENE = Scene(objects=(STAR, CROSS), background=Background(colour="white", pattern="plain"), style="picture")
+TARGET = "a red star and a violet striped cross on a white background"
 
 
 @pytest.fixture(scope="module")
@@ -28,31 +29,31 @@ def words() -> Lexicon:
 @pytest.mark.parametrize(
     ("category", "source", "target", "expected"),
     [
-        ("change_attribute_color", "red star", "violet star", replace(SCENE, objects=(replace(STAR, colour="purple"), RING))),
+        ("change_attribute_color", "red star", "violet star", replace(SCENE, objects=(replace(STAR, colour="purple"), CROSS))),
         (
             "change_object",
-            "blue striped ring",
+            "blue striped cross",
             "blue striped disc",
-            replace(SCENE, objects=(STAR, replace(RING, shape="circle"))),
+            replace(SCENE, objects=(STAR, replace(CROSS, shape="circle"))),
         ),
         (
             "change_attribute_material",
             "red star",
-            "red wooden star",
-            replace(SCENE, objects=(replace(STAR, material="wooden"), RING)),
+            "red dotted star",
+            replace(SCENE, objects=(replace(STAR, material="spotted"), CROSS)),
         ),
         (
             "change_attribute_material",
-            "blue ring with stripes",
-            "blue ring",
-            replace(SCENE, objects=(STAR, replace(RING, material="plain"))),
+            "blue cross with stripes",
+            "blue cross",
+            replace(SCENE, objects=(STAR, replace(CROSS, material="plain"))),
         ),
-        ("delete_object", "star", None, replace(SCENE, objects=(RING,))),
+        ("delete_object", "star", None, replace(SCENE, objects=(CROSS,))),
         (
             "change_background",
             "white background",
-            "dotted pink background",
-            replace(SCENE, background=Background(colour="pink", pattern="spotted")),
+            "checkered grey background",
+            replace(SCENE, background=Background(colour="grey", pattern="checkered")),
         ),
         ("change_attribute_color", "green star", "violet star", None),
         ("change_attribute_color", "red star", "violet star", None),
@@ -66,9 +67,11 @@ def test_the_words_say_what_is_wanted(
 
 
 def test_what_is_added_and_the_style(words: Lexicon) -> None:
-    added = edited_scene(SCENE, "add_object", [BlendPhrase(source=None, target="metal green moon")], TARGET, words)
+    blend = [BlendPhrase(source=None, target="striped green heart at the top")]
+    added = edited_scene(SCENE, "add_object", blend, TARGET, words)
     assert added is not None and added.objects[:2] == SCENE.objects
-    assert (added.objects[2].shape, added.objects[2].colour, added.objects[2].material) == ("moon", "green", "metal")
+    assert (added.objects[2].shape, added.objects[2].colour, added.objects[2].material) == ("heart", "green", "striped")
+    assert place_of(added.objects[2]) == "at the top"
     style = edited_scene(SCENE, "change_style", [], f"a pencil sketch of {TARGET}", words)
     assert style == replace(SCENE, style="sketch")
     assert edited_scene(SCENE, "change_style", [], TARGET, words) is None
@@ -86,6 +89,10 @@ def test_pictures_are_read(words: Lexicon) -> None:
         return is_edit_right(read_unknown(source), edited, "change_attribute_color", blend, "a blue star", words)  # type: ignore[arg-type]
 
     assert right(blue) and not right(source) and not right(moved)
+    low, high = (render_scene(replace(single, objects=(STAR, replace(CROSS, y=y))), 96) for y in (800, 200))
+    added = [BlendPhrase(source=None, target="striped blue cross at the bottom")]
+    shown = [is_edit_right(read_unknown(source), edited, "add_object", added, TARGET, words) for edited in (low, high)]
+    assert shown == [True, False]
 
 
 def test_shares_are_counted_before_and_after_filtering() -> None:

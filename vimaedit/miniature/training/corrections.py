@@ -19,10 +19,10 @@ from vimaedit.miniature.training.data import render_batch, to_pixels, training_e
 from vimaedit.scenes.edits import Edit, edit_mask
 
 FIRST_TIMESTEP = 100  # below it too little can still change
-CATEGORIES = (  # in turn: what takes long to learn more often. Where an added object has to be is not settled: none is added.
+CATEGORIES = (  # in turn: what takes long to learn more often
     *("change_object", "change_attribute_color", "change_attribute_material", "change_object", "change_attribute_content"),
     *("delete_object", "change_attribute_color", "change_object", "change_attribute_material", "change_attribute_pose"),
-    *("change_background", "change_style"),
+    *("change_background", "change_style", "add_object"),
 )
 EDITED_WEIGHT = 5.0  # of the latents that the edit touches; 1 of all others
 

@@ -17,7 +17,7 @@ from vimaedit.scenes.captions import draw_wording, write_caption
 from vimaedit.scenes.draws import Draws
 from vimaedit.scenes.edits import CATEGORIES, Edit, make_edit
 from vimaedit.scenes.render import render_scene
-from vimaedit.scenes.sampling import sample_close_up, sample_scene
+from vimaedit.scenes.sampling import sample_scene
 from vimaedit.scenes.scenes import SPLIT_SEEDS, Scene
 from vimaedit.types import UInt8Array
 
@@ -34,12 +34,6 @@ def training_scene(stage: str, index: int) -> tuple[Scene, str]:
     """Return scene and caption number `index` of a stage; no two stages see the same."""
     seed = _training_seed(stage, index)
     return _captioned(seed, sample_scene(seed))
-
-
-def training_close_up(stage: str, index: int) -> tuple[Scene, str]:
-    """Return the close-up, and its caption, that may take the place of a stage's scene number `index`."""
-    seed = _training_seed(stage, index)
-    return _captioned(seed, sample_close_up(seed))
 
 
 def training_edit(stage: str, index: int, categories: Sequence[str] = CATEGORIES[1:]) -> Edit:

@@ -25,7 +25,6 @@ from vimaedit.miniature.training.data import (
     render_batch,
     to_pixels,
     tokenize,
-    training_close_up,
     training_scene,
     validation_scene,
 )
@@ -33,9 +32,7 @@ from vimaedit.scenes.scenes import Scene
 
 BATCH_SIZE = 20  # small: many steps count for more here than smooth ones
 DROPPED_PROMPTS = 0.1  # for classifier-free guidance
-CORRECTIONS = 12  # of a batch's pictures, once close-ups are over: their captions overrule what is seen
-CLOSE_UPS = 12  # of a batch's pictures, in the first batches; none later
-CLOSE_UP_BATCHES = 75_000
+CORRECTIONS = 8  # of a batch's pictures: their captions overrule what is seen
 TIMESTEP_LOGIT_MEAN, TIMESTEP_LOGIT_SPREAD = 0.5, 1.2  # of t / 1000
 MAX_SNR = 5.0  # levels of less noise weigh less (arXiv 2303.09556)
 _EVALUATED = 128
@@ -76,27 +73,20 @@ class DenoiserStage:
 
     def loss(self, step: int) -> Tensor:
         """Return the squared error of the predicted velocity, weighted by level and, in corrections, by place."""
-        corrected = 0 if step < CLOSE_UP_BATCHES else CORRECTIONS
-        close_ups = CLOSE_UPS if step < CLOSE_UP_BATCHES else 0
         numbers = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
-        pairs = [
-            (training_close_up if n < close_ups else training_scene)(self.name, number)
-            for n, number in enumerate(numbers[corrected:])
-        ]
-        wanted = self.components.encode(to_pixels(render_batch([scene for scene, _ in pairs])))
-        captions, seen, weights = [caption for _, caption in pairs], wanted, torch.ones_like(wanted[:, :1])
-        if corrected:
-            corrections = [training_correction(self.name, number) for number in numbers[:corrected]]
-            captions = [each.target_prompt for each in corrections] + captions
-            before, after, edited = encode_corrections(self.components, corrections)
-            seen = torch.cat([mix(before, after), seen])
-            wanted, weights = torch.cat([after, wanted]), torch.cat([edited, weights])
+        corrections = [training_correction(self.name, number) for number in numbers[:CORRECTIONS]]
+        pairs = [training_scene(self.name, number) for number in numbers[CORRECTIONS:]]
+        captions = [each.target_prompt for each in corrections] + [caption for _, caption in pairs]
+        before, after, edited = encode_corrections(self.components, corrections)
+        plain = self.components.encode(to_pixels(render_batch([scene for scene, _ in pairs])))
+        seen, wanted = torch.cat([mix(before, after), plain]), torch.cat([after, plain])
+        weights = torch.cat([edited, torch.ones_like(plain[:, :1])])
         dropped = torch.rand(BATCH_SIZE) < DROPPED_PROMPTS
         # Without a caption what is seen stays.
         wanted = torch.where(dropped.view(-1, 1, 1, 1), seen, wanted)
         captions = ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]
         timesteps = spread_timesteps(BATCH_SIZE)
-        timesteps[:corrected].clamp_(min=FIRST_TIMESTEP)
+        timesteps[:CORRECTIONS].clamp_(min=FIRST_TIMESTEP)
         errors = self._errors(self.trained, seen, wanted, tokenize(self.tokenizer, captions), timesteps, weights)
         return (errors * level_weights(self.alphas[timesteps]).to(self.device)).mean()
 

@@ -19,7 +19,6 @@ from vimaedit.scenes.reading.reader import (
     best_reading,
     likely_backgrounds,
     object_gains,
-    picture_error,
     picture_of,
     without_texture,
 )
@@ -28,7 +27,7 @@ from vimaedit.scenes.render import object_coverage, render_scene, render_without
 from vimaedit.scenes.scenes import Scene, SceneObject
 from vimaedit.types import BoolArray, UInt8Array
 
-MAX_OBJECTS = 4  # one more than any scene has: too many are noticed
+MAX_OBJECTS = 3  # one more than any scene has: too many are noticed
 FOREGROUND = 450.0  # squared error over all channels, after blurring, from which a pixel is not the background's
 RIM = 2  # px on either side of an object's edge in which nothing is decided
 OUTLINES = 3  # shapes and poses that are looked into
@@ -36,8 +35,8 @@ MIN_WON = 40.0  # px that an outline must explain beyond those it covers in vain
 ROUNDS = 2  # of naming an object and finding its place
 REACH = 6  # px by which an outline's place may be wrong
 FIRST_STEPS = (1.0, 1.3)  # times an outline's size, at which an object is looked for first
-SMALLEST = 130  # thousandths of the side; smaller things are no objects
-MAX_HIDDEN = 0.5  # share of the smaller of two objects that the other one may cover
+SMALLEST = 220  # thousandths of the side; smaller things are no objects
+MAX_HIDDEN = 0.2  # share of the smaller of two objects that the other one may cover: none does, but places are approximate
 MIN_SHARE = 0.5  # of the squared error where it is that an object has to explain
 MIN_ERROR = 400.0  # squared error per pixel of the blurred picture, all channels, below which there is nothing to see
 STRANGE = 1300.0  # squared error over all channels of the mean over a square from which it is taken for a thing
@@ -46,7 +45,7 @@ STRANGE_RIM = 3  # px around objects in which nothing is taken for strange
 
 
 def read_unknown(image: UInt8Array, max_objects: int = MAX_OBJECTS) -> Scene:
-    """Name background, style and objects of a picture (side, side, 3) of which nothing is known, lowest object first.
+    """Name background, style and objects of a picture (side, side, 3) of which nothing is known.
 
     Raises: ValueError for a picture that `read_scene` would refuse.
     """
@@ -63,7 +62,6 @@ def read_unknown(image: UInt8Array, max_objects: int = MAX_OBJECTS) -> Scene:
             if found is None:
                 break
             scene = replace(scene, objects=(*scene.objects, found))
-        scene = _in_best_order(picture, scene)
         firsts.append(FirstReading(scene, (all_templates(),) * len(scene.objects)))
     return best_reading(picture, firsts)
 
@@ -166,15 +164,6 @@ def _gain(picture: Float32Array, without: Scene, scene: Scene, where: BoolArray)
         for each in (without, scene)
     )
     return before - after, before
-
-
-def _in_best_order(picture: Float32Array, scene: Scene) -> Scene:
-    """Return the scene with its objects in that order which explains the picture best."""
-    covered = object_coverage(scene, len(picture)) > 0
-    if not (covered.sum(axis=0) > 1).any():
-        return scene
-    orders = [replace(scene, objects=order) for order in itertools.permutations(scene.objects)]
-    return min(orders, key=lambda each: picture_error(picture, each, False))
 
 
 def strange_pixels(picture: Float32Array, scene: Scene) -> BoolArray:

@@ -52,7 +52,7 @@ def explained(picture: Float32Array, behind: Float32Array, weight: Float32Array,
     left, top = x - half, y - half
     rows, columns = slice(max(0, top), min(size, y + half)), slice(max(0, left), min(size, x + half))
     inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    tones = _tones(each.colour, each.material, each.face, style)
+    tones = _tones(each.colour, each.face, style)
     drawn = tones[0] if each.material == "plain" and each.face is None else tones[0] + pattern[inside] * (tones[1] - tones[0])
     if LOOKS[style].line:
         drawn = drawn + ink[inside] * (tones[2] - drawn)
@@ -78,8 +78,8 @@ def _shares(
 
 
 @functools.cache
-def _tones(colour: str, material: str, face: str | None, style: str) -> Float32Array:
-    return np.array(object_tones(colour, material, face, style), dtype=np.float32)
+def _tones(colour: str, face: str | None, style: str) -> Float32Array:
+    return np.array(object_tones(colour, face, style), dtype=np.float32)
 
 
 def moved(each: SceneObject, place: tuple[int, int, int], size: int) -> SceneObject:

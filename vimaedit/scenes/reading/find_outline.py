@@ -12,7 +12,7 @@ from vimaedit.scenes.sampling import MAX_SIZES, MIN_SIZE
 from vimaedit.scenes.scenes import POSES, SHAPES, UPSIDE_DOWN
 from vimaedit.scenes.shapes import object_layers
 
-NUM_SIZES = 13
+NUM_SIZES = 7
 _TILT = 32  # degrees; stands for all tilts
 _ANGLES = {"upright": 0, "upside-down": UPSIDE_DOWN, "tilted right": _TILT, "tilted left": 360 - _TILT}
 

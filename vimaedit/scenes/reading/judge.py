@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vimaedit.scenes.captions import nearest_side, place_of
 from vimaedit.scenes.reading.find import missing_object, presence, spread, strange_pixels
 from vimaedit.scenes.reading.reader import attributes_of, layout_of, object_attributes, picture_of, read_picture
 from vimaedit.scenes.reading.templates import Float32Array
@@ -23,7 +24,8 @@ MAX_STRANGE = 12  # px elsewhere that may look strange
 class Verdict:
     """What an edited picture shows, by attribute: `style`, `background.colour`, `objects.1.shape`, ...
 
-    Objects are numbered as in the source; an added one comes last. `objects.1.present`: `yes` or `no`; `strange`: `none`, or
+    Objects are numbered as in the source; an added one comes last. `objects.1.present`: `yes` or `no`; `objects.1.place`, of an
+    added object whose place can be told: the side that it is nearest to; `strange`: `none`, or
     `some` where something is seen that belongs neither to the background nor to an object. `read` lacks what is not there to
     be read. `changed`: the attributes that the edit is about.
     """
@@ -56,7 +58,8 @@ class Verdict:
 def judge_edit(edited: UInt8Array, source: Scene, target: Scene, source_index: int | None, target_index: int | None) -> Verdict:
     """Judge an edited picture (side, side, 3) by the scenes before and after the edit and the edited object's place in them.
 
-    Where an added object has to be is not settled: it is looked for. All others have to be where they were, within a few pixels.
+    An added object is looked for and may be anywhere on the side that captions tell. All others have to be where they were,
+    within a few pixels.
 
     Raises: ValueError where the scenes are equal, the indices do not fit them, or for a picture that `read_scene` would refuse.
     """
@@ -74,6 +77,10 @@ def judge_edit(edited: UInt8Array, source: Scene, target: Scene, source_index: i
     before = _named(source, range(len(source.objects)), [True] * len(source.objects))
     wanted = _named(target, numbers, [True] * len(numbers))
     seen = _named(read, numbers, presence(picture, read))
+    if source_index is None and target_index is not None and (place := place_of(target.objects[target_index])):
+        wanted[f"objects.{target_index}.place"] = place
+        if len(read.objects) == len(numbers):
+            seen[f"objects.{target_index}.place"] = nearest_side(read.objects[-1].x, read.objects[-1].y)
     edited_pixels = np.zeros((size, size), dtype=np.bool_)
     if source_index is not None:
         edited_pixels = object_pixels(source, source_index, size)

@@ -1,12 +1,10 @@
 """Name what a picture of the scene world shows, from its pixels: comparison with everything that could be drawn there.
 
-No network takes part. What is known beforehand is how many objects there are, where, how large, and which lies over which.
+No network takes part. What is known beforehand is how many objects there are, where, and how large.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,7 +35,7 @@ SHARP_ERROR = 12.0  # squared error per pixel and channel up to which a picture 
 MAX_SHIFT = 4  # px an object may lie beside the place that was told
 FIT_ERROR = 600.0  # squared error per pixel of the object's box, all channels, up to which no better place is looked for
 GUESSES = 3  # shapes for which a better place is looked for
-CANDIDATES = 64  # templates that are looked at again
+CANDIDATES = 32  # templates that are looked at again
 SECOND_FACTOR = 1.5  # styles that explain the picture this much worse at first sight are not looked into
 
 
@@ -51,7 +49,7 @@ class Place:
 
 
 def layout_of(scene: Scene) -> tuple[Place, ...]:
-    """Return where the objects of a scene are, lowest first."""
+    """Return where the objects of a scene are."""
     return tuple(Place(x=each.x, y=each.y, size=each.size) for each in scene.objects)
 
 
@@ -164,8 +162,7 @@ def first_reading(picture: Float32Array, layout: Sequence[Place], empty: Scene) 
         gains, _ = object_gains(bare, behind, _nearest(layout, n, size), place, empty.style, False, all_templates())
         order = np.argsort(-gains.max(axis=1))
         objects.append(best_guesses(gains, all_templates(), place, 1)[0])
-        # Where others may hide parts of it, the first sight is worth less.
-        candidates.append(order if _crowded(layout) else order[:CANDIDATES])
+        candidates.append(order[:CANDIDATES])
     return FirstReading(replace(empty, objects=tuple(objects)), tuple(candidates))
 
 
@@ -293,8 +290,3 @@ def _nearest(layout: Sequence[Place], index: int, size: int) -> Float32Array:
 def _distance(place: Place, size: int) -> Float32Array:
     n = (np.arange(size, dtype=np.float32) + 0.5) / size * 1000
     return np.hypot(n[None, :] - place.x, n[:, None] - place.y)
-
-
-def _crowded(layout: Sequence[Place]) -> bool:
-    """Whether the tiles of two objects may touch."""
-    return any(math.dist((a.x, a.y), (b.x, b.y)) < (a.size + b.size) * 0.85 for a, b in itertools.combinations(layout, 2))

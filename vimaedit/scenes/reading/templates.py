@@ -81,7 +81,7 @@ def _object_weights(index: int, side: int, line: int, coarse: bool, soft: bool) 
 def _object_colours(style: str) -> Float32Array:
     """Return the three colours of every template in every colour, (templates, colours, 3 tones, 3 channels)."""
     return np.array(
-        [[object_tones(colour, each.material, each.face, style) for colour in COLOURS] for each in object_templates()],
+        [[object_tones(colour, each.face, style) for colour in COLOURS] for each in object_templates()],
         dtype=np.float32,
     )
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vimaedit.scenes.captions import nearest_side
 from vimaedit.scenes.reading.find import read_unknown
 from vimaedit.scenes.reading.judge_compare import compare_objects
-from vimaedit.scenes.scenes import BACKGROUND_PATTERNS, Background, Scene, SceneObject
+from vimaedit.scenes.scenes import BACKGROUND_COLOURS, Background, Scene, SceneObject
 from vimaedit.synthesis.captions import read_caption
 from vimaedit.synthesis.lexicon import Lexicon
 from vimaedit.types import BlendPhrase, UInt8Array
@@ -18,7 +19,8 @@ from vimaedit.words.phrases import split_words
 
 MAX_MOVE = 60  # thousandths of the side by which an object that stays may seem to have moved
 MARKS = {"stripes": "striped", "spots": "spotted", "dots": "spotted"}  # "a red star with stripes"
-ADDED_SIZE = 250  # of a new object, whose size and place the words leave open
+ADDED_SIZE = 360  # of a new object, whose size the words leave open
+SIDES = {"on the left": (230, 500), "on the right": (770, 500), "at the top": (500, 230), "at the bottom": (500, 770)}
 
 
 def is_edit_right(
@@ -43,16 +45,17 @@ def edited_scene(
         return None
     (phrase,) = blend
     if category == "change_background":
-        return None if phrase.target is None else replace(before, background=_background(phrase.target, lexicon))
+        return None if phrase.target is None else replace(before, background=_background(phrase.target))
     new = {} if phrase.target is None else _attributes(phrase.target, lexicon)
     if phrase.source is None:
+        x, y = next((place for words, place in SIDES.items() if phrase.target and phrase.target.endswith(words)), (500, 500))
         added = SceneObject(
             shape=new.get("shape", ""),
             colour=new.get("colour", ""),
             material=new.get("material", "plain"),
             face=None,
-            x=500,
-            y=500,
+            x=x,
+            y=y,
             size=ADDED_SIZE,
             angle=0,
         )
@@ -86,7 +89,10 @@ def _shows(after: Scene, wanted: Scene, before: Scene) -> bool:
         if match is None:
             return False
         seen = after.objects[match]
-        if (each.x, each.y) in places and max(abs(each.x - seen.x), abs(each.y - seen.y)) > MAX_MOVE:
+        if (each.x, each.y) in places:
+            if max(abs(each.x - seen.x), abs(each.y - seen.y)) > MAX_MOVE:
+                return False
+        elif (each.x, each.y) in SIDES.values() and nearest_side(seen.x, seen.y) != nearest_side(each.x, each.y):
             return False
     return True
 
@@ -103,7 +109,7 @@ def _attributes(phrase: str, lexicon: Lexicon) -> dict[str, str]:
     return found
 
 
-def _background(phrase: str, lexicon: Lexicon) -> Background:
-    found = _attributes(phrase, lexicon)
-    pattern = found.get("material", "plain")
-    return Background(colour=found.get("colour", ""), pattern=pattern if pattern in BACKGROUND_PATTERNS else "plain")
+def _background(phrase: str) -> Background:
+    words = [phrase[start:end] for start, end in split_words(phrase)]
+    colour = next((word for word in words if word in BACKGROUND_COLOURS), "")
+    return Background(colour=colour, pattern="checkered" if "checkered" in words else "plain")
