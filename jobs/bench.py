@@ -188,7 +188,8 @@ def _say(text: str) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._cli.main import EXIT_CONFIG, run_job
+    from jobs._cli.main import run_job
+    from pipelines.exits import EXIT_CONFIG
 
     given = sys.argv[1:] if words is None else list(words)
     # Which keys there are depends on the suite; the command line is read in full once that is known.

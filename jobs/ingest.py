@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._cli.main import EXIT_DONE, run_job
+from jobs._cli.main import run_job
+from pipelines.exits import EXIT_DONE, EXIT_LOSSES
 from pipelines.ingest.ingest import FILE_NAME, IngestConfig, run_ingest
 from pipelines.store.location import locate
 from pipelines.store.masking import mask_urls
-
-EXIT_LOSSES = 3
 
 
 def _ingest(config: IngestConfig) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs._cli.main import EXIT_DONE, run_job
+from jobs._cli.main import run_job
+from pipelines.exits import EXIT_DONE
 from pipelines.output.status import RunStatus, StatusConfig, read_status
 from pipelines.store.lock import STALE_S
 from vimaedit.types import Status

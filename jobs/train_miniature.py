@@ -11,7 +11,8 @@ from jobs._cli.signals import exit_on_signals
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     exit_on_signals()
-    from jobs._cli.main import EXIT_DONE, run_job
+    from jobs._cli.main import run_job
+    from pipelines.exits import EXIT_DONE
     from pipelines.scenes.train import TrainConfig, train_family
 
     def train(config: TrainConfig) -> int:

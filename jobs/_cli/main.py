@@ -12,12 +12,9 @@ from jobs._cli.help import help_text
 from jobs._cli.options import CommandLine, config_yaml, load_config, parse_command_line
 from jobs._cli.signals import exit_on_signals, leave
 from pipelines.cluster.logs import JsonFormatter
+from pipelines.exits import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import ConfigError
-
-EXIT_DONE = 0
-EXIT_ERROR = 1
-EXIT_CONFIG = 2  # bad configuration, or no readable input at all
 
 Config = TypeVar("Config")
 logger = logging.getLogger(__name__)

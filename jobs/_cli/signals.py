@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-EXIT_INTERRUPTED = 4  # by SIGTERM or SIGINT, resumable
+from pipelines.exits import EXIT_INTERRUPTED
+
 SAVE_STATE_S = 2.0
 
 

@@ -49,7 +49,7 @@ GPU_MEMORY = Metric(
     description="Most GPU memory that the actor's process has reserved so far",
 )
 ROWS_LEFT = Metric(name="vimaedit_rows_left", kind="gauge", description="Rows of the run that no actor has finished yet")
-METRICS = (EDITS, SECONDS_PER_EDIT, BATCH_SIZE, GPU_MEMORY, ROWS_LEFT)
+EXPORTED = (EDITS, SECONDS_PER_EDIT, BATCH_SIZE, GPU_MEMORY, ROWS_LEFT)
 
 
 def observe_batch(statuses: Sequence[str], seconds: float, batch_size: int) -> None:

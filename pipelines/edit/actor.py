@@ -242,11 +242,11 @@ def edit_batch(editor: Editor, slots: Slots, lost: Callable[[str], NoReturn] | N
     Without memory for it a batch is halved, down to single requests; what has run in a smaller batch says so. `lost` is called
     with the cause where the device is of no more use to this process.
     """
-    _edit_slots(editor, slots, lost, is_reduced=False, is_retry=False)
+    _edit_slots(editor, slots, lost, is_reduced=False, is_rerun=False)
 
 
 def _edit_slots(
-    editor: Editor, slots: Slots, lost: Callable[[str], NoReturn] | None, *, is_reduced: bool, is_retry: bool
+    editor: Editor, slots: Slots, lost: Callable[[str], NoReturn] | None, *, is_reduced: bool, is_rerun: bool
 ) -> None:
     rows = [row for row in slots if row is not None]
     started = time.perf_counter()
@@ -271,8 +271,8 @@ def _edit_slots(
             part = slots[start : start + half]
             if any(row is not None for row in part):
                 part += [None] * (half - len(part))
-                _edit_slots(editor, part, lost, is_reduced=True, is_retry=is_retry)
-    elif failure.out_of_memory or is_retry:
+                _edit_slots(editor, part, lost, is_reduced=True, is_rerun=is_rerun)
+    elif failure.out_of_memory or is_rerun:
         advice = "; no memory for this edit alone: try a smaller canvas.size, dtype=float16 or a larger device"
         for row in rows:
             message = f"record {shown(row.id)}: {failure.type}: {failure.text}{advice if failure.out_of_memory else ''}"
@@ -294,7 +294,7 @@ def _edit_slots(
         for place, each in enumerate(slots):
             if each is not None:
                 alone: Slots = [each if place == other else None for other in range(len(slots))]
-                _edit_slots(editor, alone, lost, is_reduced=is_reduced, is_retry=True)
+                _edit_slots(editor, alone, lost, is_reduced=is_reduced, is_rerun=True)
 
 
 def _try(editor: Editor, slots: Slots) -> Failure | None:

@@ -26,6 +26,7 @@ from pipelines.edit.read import UnitSource
 from pipelines.edit.sheet import write_sheet
 from pipelines.edit.sink import UnitSink
 from pipelines.edit.suspects import read_suspects
+from pipelines.exits import EXIT_STOPPED
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import RESULTS_VERSION
@@ -49,7 +50,6 @@ from pipelines.store.masking import mask_urls
 logger = logging.getLogger(__name__)
 
 UNKNOWN_ROW_SECONDS = 60.0  # taken for the no-progress limit where no rate was measured
-STOPPED_EARLY = 5
 ROUNDS = 3  # of editing what the final count does not find
 
 
@@ -143,7 +143,7 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
     set_run(plan.digest, lock.name)
     work = find_work(plan, parts, job.limit)
     summary = RunSummary(
-        exit_code=STOPPED_EARLY,
+        exit_code=EXIT_STOPPED,
         counts={},
         rows=0,
         edited=0,

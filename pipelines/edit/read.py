@@ -27,7 +27,7 @@ from pipelines.edit.riding import add_references
 from pipelines.output.context import RunContext
 from pipelines.output.plan import Unit
 from pipelines.records.parse import has_blends_per_target, parse_record
-from pipelines.records.pictures import fetch_picture, picture_source, read_picture
+from pipelines.records.pictures import decode_picture, fetch_picture, find_picture
 from pipelines.records.read import Rows, read_rows
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
@@ -104,7 +104,7 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
             rows += parse_record(
                 rules,
                 record.values,
-                read_picture(rules, record.values, image),
+                decode_picture(rules, record.values, image),
                 blends_per_target=record.blends_per_target,
                 input_file=file.path,
                 input_row=record.row,
@@ -193,7 +193,7 @@ def _with_pictures(
     """Give every record its picture. Fetching overlaps, a few pictures ahead; those in the file itself are taken as they come."""
     waiting: deque[tuple[_Record | list[Row], bytes | Exception | Future[bytes | Exception] | None]] = deque()
     for record in records:
-        source = None if isinstance(record, list) else picture_source(record.values)
+        source = None if isinstance(record, list) else find_picture(record.values)
         if isinstance(source, str):
             waiting.append((record, pool.submit(copy_context().run, fetch_picture, rules, source)))
         else:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from pipelines.cluster.place import connect
 from pipelines.cluster.progress import ProgressState
-from pipelines.edit.edit import STOPPED_EARLY, DryRunReport, plan_dry_run, run_edit
+from pipelines.edit.edit import DryRunReport, plan_dry_run, run_edit
 from pipelines.evaluate.config import EvaluateConfig, edit_job, score_job
 from pipelines.evaluate.report.gather import gather
 from pipelines.evaluate.report.leaderboard import FILE_NAME as LEADERBOARD_NAME
 from pipelines.evaluate.report.leaderboard import leaderboard
 from pipelines.evaluate.report.page import render
+from pipelines.exits import EXIT_LOSSES, EXIT_STOPPED
 from pipelines.ingest.ingest import FILE_NAME, IngestConfig, IngestSummary, read_summary, run_ingest
 from pipelines.ingest.sources import is_published
 from pipelines.score.score import run_score
@@ -27,7 +28,6 @@ from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-FINISHED_WITH_LOSSES = 3
 REPORT_NAME = "report.html"
 MethodProgress = Callable[[str, ProgressState], None]
 
@@ -78,9 +78,9 @@ def run_evaluation(
         seconds[f"edit {name}"] = time.monotonic() - started
         warnings += [f"{name}: {text}" for text in edited.warnings]
         codes.append(edited.exit_code)
-        if edited.exit_code == STOPPED_EARLY:
+        if edited.exit_code == EXIT_STOPPED:
             return EvaluationSummary(
-                exit_code=STOPPED_EARLY,
+                exit_code=EXIT_STOPPED,
                 report=None,
                 leaderboard=None,
                 seconds=seconds,
@@ -105,7 +105,7 @@ def run_evaluation(
     put_atomic(output / LEADERBOARD_NAME, table.markdown().encode())
     seconds["report"] = time.monotonic() - started
     return EvaluationSummary(
-        exit_code=FINISHED_WITH_LOSSES if any(codes) else 0,
+        exit_code=EXIT_LOSSES if any(codes) else 0,
         report=mask_urls(report.url),
         leaderboard=table,
         seconds=seconds,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.records.pictures import image_source
+from pipelines.records.pictures import find_coded
 from pipelines.store.location import Location, exists, list_files, locate, open_reader, read_bytes, retry_remote
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import ConfigError, RequestError
@@ -200,7 +200,7 @@ def _read_picture(folder: Location, name: str) -> bytes:
 
 
 def _picture_bytes(value: Any) -> bytes:
-    data = image_source(value, "image")
+    data = find_coded(value, "image")
     if isinstance(data, str):
         raise RequestError("image_missing", field="image", got=repr(data), allowed="the picture itself")
     return data

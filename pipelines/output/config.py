@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipelines.options import EditingPlace, Frame, GoingOn, Networks, Pictures, Rejects, Requests, check_bases, check_given
-from pipelines.records.schema import METRICS
+from pipelines.records.schema import ALWAYS_MEASURED
 from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import RIDING_GROUPS
 
 KEEP_SOURCES = ("true", "path", "false")
 IMAGE_FORMATS = ("auto", "png", "webp", "jpeg")
-ALWAYS_MEASURED = (*METRICS, "unchanged")
 
 
 @dataclass(frozen=True, kw_only=True)

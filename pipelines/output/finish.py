@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.exits import EXIT_DONE, EXIT_LOSSES
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.parts import Part
@@ -25,7 +26,7 @@ def exit_code(job: EditJobConfig, counts: dict[str, int]) -> int:
     total = max(1, sum(counts.values()))
     failed = counts.get(Status.FAILED, 0) + counts.get(Status.QUARANTINED, 0)
     too_many_rejected = counts.get(Status.REJECTED, 0) > job.max_rejected_fraction * total
-    return 3 if failed > job.max_failed_fraction * total or too_many_rejected else 0
+    return EXIT_LOSSES if failed > job.max_failed_fraction * total or too_many_rejected else EXIT_DONE
 
 
 def write_manifest(output: Location, parts: Sequence[Part]) -> None:

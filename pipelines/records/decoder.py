@@ -149,8 +149,8 @@ class Decoder:
         return process.returncode
 
 
-decoder = Decoder()
-atexit.register(decoder.close)
+shared_decoder = Decoder()  # of this process
+atexit.register(shared_decoder.close)
 
 
 def decode_record(record: CodedRecord) -> DecodedRecord:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.cluster.logs import fields
-from pipelines.records.decoder import CodedRecord, DecoderDied, DecodingFailed, decoder
+from pipelines.records.decoder import CodedRecord, DecoderDied, DecodingFailed, shared_decoder
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
 from pipelines.records.values import ALLOWED, converted, wrong_type
@@ -35,7 +35,7 @@ class RecordPicture:
     error: Exception | None = None
 
 
-def image_source(value: Any, field: str) -> bytes | str:
+def find_coded(value: Any, field: str) -> bytes | str:
     """Return a picture's bytes, or the path or URL that names it.
 
     Raises: RequestError for null and for values of another type.
@@ -53,10 +53,10 @@ def image_source(value: Any, field: str) -> bytes | str:
     return reference
 
 
-def picture_source(record: Mapping[str, Any]) -> bytes | str | RequestError:
+def find_picture(record: Mapping[str, Any]) -> bytes | str | RequestError:
     """Give a record's picture: its bytes, what names it, or why it has neither."""
     try:
-        return image_source(record.get("image"), "image")
+        return find_coded(record.get("image"), "image")
     except RequestError as error:
         return error
 
@@ -69,7 +69,7 @@ def fetch_picture(rules: RecordRules, reference: str) -> bytes | Exception:
         return error
 
 
-def read_picture(rules: RecordRules, record: Mapping[str, Any], image: bytes | Exception) -> RecordPicture:
+def decode_picture(rules: RecordRules, record: Mapping[str, Any], image: bytes | Exception) -> RecordPicture:
     """Decode the picture and mask of a record once for all its edits; `image` is its picture, fetched, or why it has none.
 
     Raises: RuntimeError where no process to decode in can be started.
@@ -78,11 +78,11 @@ def read_picture(rules: RecordRules, record: Mapping[str, Any], image: bytes | E
     name = value.get("path") if isinstance(value, dict) else value
     path = mask_url(name) if isinstance(name, str) else None
     if isinstance(image, Exception):
-        stage = "record" if isinstance(picture_source(record), RequestError) else "fetch"
+        stage = "record" if isinstance(find_picture(record), RequestError) else "fetch"
         return RecordPicture(path=path, stage=stage, error=image)
-    mask = _mask_source(record) if rules.reads_masks else None
+    mask = _find_mask(record) if rules.reads_masks else None
     try:
-        decoded = decoder(
+        decoded = shared_decoder(
             CodedRecord(
                 image=image,
                 mask=mask if isinstance(mask, bytes) else None,
@@ -116,13 +116,13 @@ def stop_without_picture(row: Row, picture: RecordPicture) -> None:
         row.stop(Status.FAILED, stage, kind, f"record {row.id!r}: image: {text}")
 
 
-def _mask_source(record: Mapping[str, Any]) -> bytes | RequestError:
+def _find_mask(record: Mapping[str, Any]) -> bytes | RequestError:
     """Give a record's coded mask, or why it has none."""
     try:
         value = record.get("given_mask")
         if value is None:
             raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
-        data = image_source(value, "given_mask")
+        data = find_coded(value, "given_mask")
     except RequestError as error:
         return error
     if isinstance(data, bytes):

@@ -33,7 +33,7 @@ BENCHMARK_FIELDS = (  # of the input files that the project itself writes
 
 IMAGE_COLUMNS = ("image", "edited_image", "edit_mask", "critical_mask")
 # Measured outside the edit mask, in every row.
-METRICS = ("background_psnr", "background_ssim", "background_mse", "mask_fraction", "changed_fraction")
+ALWAYS_MEASURED = ("background_psnr", "background_ssim", "background_mse", "mask_fraction", "changed_fraction", "unchanged")
 OUTPUT_FIELDS = (
     pa.field("id", pa.string()),
     pa.field("edit_index", pa.int32()),
@@ -62,7 +62,7 @@ OUTPUT_FIELDS = (
     pa.field("unit_id", pa.string()),
     pa.field("seconds", pa.float32()),
     pa.field(
-        "metrics", pa.struct([*((name, pa.float32()) for name in METRICS), ("unchanged", pa.bool_())])
+        "metrics", pa.struct([(name, pa.bool_() if name == "unchanged" else pa.float32()) for name in ALWAYS_MEASURED])
     ),  # and those that ride along
 )
 OUTPUT_NAMES = frozenset(field.name for field in OUTPUT_FIELDS)

@@ -20,6 +20,7 @@ from pipelines.cluster.progress import ProgressState
 from pipelines.cluster.weights import stated_recipe
 from pipelines.cluster.workers import Probe, await_worker, probe
 from pipelines.edit.edit import run_edit
+from pipelines.exits import EXIT_LOSSES
 from pipelines.output.config import EditJobConfig
 from pipelines.output.digest import config_digest
 from pipelines.scenes.marks import (
@@ -84,7 +85,6 @@ GUIDED: dict[str, dict[str, Any]] = {  # guidance in the first so many percent o
     "ddim-10-guided-40": {"solver": "ddim", "steps": 10, "guidance_end": 0.4},
 }
 CARRIED = ("seed", "canvas", "blend", "missing_blend", "long_prompt")  # from the command line to a variant of another model
-FINISHED_WITH_LOSSES = 3
 VariantProgress = Callable[[str, ProgressState], None]
 
 
@@ -220,7 +220,7 @@ def run_scene_bench(
     for name, text in texts.items():
         put_atomic(output / name, text.encode())
     places = tuple(mask_urls((output / name).url) for name in texts)
-    return BenchSummary(exit_code=FINISHED_WITH_LOSSES if any(codes.values()) else 0, numbers=numbers, places=places)
+    return BenchSummary(exit_code=EXIT_LOSSES if any(codes.values()) else 0, numbers=numbers, places=places)
 
 
 def variant_jobs(config: SceneBenchConfig) -> dict[str, EditJobConfig]:

@@ -27,6 +27,7 @@ import vimaedit
 from pipelines.cluster.place import Placement, connect, look_at_cluster, place, set_engine
 from pipelines.cluster.progress import ProgressCallback, ProgressState
 from pipelines.cluster.workers import await_worker
+from pipelines.exits import EXIT_LOSSES
 from pipelines.options import Place, option_names
 from pipelines.score.config import MISSING, UNSCORED
 from pipelines.score.config import ScoreConfig as ScoreConfig
@@ -57,10 +58,9 @@ logger = logging.getLogger(__name__)
 
 UNIT_PAIRS = 16  # read and measured together; at 512 px some 40 MB
 UNIT_SECONDS = 600.0  # the longest they may take, on a slow CPU with all networks
-FINISHED_WITH_LOSSES = 3
 SHOWN_UNMATCHED = 20
-# Where work is placed and when a run counts as a failure changes no score.
-OUTSIDE_DIGEST = option_names(Place) | {"output", "name", "against", "max_missing_fraction", "batch_size"}
+# Where work is placed, and when a run counts as a failure.
+CHANGE_NO_SCORE = option_names(Place) | {"output", "name", "against", "max_missing_fraction", "batch_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def run_score(
     write_summary(output, name, summary)
     lost = table.num_rows - statuses[Status.OK]
     return ScoreSummary(
-        exit_code=FINISHED_WITH_LOSSES if lost > config.max_missing_fraction * table.num_rows else 0,
+        exit_code=EXIT_LOSSES if lost > config.max_missing_fraction * table.num_rows else 0,
         name=name,
         aggregates=summary,
         places=tuple(mask_urls((output / FOLDER / f"{name}.{kind}").url) for kind in ("parquet", "json")),
@@ -155,7 +155,7 @@ def default_name(config: ScoreConfig, pairs: Sequence[Pair]) -> str:
 
 def settings_digest(config: ScoreConfig, content: str) -> str:
     """Digest what scores depend on: the settings, and the `content` that is scored."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in OUTSIDE_DIGEST}
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in CHANGE_NO_SCORE}
     made_by = {"version": vimaedit.__version__, "metrics_known": list(METRICS)}
     text = json.dumps({"content": content, **made_by, **settings}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

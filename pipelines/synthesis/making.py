@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipelines.cluster.weights import local_copy, with_local_weights
 from pipelines.records.parse import parse_edit
-from pipelines.records.pictures import picture_source
+from pipelines.records.pictures import find_picture
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.masking import mask_urls
 from pipelines.synthesis.columns import pair_row, rejected_row
@@ -164,7 +164,7 @@ class Maker:
     def _picture(self, record: Record) -> bytes | Exception:
         """Return a record's own picture, fetched where the record only names it."""
         config = self.making.config
-        source = picture_source(record.values)
+        source = find_picture(record.values)
         if not isinstance(source, str):
             return source
         root = config.image_root or self.making.captions.root

@@ -19,6 +19,7 @@ from pipelines.cluster.place import Placement, connect, look_at_cluster, place
 from pipelines.cluster.progress import ProgressCallback
 from pipelines.cluster.workers import await_worker
 from pipelines.edit.edit import RunSummary, run_edit
+from pipelines.exits import EXIT_LOSSES
 from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import is_complete, read_run, withdraw_success, write_success
 from pipelines.output.plan import StoredPlan, load_plan
@@ -45,7 +46,6 @@ from vimaedit.synthesis.lexicon import load_lexicon
 
 logger = logging.getLogger(__name__)
 
-FINISHED_WITH_LOSSES = 3
 SELECTION_OPTIONS = ("filters", "validation_fraction", "keep_rejected", "shard_mb", "seed", "truth")
 
 
@@ -183,7 +183,7 @@ def _select(
     total = sum(selected.counts.values())
     code = edited.exit_code if edited is not None else run.get("exit_code", 0)
     if selected.counts["pair"] > config.max_rejected_fraction * total:
-        code = FINISHED_WITH_LOSSES
+        code = EXIT_LOSSES
     facts: dict[str, Any] = {
         "exit_code": code,
         "digest": digest,

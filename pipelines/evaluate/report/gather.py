@@ -12,7 +12,7 @@ import ray
 
 from pipelines.cluster.place import get
 from pipelines.evaluate.report.data import Board, MethodBoard, Result, Sample
-from pipelines.evaluate.report.pictures import Key, Row, RunRows, part_rows
+from pipelines.evaluate.report.pictures import Key, RunRows, ShownRow, part_rows
 from pipelines.ingest.ingest import IngestSummary
 from pipelines.score.table import read_scores, read_summary
 from pipelines.store.location import Location, list_files, read_bytes
@@ -69,7 +69,7 @@ def gather(
     return Board(benchmark=benchmark, ingest=ingest, records=records, methods=tuple(methods), samples=tuple(samples.values()))
 
 
-def _add(sample: Sample, name: str, scored: dict[str, Any], row: Row | None, common: Sequence[str]) -> None:
+def _add(sample: Sample, name: str, scored: dict[str, Any], row: ShownRow | None, common: Sequence[str]) -> None:
     pictures = row.pictures if row else {}
     for field_name in ("source", "reference", "target"):
         if getattr(sample, field_name) is None:

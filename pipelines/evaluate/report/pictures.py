@@ -27,7 +27,7 @@ Key = tuple[str, int, int]  # input file, row, edit: a request's identity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ShownRow:
     """What the report takes from an output row: its warnings, and thumbnails by name."""
 
     warnings: tuple[str, ...]
@@ -37,14 +37,14 @@ class Row:
 @dataclass(kw_only=True)
 class RunRows:
     """Rows of a run: how many have each warning, and each kind of them (what stands before the colon); how many `ok` ones had
-    no words, or no mask from them; and some rows as `Row`.
+    no words, or no mask from them; and some rows as `ShownRow`.
     """
 
     warnings: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     without_words: int = 0
     ungrounded: int = 0
-    rows: dict[Key, Row] = field(default_factory=dict)
+    rows: dict[Key, ShownRow] = field(default_factory=dict)
 
     def add(self, other: RunRows) -> None:
         """Take in further rows."""
@@ -77,7 +77,7 @@ def part_rows(place: Location, px: int, wanted: frozenset[Key], shared: bool) ->
                     key = (facts["input_file"], facts["input_row"], facts["edit_index"])
                     if key in wanted:
                         row = batch.slice(index, 1).to_pylist()[0]
-                        found.rows[key] = Row(warnings=tuple(row["warnings"]), pictures=row_thumbnails(row, px, shared))
+                        found.rows[key] = ShownRow(warnings=tuple(row["warnings"]), pictures=row_thumbnails(row, px, shared))
             return found
 
     return retry_remote(place, read)

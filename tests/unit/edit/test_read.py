@@ -213,7 +213,7 @@ def test_pictures_are_fetched_a_few_ahead(tmp_path: Path, monkeypatch: pytest.Mo
         return RecordPicture(path=None, stage="decode", error=RequestError("none", field="image", got="", allowed=""))
 
     monkeypatch.setattr(source, "fetch_picture", fetch)
-    monkeypatch.setattr(source, "read_picture", decode)
+    monkeypatch.setattr(source, "decode_picture", decode)
     write(tmp_path / "a.parquet", {**records(131), "image": [f"{number}.png" for number in range(131)]})
     (unit,) = read_all(tmp_path, requests_per_unit=132)
     assert len(fetched) == len(unit.rows) == 131 and max(ahead) <= source.FETCHED_AHEAD

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.records.parse import has_blends_per_target, parse_record
-from pipelines.records.pictures import RecordPicture, picture_source, read_picture
+from pipelines.records.pictures import RecordPicture, decode_picture, find_picture
 from pipelines.records.row import Row
 from pipelines.records.values import read_record
 from tests.contexts import make_picture, make_rules
@@ -24,8 +24,8 @@ PICTURE = FittedPicture(fitted=FITTED, clip_image=np.zeros((7, 7, 3), np.uint8),
 
 def rows_of(record: dict[str, Any], blends_per_target: bool, count: int = 1, first_edit: int = 0) -> list[Row]:
     """Parse a record, whose picture is known where it has one."""
-    rules, source = make_rules(), picture_source(record)
-    picture = RecordPicture(path="p", fitted=PICTURE) if isinstance(source, bytes) else read_picture(rules, record, source)
+    rules, source = make_rules(), find_picture(record)
+    picture = RecordPicture(path="p", fitted=PICTURE) if isinstance(source, bytes) else decode_picture(rules, record, source)
     place = {"input_file": "in/a.parquet", "input_row": 13, "first_edit": first_edit, "count": count}
     return parse_record(rules, record, picture, blends_per_target=blends_per_target, **place)
 

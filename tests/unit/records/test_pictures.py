@@ -10,7 +10,7 @@ import pytest
 from pipelines.records import pictures
 from pipelines.records.decoder import DecoderDied, DecodingFailed
 from pipelines.records.parse import parse_record
-from pipelines.records.pictures import image_source, read_picture
+from pipelines.records.pictures import decode_picture, find_coded
 from pipelines.records.row import Row
 from tests.contexts import make_rules
 from vimaedit.errors import RequestError
@@ -23,7 +23,7 @@ def rows_of(image: Any, fetched: bytes | Exception) -> list[Row]:
     """Return the rows of a record of three edits, of which the second has no prompt."""
     rules, record = make_rules(), {"id": "x", "image": image, "source_prompt": "s", "target_prompt": ["p", None, "q"]}
     place = {"input_file": "a", "input_row": 0, "first_edit": 0, "count": 3}
-    return parse_record(rules, record, read_picture(rules, record, fetched), blends_per_target=False, **place)
+    return parse_record(rules, record, decode_picture(rules, record, fetched), blends_per_target=False, **place)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_the_decoder_cannot_do_becomes_the_rows(
     def refuse(record: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pictures, "decoder", refuse)
+    monkeypatch.setattr(pictures, "shared_decoder", refuse)
     found = rows_of(b"x", b"x")
     for row in (found[0], found[2]):
         assert (row.status, row.result.error_stage, row.result.error_type, row.attempts) == (status, "decode", kind, attempts)
@@ -75,8 +75,8 @@ def test_what_is_said_of_a_picture_holds_no_secret(caplog: pytest.LogCaptureFixt
 
 
 def test_a_hugging_face_image_is_its_bytes_or_else_its_path() -> None:
-    assert image_source({"bytes": b"x", "path": "p.png"}, "image") == b"x"
-    assert image_source({"bytes": None, "path": "p.png"}, "image") == "p.png"
-    assert image_source("p.png", "image") == "p.png"
+    assert find_coded({"bytes": b"x", "path": "p.png"}, "image") == b"x"
+    assert find_coded({"bytes": None, "path": "p.png"}, "image") == "p.png"
+    assert find_coded("p.png", "image") == "p.png"
     with pytest.raises(RequestError, match=r"given_mask: got null; allowed: binary, \{bytes, path\} or string"):
-        image_source(None, "given_mask")
+        find_coded(None, "given_mask")
