@@ -54,12 +54,12 @@ def _synthesize(config: SynthesizeConfig) -> int:
         exit_on_signals(None if config.dry_run else release_held)
 
     if config.dry_run:
-        from pipelines.synthesis.scale import plan_synthesis, scale_text
+        from pipelines.synthesis.scale import estimate_synthesis, estimate_text
 
-        scale = plan_synthesis(config, on_started)
-        for warning in scale.warnings:
+        estimate = estimate_synthesis(config, on_started)
+        for warning in estimate.warnings:
             logger.warning("%s", warning)
-        print(scale_text(scale))
+        print(estimate_text(estimate))
         return 0
     line = progress_line(config.log_format, "candidates")
 

@@ -23,6 +23,7 @@ from pipelines.edit.edit import run_edit
 from pipelines.exits import EXIT_LOSSES
 from pipelines.output.config import EditJobConfig
 from pipelines.output.digest import config_digest
+from pipelines.scenes.benchmark import FILE_NAME, ScenesConfig, scene_file
 from pipelines.scenes.marks import (
     Record,
     RoundTripScore,
@@ -44,7 +45,6 @@ from pipelines.scenes.models import (
     similarities,
     steering_clip,
 )
-from pipelines.scenes.records import FILE_NAME, ScenesConfig, scene_file
 from pipelines.scenes.report import markdown
 from pipelines.scenes.table import DEFAULT, Found, make_numbers, trade
 from pipelines.store.location import Location, check_writable, exists, locate, open_reader, put_atomic, read_bytes

@@ -47,7 +47,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalePlan:
+class Estimate:
     """What a synthesis would be. `data_gb`: if every pair keeps as many candidates as it may."""
 
     files: int
@@ -75,7 +75,7 @@ class ScalePlan:
         return {"pairs": pairs / 1e9, "candidates": rows / 1e9, "data": self.sample.candidate_bytes * self.kept_at_most / 1e9}
 
 
-def plan_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | None = None) -> ScalePlan:
+def estimate_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | None = None) -> Estimate:
     """Measure a few records on a worker of the editing kind, and say what the whole would take.
 
     Raises: ConfigError as the synthesis itself.
@@ -107,7 +107,7 @@ def plan_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | No
             "scoring": candidates * sample.scoring_s,
         }
     _, warnings = make_bounds(config.filters, score_settings(config))
-    return ScalePlan(
+    return Estimate(
         files=len(making.captions.files),
         records=records,
         chunks=len(chunks),
@@ -123,22 +123,22 @@ def plan_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | No
     )
 
 
-def scale_text(plan: ScalePlan) -> str:
+def estimate_text(estimate: Estimate) -> str:
     """Say what a synthesis would be."""
     lines = [
-        f"input:  {plan.files} files, {plan.records} records, {plan.chunks} chunks",
-        f"place:  {plan.actors} actors, {plan.device}, {plan.dtype}, batches of {plan.batch_size}",
+        f"input:  {estimate.files} files, {estimate.records} records, {estimate.chunks} chunks",
+        f"place:  {estimate.actors} actors, {estimate.device}, {estimate.dtype}, batches of {estimate.batch_size}",
     ]
-    if plan.sample is None:
+    if estimate.sample is None:
         lines.append("sample: nothing could be measured")
         return "\n".join([*lines, "dry run: nothing was written"])
-    sample, unit = plan.sample, "GPU" if plan.device == "cuda" else "CPU actor"
+    sample, unit = estimate.sample, "GPU" if estimate.device == "cuda" else "CPU actor"
     lines += [
         f"sample: {sample.records} records gave {sample.pairs} pairs; {sample.candidates} candidates: drawing a source {sample.drawing_s:.2f} s, "
         f"editing {sample.editing_s:.2f} s, scoring {sample.scoring_s:.2f} s",
-        f"rows:   {plan.candidates:.0f} candidates, of which at most {plan.kept_at_most:.0f} are kept",
-        f"time:   {plan.device_hours:.2f} {unit} hours ({_listed(plan.seconds, 3600, 'h')}), {plan.device_hours / plan.actors:.2f} h here",
-        f"bytes:  {_listed(plan.gigabytes, 1, 'GB')}",
+        f"rows:   {estimate.candidates:.0f} candidates, of which at most {estimate.kept_at_most:.0f} are kept",
+        f"time:   {estimate.device_hours:.2f} {unit} hours ({_listed(estimate.seconds, 3600, 'h')}), {estimate.device_hours / estimate.actors:.2f} h here",
+        f"bytes:  {_listed(estimate.gigabytes, 1, 'GB')}",
     ]
     return "\n".join([*lines, "dry run: nothing was written"])
 

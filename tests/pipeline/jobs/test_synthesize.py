@@ -17,7 +17,7 @@ import pytest
 
 from jobs.synthesize import main
 from pipelines.synthesis.config import Filters, SourceImages, SynthesizeConfig
-from pipelines.synthesis.scale import plan_synthesis, scale_text
+from pipelines.synthesis.scale import estimate_synthesis, estimate_text
 from pipelines.synthesis.synthesize import SynthesisSummary, run_synthesis
 from tests.pipeline.conftest import MakePicture, write_records
 from vimaedit.errors import ConfigError
@@ -227,10 +227,10 @@ def test_a_dry_run_measures_and_writes_nothing(
     ]
     write_records(tmp_path / "in" / "x.parquet", rows)
     options = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "columns": {}, "scoring_clip": None}
-    plan = plan_synthesis(dataclasses.replace(config, **options))
-    assert (plan.records, plan.candidates, plan.kept_at_most) == (3, 4, 2) and plan.sample is not None
-    assert plan.sample.editing_s > 0 and plan.sample.drawing_s == 0 and plan.sample.candidate_bytes > 1000
-    assert "rows:   4 candidates, of which at most 2 are kept" in scale_text(plan)
+    estimate = estimate_synthesis(dataclasses.replace(config, **options))
+    assert (estimate.records, estimate.candidates, estimate.kept_at_most) == (3, 4, 2) and estimate.sample is not None
+    assert estimate.sample.editing_s > 0 and estimate.sample.drawing_s == 0 and estimate.sample.candidate_bytes > 1000
+    assert "rows:   4 candidates, of which at most 2 are kept" in estimate_text(estimate)
     assert not (tmp_path / "out").exists()
 
 

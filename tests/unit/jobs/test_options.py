@@ -23,7 +23,7 @@ from pipelines.ingest.ingest import IngestConfig
 from pipelines.output.compact import CompactConfig
 from pipelines.output.config import EditJobConfig
 from pipelines.output.status import StatusConfig
-from pipelines.scenes.records import ScenesConfig
+from pipelines.scenes.benchmark import ScenesConfig
 from pipelines.scenes.train import TrainConfig
 from pipelines.score.config import ScoreConfig
 from pipelines.synthesis.config import SynthesizeConfig

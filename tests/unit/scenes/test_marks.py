@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.scenes.benchmark import ScenesConfig, scene_record
 from pipelines.scenes.marks import SceneScore, decode_picture, schema_of, score_row
-from pipelines.scenes.records import ScenesConfig, scene_record
 from vimaedit.images import decode_mask, encode_image, encode_mask
 from vimaedit.scenes.reading.agreement import region_psnr
 

@@ -25,7 +25,7 @@ from pipelines.synthesis.input import CaptionSet, cut_chunks, read_records, scan
 from pipelines.synthesis.making import Maker, Making
 from pipelines.synthesis.names import TAKEN
 from pipelines.synthesis.pairs import check_settings, pair_source
-from pipelines.synthesis.scale import Measured, ScalePlan, scale_text
+from pipelines.synthesis.scale import Estimate, Measured, estimate_text
 from pipelines.synthesis.selection import Selected, make_groups
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.synthesis.lexicon import load_lexicon
@@ -352,7 +352,7 @@ def test_a_scale_plan_counts_rows_hours_and_bytes() -> None:
     sample = Measured(
         records=4, pairs=3, candidates=4, drawing_s=2.0, editing_s=1.0, scoring_s=0.1, pair_bytes=1e5, candidate_bytes=2e5
     )
-    plan = ScalePlan(
+    estimate = Estimate(
         files=1,
         records=8000,
         chunks=250,
@@ -366,11 +366,11 @@ def test_a_scale_plan_counts_rows_hours_and_bytes() -> None:
         kept_at_most=6000,
         seconds={"drawing sources": 16_000.0, "editing": 24_000.0, "scoring": 2400.0},
     )
-    text = scale_text(plan)
+    text = estimate_text(estimate)
     assert "rows:   24000 candidates, of which at most 6000 are kept" in text
     assert "time:   11.78 GPU hours (drawing sources 4.444 h, editing 6.667 h, scoring 0.667 h), 5.89 h here" in text
     assert "bytes:  pairs 2.400 GB, candidates 4.800 GB, data 1.200 GB" in text
-    assert "sample: nothing could be measured" in scale_text(dataclasses.replace(plan, sample=None))
+    assert "sample: nothing could be measured" in estimate_text(dataclasses.replace(estimate, sample=None))
 
 
 def test_an_id_of_another_type_costs_its_record(tmp_path: Path) -> None:
