@@ -12,7 +12,6 @@ from pipelines.output.context import RunContext
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
 from pipelines.records.schema import ColumnMap, output_schema
-from pipelines.store.fetch import ReferenceRules
 from vimaedit.images import CanvasSpec, FittedImage
 from vimaedit.models.files import ModelFacts
 from vimaedit.types import EditRequest
@@ -41,7 +40,6 @@ def make_context(job: EditJobConfig, facts: ModelFacts, **others: Any) -> RunCon
 def make_rules(**changes: Any) -> RecordRules:
     """Return rules of a canvas of 16 px."""
     rules: dict[str, Any] = {
-        "references": ReferenceRules(root="in", allow_http=False, http_hosts=()),
         "min_side_px": 11,
         "max_pixels": 10_000,
         "canvas": CanvasSpec(fit="crop", size=16, granularity=8),

@@ -30,10 +30,10 @@ from pipelines.records.parse import has_blends_per_target, parse_record
 from pipelines.records.pictures import decode_picture, fetch_picture, find_picture
 from pipelines.records.read import Rows, read_rows
 from pipelines.records.row import Row
-from pipelines.records.rules import RecordRules
 from pipelines.records.scan import InputFile, list_counts, request_counts
 from pipelines.records.types import to_written
 from pipelines.records.values import read_record
+from pipelines.store.fetch import ReferenceRules
 from pipelines.store.location import locate
 from vimaedit.errors import RequestError
 from vimaedit.seeds import derive_seed
@@ -96,7 +96,7 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
     rows: list[Row] = []
     passed: list[pa.Table] = []
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for record, image in _with_pictures(rules, _records(context, file, unit, passed), pool):
+        for record, image in _with_pictures(context.reference_rules, _records(context, file, unit, passed), pool):
             if isinstance(record, list):
                 rows += record
                 continue
@@ -188,7 +188,7 @@ def _split(
 
 
 def _with_pictures(
-    rules: RecordRules, records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
+    rules: ReferenceRules, records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[_Record | list[Row], bytes | Exception | None]]:
     """Give every record its picture. Fetching overlaps, a few pictures ahead; those in the file itself are taken as they come."""
     waiting: deque[tuple[_Record | list[Row], bytes | Exception | Future[bytes | Exception] | None]] = deque()

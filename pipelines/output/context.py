@@ -59,7 +59,6 @@ class RunContext:
     def record_rules(self) -> RecordRules:
         job = self.job
         return RecordRules(
-            references=self.reference_rules,
             min_side_px=job.min_side_px,
             max_pixels=job.max_pixels,
             canvas=self.canvas,

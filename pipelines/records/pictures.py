@@ -12,7 +12,7 @@ from pipelines.records.decoder import CodedRecord, DecoderDied, DecodingFailed, 
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
 from pipelines.records.values import ALLOWED, converted, wrong_type
-from pipelines.store.fetch import fetch
+from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.masking import mask_url, mask_urls
 from vimaedit.errors import RequestError, shown
 from vimaedit.images import FittedPicture
@@ -61,10 +61,10 @@ def find_picture(record: Mapping[str, Any]) -> bytes | str | RequestError:
         return error
 
 
-def fetch_picture(rules: RecordRules, reference: str) -> bytes | Exception:
+def fetch_picture(rules: ReferenceRules, reference: str) -> bytes | Exception:
     """Fetch a picture that a record names; what goes wrong becomes the row's: nothing a record names may end the run."""
     try:
-        return fetch(reference, rules.references)
+        return fetch(reference, rules)
     except Exception as error:
         return error
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.store.fetch import ReferenceRules
 from vimaedit.images import CanvasSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordRules:
-    """Places, limits and the canvas. `seed` is the run's, from which that of a record without one is derived."""
+    """Limits and the canvas. `seed` is the run's, from which that of a record without one is derived."""
 
-    references: ReferenceRules
     min_side_px: int
     max_pixels: int
     canvas: CanvasSpec

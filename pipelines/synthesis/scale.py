@@ -14,8 +14,10 @@ from pipelines.cluster.place import auto_batch_size, connect, get, look_at_clust
 from pipelines.cluster.weights import with_local_weights
 from pipelines.cluster.workers import await_worker
 from pipelines.edit.actor import edit_batch
-from pipelines.records.decoder import CodedRecord, decode_record
+from pipelines.records.parse import parse_record
+from pipelines.records.pictures import decode_picture
 from pipelines.records.row import Row
+from pipelines.records.rules import RecordRules
 from pipelines.store.listing import refuse_output_in_input
 from pipelines.store.location import locate
 from pipelines.synthesis.columns import pair_file, pair_schema
@@ -24,10 +26,8 @@ from pipelines.synthesis.filters import make_bounds
 from pipelines.synthesis.input import Chunk, cut_chunks
 from pipelines.synthesis.making import Maker, Making
 from pipelines.synthesis.scoring import Scorer
-from vimaedit.errors import RequestError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask
-from vimaedit.types import EditRequest, RequestOverrides, Status
-from vimaedit.words.phrases import parse_blend
+from vimaedit.types import Status
 
 SAMPLE_RECORDS = 4
 
@@ -169,9 +169,17 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     local = with_local_weights(config)
     files = resolve_model(local, image_guidance=local.image_guidance)
     facts = model_facts(files)
-    canvas = CanvasSpec(fit="crop", size=config.canvas.size or facts.canvas_size, granularity=facts.granularity)
+    rules = RecordRules(
+        min_side_px=config.min_side_px,
+        max_pixels=config.max_pixels,
+        canvas=CanvasSpec(fit="crop", size=config.canvas.size or facts.canvas_size, granularity=facts.granularity),
+        clip_side=facts.clip_side,
+        seed=config.seed,
+        reads_masks=False,
+        keeps_coded=False,
+    )
     editor = load_editor(local, local, files)
-    requests = [_row(config, values, canvas, facts.clip_side) for values in made.rows[:batch_size]]
+    requests = [_row(rules, values) for values in made.rows[:batch_size]]
     chosen = [(values, row) for values, row in zip(made.rows, requests, strict=False) if row is not None]
     if not chosen:
         return batch_size, None
@@ -199,49 +207,12 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     )
 
 
-def _row(config: SynthesizeConfig, values: dict[str, Any], canvas: CanvasSpec, clip_side: int) -> Row | None:
-    """Return a candidate as a request; None where its picture cannot be read."""
-    try:
-        decoded = decode_record(
-            CodedRecord(
-                image=values["image"]["bytes"],
-                mask=None,
-                min_side_px=config.min_side_px,
-                max_pixels=config.max_pixels,
-                canvas=canvas,
-                clip_side=clip_side,
-            )
-        )
-    except RequestError:
-        return None
-    given = values["overrides"]
-    overrides = RequestOverrides(
-        edit_threshold=given["thresholds"]["edit"],
-        critical_threshold=given["thresholds"]["critical"],
-        self_window=given["windows"]["self"],
-        text_window=given["windows"]["text"],
-        image_window=given["windows"]["image"],
-        target_guidance=given["target_guidance"],
-        image_strength=given["image_strength"],
-    )
-    return Row(
-        id=values["pair_id"],
-        edit_index=0,
-        input_file="",
-        input_row=values["caption_row"],
-        seed=values["seed"],
-        picture=decoded.picture.fitted,
-        request=EditRequest(
-            id=values["pair_id"],
-            image=decoded.picture.fitted.image,
-            clip_image=decoded.picture.clip_image,
-            source_prompt=values["source_prompt"],
-            target_prompt=values["target_prompt"],
-            blend=parse_blend(values["blend_words"]),
-            seed=values["seed"],
-            overrides=overrides,
-        ),
-    )
+def _row(rules: RecordRules, values: dict[str, Any]) -> Row | None:
+    """Read a candidate as the editing run will; None where it cannot be edited."""
+    picture = decode_picture(rules, values, values["image"]["bytes"])
+    place = {"input_file": values["caption_file"], "input_row": values["caption_row"]}
+    (row,) = parse_record(rules, values, picture, blends_per_target=False, first_edit=0, count=1, **place)
+    return row if row.request is not None else None
 
 
 def _output(values: dict[str, Any], row: Row) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pipelines.records.rules import RecordRules
 from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store import location as storage
+from pipelines.store.fetch import ReferenceRules
 from pipelines.store.location import locate, put_atomic, read_bytes
 from tests.contexts import make_context
 from vimaedit.config import Canvas
@@ -204,7 +205,7 @@ def test_pictures_are_fetched_a_few_ahead(tmp_path: Path, monkeypatch: pytest.Mo
     fetched: list[str] = []
     ahead: list[int] = []
 
-    def fetch(rules: RecordRules, reference: str) -> bytes:
+    def fetch(rules: ReferenceRules, reference: str) -> bytes:
         fetched.append(reference)
         return picture(1)
 
