@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.edit.blocks import UnitRows
 from pipelines.edit.write import encode_unit
@@ -15,8 +14,9 @@ from pipelines.output.context import RunContext
 from pipelines.output.parts import part_name, read_part
 from pipelines.output.plan import Unit
 from pipelines.records.row import Row
-from pipelines.store.location import Location, locate, open_reader, retry_remote
+from pipelines.store.location import locate
 from pipelines.store.masking import mask_urls
+from pipelines.store.parquet import read_table
 from vimaedit.types import EditResult, Status
 
 IDENTITY = ("input_row", "edit_index", "status")
@@ -33,7 +33,7 @@ def keep_finished_rows(context: RunContext, unit: Unit, rows: Sequence[Row]) -> 
         return
     # Ray may take up a unit again whose part has been written just before: then nothing is left to do.
     redone = context.retry_statuses if part.generation < context.generation else ()
-    table = _read(output / "data" / part_name(unit.id), IDENTITY)
+    table = read_table(output / "data" / part_name(unit.id), IDENTITY)
     for row, found in zip(rows, table.to_pylist(), strict=True):
         assert (found["input_row"], found["edit_index"]) == (row.input_row, row.edit_index)
         if found["status"] not in redone:
@@ -47,7 +47,7 @@ def with_kept_rows(context: RunContext, unit_rows: UnitRows) -> pa.Table:
     Raises: RuntimeError where the part is another one than when the unit was read.
     """
     place = locate(context.job.output) / "data" / part_name(unit_rows.unit.id)
-    old = _read(place, None)
+    old = read_table(place)
     kept = [row.is_kept for row in unit_rows.rows]
     expected = [str(row.status) for row in unit_rows.rows if row.is_kept]
     found = old.filter(pa.array(kept)).column("status").to_pylist() if old.num_rows == len(kept) else None
@@ -64,11 +64,3 @@ def with_kept_rows(context: RunContext, unit_rows: UnitRows) -> pa.Table:
     order[redone] = len(kept) + np.arange(len(redone))
     # Parquet names what lists hold in its own way.
     return pa.concat_tables([old.cast(context.schema), new]).take(pa.array(order))
-
-
-def _read(place: Location, columns: Sequence[str] | None) -> pa.Table:
-    def read() -> pa.Table:
-        with open_reader(place) as stream:
-            return pq.ParquetFile(stream).read(columns=columns)
-
-    return retry_remote(place, read)

@@ -7,12 +7,12 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
-from pipelines.store.location import Location, open_reader, put_atomic
+from pipelines.store.location import Location, put_atomic
+from pipelines.store.parquet import read_batches
 from pipelines.store.text import cut
 
 COLUMNS = (("image", "source"), ("edit_mask", "edit mask"), ("critical_mask", "critical mask"), ("edited_image", "edited"))
@@ -117,10 +117,8 @@ def _first_rows(output: Location, units: Sequence[Unit], num_results: int) -> It
     left = num_results
     columns = [*TEXT_COLUMNS, *(name for name, _ in COLUMNS)]
     for unit in units:
-        with open_reader(output / "data" / part_name(unit.id)) as stream:
-            part = pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES)
-            for batch in part.iter_batches(batch_size=1, columns=columns):
-                yield from batch.to_pylist()
-                left -= 1
-                if left == 0:
-                    return
+        for batch in read_batches(output / "data" / part_name(unit.id), columns, rows=1, buffer_bytes=BUFFER_BYTES):
+            yield from batch.to_pylist()
+            left -= 1
+            if left == 0:
+                return

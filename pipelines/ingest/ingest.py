@@ -13,25 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.ingest.sources import Entry, Source, open_source
 from pipelines.options import Rejects, check_bases, check_given
 from pipelines.records.features import feature_of
 from pipelines.records.schema import BENCHMARK_FIELDS
-from pipelines.store.location import (
-    Location,
-    check_writable,
-    exists,
-    list_files,
-    locate,
-    open_reader,
-    put_atomic,
-    read_bytes,
-    retry_remote,
-)
+from pipelines.store.location import Location, check_writable, exists, list_files, locate, new_file, put_atomic, read_bytes
 from pipelines.store.masking import mask_urls
-from pipelines.store.parquet import RecordFile
+from pipelines.store.parquet import BrokenParquet, open_writer, read_footer, write_group
 from vimaedit.config import check_choice
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import decode_image, encode_mask
@@ -118,17 +107,18 @@ def run_ingest(config: IngestConfig) -> IngestSummary:
         logger.info("%s holds this benchmark already", mask_urls(output.url))
         return done
     tally = _Tally()
-    with RecordFile(output / FILE_NAME, _schema(source, digest)) as file:
-        records = _records(config, source, tally)
-        while group := list(itertools.islice(records, GROUP_ROWS)):
-            file.write(group)
+    schema = _schema(source, digest)
+    with new_file(output / FILE_NAME) as path:
+        with open_writer(path, schema) as writer:
+            records = _records(config, source, tally)
+            while group := list(itertools.islice(records, GROUP_ROWS)):
+                write_group(writer, pa.Table.from_pylist(group, schema=schema))
         if not tally.records:
             first = f" ({tally.left_out[0].entry}: {tally.left_out[0].problem})" if tally.left_out else ""
             raise ConfigError(
                 f"input: got {mask_urls(config.input)}, where none of {tally.entries} entries can be edited{first}; "
                 "allowed: a benchmark with at least one"
             )
-        file.commit()
     summary = tally.summary(benchmark=source.name, input=mask_urls(config.input), source_digest=digest)
     put_atomic(output / SUMMARY_NAME, json.dumps(dataclasses.asdict(summary), indent=2).encode())
     return summary
@@ -150,12 +140,11 @@ def _finished(output: Location, digest: str) -> IngestSummary | None:
                 f"output: got {mask_urls(output.url)}, which holds {others[0][0]}; allowed: a new or empty folder (nothing is deleted)"
             )
         return None
-
-    def read() -> dict[bytes, bytes]:
-        with open_reader(output / FILE_NAME) as stream:
-            return pq.read_metadata(stream).metadata or {}
-
-    if json.loads(retry_remote(output, read).get(BENCHMARK_KEY, b"{}")).get("source_digest") != digest:
+    try:
+        facts = json.loads((read_footer(output / FILE_NAME).metadata or {}).get(BENCHMARK_KEY, b"{}"))
+    except BrokenParquet as error:
+        raise ConfigError(f"output: {error}") from error
+    if facts.get("source_digest") != digest:
         raise ConfigError(
             f"output: got {mask_urls(output.url)}, which holds records of another source or other limits; "
             "allowed: a new or empty folder (nothing is deleted)"

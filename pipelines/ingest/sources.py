@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines.records.pictures import find_coded
-from pipelines.store.location import Location, exists, list_files, locate, open_reader, read_bytes, retry_remote
+from pipelines.store.location import Location, exists, list_files, locate, read_bytes, retry_remote
 from pipelines.store.masking import mask_urls
+from pipelines.store.parquet import READ_ROWS, BrokenParquet, read_batches, read_footer
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.piebench.annotations import Annotation, read_entry, read_row
 
@@ -23,7 +21,6 @@ MAPPING = "mapping_file.json"
 PICTURES = "annotation_images"
 PLUS_COLUMNS = ("image", "source_prompt", "target_prompt", "blended_words", "mask")
 PLUS_EXTRA = ("edit_action", "aspect_mapping")
-READ_ROWS = 16
 INGEST_VERSION = 1  # raised where the same source gives other records
 
 
@@ -207,17 +204,12 @@ def _picture_bytes(value: Any) -> bytes:
 
 
 def _columns(place: Location) -> list[str]:
-    def read() -> list[str]:
-        with open_reader(place) as stream:
-            return list(pq.read_schema(stream).names)
-
     try:
-        return retry_remote(place, read)
-    except pa.ArrowInvalid as error:
-        raise ConfigError(f"input: got {mask_urls(place.url)}, which is no Parquet file ({error}); allowed: Parquet") from error
+        return list(read_footer(place).schema.to_arrow_schema().names)
+    except BrokenParquet as error:
+        raise ConfigError(f"input: {error}") from error
 
 
 def _rows(place: Location) -> Iterator[dict[str, Any]]:
-    with open_reader(place) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(batch_size=READ_ROWS):
-            yield from batch.to_pylist()
+    for batch in read_batches(place, rows=READ_ROWS):
+        yield from batch.to_pylist()

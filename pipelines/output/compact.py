@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import itertools
 import json
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.options import Shards, check_bases, check_given
 from pipelines.output.finish import is_complete, write_success
-from pipelines.output.parts import FOOTER_KEY, GROUP_BYTES, GROUP_ROWS, open_writer, part_name, read_parts, row_groups
+from pipelines.output.parts import FOOTER_KEY, open_result_writer, part_name, read_parts
 from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import (
-    PATIENT_ATTEMPTS,
-    Location,
-    check_writable,
-    exists,
-    list_files,
-    locate,
-    open_reader,
-    put_atomic,
-    read_bytes,
-    retry,
-    retry_remote,
-)
+from pipelines.store.location import Location, check_writable, exists, list_files, locate, new_file, put_atomic, read_bytes
 from pipelines.store.masking import mask_urls
+from pipelines.store.parquet import GROUP_ROWS, read_footer, read_groups, read_table, write_groups
 from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -83,11 +65,9 @@ def compact(config: CompactConfig) -> Compacted:
     rows, size = 0, 0
     for number, shard in enumerate(shards):
         place = output / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        with tempfile.TemporaryDirectory(prefix="vimaedit-compact-") as folder:
-            path = os.path.join(folder, "shard")
+        with new_file(place) as path:
             rows += _write_shard(source, shard, path)
             size += os.path.getsize(path)
-            _put_file(place, path)
         logger.info("%d of %d shards: %d rows", number + 1, len(shards), rows)
     put_atomic(output / "run.json", read_bytes(source / "run.json"))
     write_success(output)
@@ -105,7 +85,7 @@ def cut_shards(units: Sequence[str], sizes: Sequence[int], shard_bytes: float) -
 
 def _checked_units(source: Location) -> list[str]:
     """Read which units a finished output has; its parts must be those that were counted at its end."""
-    manifest = pq.read_table(io.BytesIO(read_bytes(source / "manifest.parquet")))
+    manifest = read_table(source / "manifest.parquet")
     counted = {row["unit"]: (row["generation"], row["rows"]) for row in manifest.to_pylist()}
     digest = json.loads(read_bytes(source / "run.json"))["plan_digest"]
     parts = read_parts(source, counted, digest)
@@ -125,58 +105,8 @@ def _sizes(source: Location, units: Sequence[str]) -> list[int]:
 
 def _write_shard(source: Location, units: Sequence[str], path: str) -> int:
     """Write the rows of some units into a local file; return how many. Small parts share row groups."""
-    writer: pq.ParquetWriter | None = None
-    waiting: list[pa.Table] = []
-    rows = 0
-    try:
-        for unit in units:
-            for group in _read_groups(source / "data" / part_name(unit)):
-                if writer is None:
-                    writer = open_writer(path, group.schema)
-                rows += group.num_rows
-                waiting.append(group)
-                if sum(each.num_rows for each in waiting) >= GROUP_ROWS or sum(each.nbytes for each in waiting) >= GROUP_BYTES:
-                    _write_groups(writer, waiting)
-                    waiting = []
-        if writer is not None and waiting:
-            _write_groups(writer, waiting)
-    finally:
-        if writer is not None:
-            writer.close()
-    return rows
-
-
-def _write_groups(writer: pq.ParquetWriter, tables: Sequence[pa.Table]) -> None:
-    for group in row_groups(pa.concat_tables(tables)):
-        writer.write_table(group, row_group_size=max(1, group.num_rows))
-
-
-def _read_groups(place: Location) -> Iterator[pa.Table]:
-    """Read a part's row groups one by one, without what its footer says of the unit."""
-
-    def count() -> int:
-        with open_reader(place) as stream:
-            return int(pq.read_metadata(stream).num_row_groups)
-
-    def read(number: int) -> pa.Table:
-        with open_reader(place) as stream:
-            return pq.ParquetFile(stream, pre_buffer=False).read_row_group(number)
-
-    for number in range(retry_remote(place, count)):
-        group = retry_remote(place, functools.partial(read, number))
-        metadata = {key: value for key, value in (group.schema.metadata or {}).items() if key != FOOTER_KEY}
-        yield group.replace_schema_metadata(metadata)
-
-
-def _put_file(place: Location, path: str) -> None:
-    """Write a file whole or not at all, without holding it in memory."""
-    if not place.is_local:
-        retry(lambda: place.fs.put_file(path, place.path), attempts=PATIENT_ATTEMPTS)
-        return
-    folder, name = os.path.split(place.path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.tmp")
-    shutil.copyfile(path, temporary)
-    with open(temporary, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, place.path)
+    places = [source / "data" / part_name(unit) for unit in units]
+    schema = read_footer(places[0]).schema.to_arrow_schema()
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != FOOTER_KEY}  # that is of a unit
+    with open_result_writer(path, schema.with_metadata(metadata)) as writer:
+        return write_groups(writer, itertools.chain.from_iterable(map(read_groups, places)), GROUP_ROWS)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.exits import EXIT_DONE, EXIT_LOSSES
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.parts import Part
 from pipelines.store.location import Location, exists, put_atomic, read_bytes, retry
+from pipelines.store.parquet import put_table
 from pipelines.store.text import without_secrets
 from vimaedit.types import Status
 
@@ -38,9 +37,7 @@ def write_manifest(output: Location, parts: Sequence[Part]) -> None:
     }
     for status in Status:
         columns[str(status)] = pa.array([part.counts.get(status, 0) for part in parts], pa.int64())
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
-    put_atomic(output / "manifest.parquet", buffer.getvalue())
+    put_table(output / "manifest.parquet", pa.table(columns))
 
 
 def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.output.context import RunContext
-from pipelines.records.scan import BROKEN_CONTENT
 from pipelines.records.schema import image_leaves
-from pipelines.store.location import Location, is_transient, list_files, open_reader, retry_remote
+from pipelines.store.location import Location, list_files
+from pipelines.store.parquet import BrokenParquet, leaf_names, open_writer, read_footer, write_groups
 
-GROUP_ROWS = 100
-GROUP_BYTES = 100_000_000
 FOOTER_KEY = b"vimaedit"
 FOOTER_THREADS = 32
 
@@ -45,23 +43,14 @@ def read_parts(output: Location, units: Iterable[str], plan_digest: str) -> dict
 
 def read_part(output: Location, unit: str, plan_digest: str) -> Part | None:
     """Read the footer of a unit's part; None where there is none of this plan and unit, or a broken one."""
-    place = output / "data" / part_name(unit)
-
-    def read() -> tuple[int, dict[bytes, bytes]]:
-        with open_reader(place) as stream:
-            metadata = pq.read_metadata(stream)
-            return metadata.num_rows, metadata.metadata or {}
-
     try:
-        rows, metadata = retry_remote(place, read)
-        footer = json.loads(metadata.get(FOOTER_KEY, b"{}"))
-    except BROKEN_CONTENT as error:
-        if is_transient(error):
-            raise
+        metadata = read_footer(output / "data" / part_name(unit))
+        footer = json.loads((metadata.metadata or {}).get(FOOTER_KEY, b"{}"))
+    except (BrokenParquet, ValueError):
         return None
     if footer.get("plan_digest") != plan_digest or footer.get("unit") != unit:
         return None
-    return Part(unit=unit, generation=footer["generation"], rows=rows, counts=footer["counts"])
+    return Part(unit=unit, generation=footer["generation"], rows=metadata.num_rows, counts=footer["counts"])
 
 
 def part_name(unit_id: str) -> str:
@@ -79,41 +68,19 @@ def part_bytes(context: RunContext, unit_id: str, table: pa.Table) -> bytes:
     }
     schema = table.schema.with_metadata({**(table.schema.metadata or {}), FOOTER_KEY: json.dumps(footer).encode()})
     buffer = io.BytesIO()
-    with open_writer(buffer, schema) as writer:
-        for group in row_groups(table):
-            writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=max(1, group.num_rows))
+    with open_result_writer(buffer, schema) as writer:
+        write_groups(writer, [table])
     return buffer.getvalue()
 
 
-def open_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def open_result_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """Open a writer of result rows: coded pictures as they are, everything else compressed, with a page index."""
-    leaves = _leaf_names(schema)
+    leaves = leaf_names(schema)
     pictures = image_leaves(schema)
-    return pq.ParquetWriter(
+    return open_writer(
         target,
         schema,
         compression={leaf: "NONE" if leaf in pictures else "ZSTD" for leaf in leaves},
         use_dictionary=[leaf for leaf in leaves if leaf not in pictures],
         write_page_index=True,
     )
-
-
-def row_groups(table: pa.Table, max_rows: int = GROUP_ROWS, max_bytes: int = GROUP_BYTES) -> Iterator[pa.Table]:
-    """Cut a table into row groups of at most `max_rows` rows and `max_bytes` bytes, one row at least."""
-    start, size = 0, 0
-    for row in range(table.num_rows):
-        own = table.slice(row, 1).nbytes
-        if row > start and (row - start == max_rows or size + own > max_bytes):
-            yield table.slice(start, row - start)
-            start, size = row, 0
-        size += own
-    if table.num_rows > start:
-        yield table.slice(start)
-
-
-def _leaf_names(schema: pa.Schema) -> list[str]:
-    """Name the Parquet columns that a schema becomes."""
-    buffer = io.BytesIO()
-    pq.write_table(schema.empty_table(), buffer)
-    columns = pq.ParquetFile(buffer).schema
-    return [columns.column(index).path for index in range(len(columns))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -12,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.records.scan import InputFile, InputSet
 from pipelines.store.listing import refuse_output_in_input
 from pipelines.store.location import Location, exists, put_atomic, read_bytes
 from pipelines.store.masking import mask_urls
+from pipelines.store.parquet import put_table, read_table, table_bytes
 
 UNIT_BYTES = 128 * 1024 * 1024  # of output
 UNIT_INPUT_BYTES = 512 * 1024 * 1024
@@ -118,7 +117,7 @@ def make_plan(inputs: InputSet, *, batch_size: int, requests_per_unit: int, sett
             _file_units(inputs, index, file, requests_per_unit) for index, file in enumerate(inputs.files)
         )
     )
-    digest = hashlib.blake2b(_parquet(_units_table(units)) + _parquet(_files_table(inputs.files)), digest_size=16)
+    digest = hashlib.blake2b(table_bytes(_units_table(units)) + table_bytes(_files_table(inputs.files)), digest_size=16)
     digest.update(json.dumps({"batch_size": batch_size, **settled}, sort_keys=True).encode())
     return Plan(units=units, batch_size=batch_size, digest=digest.hexdigest(), settled=settled, **others)
 
@@ -164,8 +163,8 @@ def store_plan(output: Location, stored: StoredPlan, inputs: InputSet) -> None:
     """
     refuse_output_in_input(output, inputs.url)
     plan, folder = stored.plan, output / "plan"
-    put_atomic(folder / _object_name("files", plan.revision), _parquet(_files_table(stored.files)))
-    put_atomic(folder / _object_name("units", plan.revision), _parquet(_units_table(plan.units)))
+    put_table(folder / _object_name("files", plan.revision), _files_table(stored.files))
+    put_table(folder / _object_name("units", plan.revision), _units_table(plan.units))
     put_atomic(folder / "schema.arrow", stored.schema.serialize().to_pybytes())
     summary = {
         "digest": plan.digest,
@@ -190,9 +189,7 @@ def load_plan(output: Location) -> StoredPlan | None:
     summary = read_summary(output)
     if summary is None:
         return None
-    units, files = (
-        pq.read_table(io.BytesIO(read_bytes(folder / _object_name(name, summary["revision"])))) for name in ("units", "files")
-    )
+    units, files = (read_table(folder / _object_name(name, summary["revision"])) for name in ("units", "files"))
     columns = [units.column(name).to_pylist() for name in UNIT_COLUMNS]
     plan = Plan(
         units=tuple(
@@ -273,9 +270,3 @@ def _files_table(files: Sequence[InputFile]) -> pa.Table:
 
 def _object_name(name: str, revision: int) -> str:
     return f"{name}.parquet" if revision == 1 else f"{name}-{revision}.parquet"
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()

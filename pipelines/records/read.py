@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.records.scan import BROKEN_CONTENT, InputFile
-from pipelines.store.location import PERMANENT_ERRORS, Location, is_transient, open_reader, retry_remote
+from pipelines.records.scan import InputFile
+from pipelines.store.location import PERMANENT_ERRORS, Location, is_transient, open_reader
+from pipelines.store.parquet import BROKEN_CONTENT, READ_ROWS, group_bounds, resumed
 
-READ_ROWS = 16  # decoded from Parquet at a time, ...
-READ_BYTES = 32 * 1024 * 1024  # ... fewer where that would be more bytes
+READ_BYTES = 32 * 1024 * 1024  # decoded at a time at most: fewer rows than elsewhere where they would be more
 BUFFER_BYTES = 8 * 1024 * 1024
 
 
@@ -32,31 +33,14 @@ def read_rows(place: Location, file: InputFile, first_row: int) -> Generator[Row
     Raises: RuntimeError where the file is not the planned one, or not there on this node; the infrastructure's errors,
     after retries.
     """
-    position = first_row
-    source: Generator[Rows, None, None] | None = None
-
-    def advance() -> Rows | None:
-        nonlocal source
-        source = source or _open_rows(place, file, position)
-        try:
-            return next(source, None)
-        except Exception:
-            source = None  # a generator that has raised is done with: the next attempt opens the file where this one was
-            raise
-
-    try:
-        while (rows := retry_remote(place, advance)) is not None:
-            position = rows.first + rows.count
-            yield rows
-    finally:
-        if source is not None:
-            source.close()
+    return resumed(place, functools.partial(_open_rows, place, file), lambda rows: rows.count, first_row)
 
 
 def _open_rows(place: Location, file: InputFile, first_row: int) -> Generator[Rows, None, None]:
     try:
         with open_reader(place) as stream:
             try:
+                # Opened here, since a file that cannot be and one of another length are no errors of the store.
                 parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
             except BROKEN_CONTENT as error:
                 if _is_infrastructure(error):
@@ -68,12 +52,9 @@ def _open_rows(place: Location, file: InputFile, first_row: int) -> Generator[Ro
                     f"{place.url}: got {parquet.metadata.num_rows} rows on node {platform.node()}; planned were {file.rows}: "
                     "the input must not change while a run reads it"
                 )
-            start = 0
-            for group in range(parquet.num_row_groups):
-                end = start + parquet.metadata.row_group(group).num_rows
+            for group, start, end in group_bounds(parquet.metadata):
                 if end > first_row:
                     yield from _group_rows(parquet, group, start, end, first_row)
-                start = end
     except PERMANENT_ERRORS as error:
         raise RuntimeError(
             f"{place.url}: planned, but not there on node {platform.node()} ({type(error).__name__}); "

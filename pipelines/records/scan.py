@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pipelines.records.schema import EDIT_COLUMNS, ColumnMap, map_columns, unify_passed
 from pipelines.records.types import is_list_type
 from pipelines.store.listing import list_input
-from pipelines.store.location import Location, is_transient, open_reader, read_bytes, retry_remote
+from pipelines.store.location import Location, is_transient, read_bytes
+from pipelines.store.parquet import BROKEN_CONTENT, read_batches
 from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,6 @@ MAX_VALUES_PER_BYTE = 1000  # of a column in a file: a million equal values take
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what a link leads to
 LARGE_GROUP_BYTES = 10**9  # a unit reads its row group from the start: Parquet has no way to begin within one
 REFERENCED_BYTES = 4_000_000  # taken for a picture that a record names; how large it is, only fetching it would tell
-# What Arrow raises for a file that is not what Parquet says; an OSError may be the infrastructure's too: `is_transient`.
-BROKEN_CONTENT = (pa.ArrowException, OSError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,16 +132,9 @@ def scan_inputs(url: str, columns: Mapping[str, str]) -> InputSet:
 
 def request_counts(place: Location, target: str) -> NDArray[np.unsignedinteger]:
     """Count the requests of every row of a file whose targets are lists: (rows,). An empty or null list is one rejected row."""
-
-    def read() -> NDArray[np.unsignedinteger]:
-        counts = []
-        with open_reader(place) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(columns=[target]):
-                counts.append(list_counts(batch.column(target)))
-        found = np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
-        return found.astype(np.min_scalar_type(int(found.max(initial=1))))  # all files' counts are held at once
-
-    return retry_remote(place, read)
+    counts = [list_counts(batch.column(target)) for batch in read_batches(place, [target])]
+    found = np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
+    return found.astype(np.min_scalar_type(int(found.max(initial=1))))  # all files' counts are held at once
 
 
 def list_counts(column: pa.Array) -> NDArray[np.int64]:
@@ -170,7 +162,7 @@ def _read_footer(place: Location, size: int, target: str) -> _Footer | str:
             )
         if length > len(tail):
             tail = _read_end(place, size, length)
-        metadata = pq.read_metadata(io.BytesIO(tail[-length:]))
+        metadata = pq.read_metadata(io.BytesIO(tail[-length:]))  # of bytes, since they are checked and digested too
         if (reason := _impossible_counts(metadata, size)) is not None:
             return reason
         schema = metadata.schema.to_arrow_schema()

@@ -9,15 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines.output.finish import is_complete
-from pipelines.records.scan import BROKEN_CONTENT, InputSet, scan_inputs
+from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.score.config import ScoreConfig
 from pipelines.store.listing import list_input
-from pipelines.store.location import Location, is_transient, list_files, locate, open_reader, retry_remote
-from pipelines.store.masking import mask_urls
+from pipelines.store.location import Location, list_files, locate
+from pipelines.store.parquet import BrokenParquet, read_batches, read_footer
 from vimaedit.errors import ConfigError
 from vimaedit.types import Status
 
@@ -178,7 +175,7 @@ def _requests(config: ScoreConfig, benchmark: InputSet) -> Iterator[Pair]:
         if file.error is not None:
             continue
         row = 0
-        for batch in read_columns(locate(benchmark.root) / file.path, list(wanted.values())):
+        for batch in read_batches(locate(benchmark.root) / file.path, list(wanted.values())):
             cells = {name: batch.column(source).to_pylist() for name, source in wanted.items()}
             for offset in range(batch.num_rows):
                 values = {name: cells[name][offset] for name in cells}
@@ -231,11 +228,14 @@ def _find_edited(config: ScoreConfig, warnings: list[str]) -> tuple[Location, li
 
 def _table_entries(root: Location, name: str, columns: dict[str, str]) -> Iterator[Edited]:
     place = root / name
-    present = read_schema(place).names
+    try:
+        present = read_footer(place).schema.to_arrow_schema().names
+    except BrokenParquet as error:
+        raise ConfigError(f"edited: {error}") from error
     sources = edited_columns(present, columns, name)
     labels = {label: sources[label] for label in EDITED_LABELS if label in sources}
     row = 0
-    for batch in read_columns(place, list(labels.values())):
+    for batch in read_batches(place, list(labels.values())):
         cells = {label: batch.column(source).to_pylist() for label, source in labels.items()}
         for offset in range(batch.num_rows):
             values = {label: cells[label][offset] for label in cells}
@@ -273,33 +273,3 @@ def edited_columns(present: Sequence[str], columns: dict[str, str], file: str) -
             "(edited_columns.NAME=COLUMN says which they are)"
         )
     return found
-
-
-def read_schema(place: Location) -> pa.Schema:
-    """Read a Parquet file's schema.
-
-    Raises: ConfigError for a file that is none.
-    """
-
-    def read() -> pa.Schema:
-        with open_reader(place) as stream:
-            return pq.read_schema(stream)
-
-    try:
-        return retry_remote(place, read)
-    except BROKEN_CONTENT as error:
-        if is_transient(error):
-            raise
-        raise ConfigError(
-            f"edited: got {mask_urls(place.url)}, which cannot be read ({error}); allowed: a whole Parquet file"
-        ) from error
-
-
-def read_columns(place: Location, columns: list[str]) -> list[pa.RecordBatch]:
-    """Read some columns of a Parquet file, in order."""
-
-    def read() -> list[pa.RecordBatch]:
-        with open_reader(place) as stream:
-            return list(pq.ParquetFile(stream, pre_buffer=False).iter_batches(columns=columns))
-
-    return retry_remote(place, read)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from pipelines.score.config import ScoreConfig
 from pipelines.score.pairs import Pair, Pairs
 from pipelines.store.fetch import ReferenceRules, fetch
-from pipelines.store.location import Location, is_transient, locate, open_reader, retry_remote
+from pipelines.store.location import Location, is_transient, locate
 from pipelines.store.masking import mask_urls
+from pipelines.store.parquet import take_rows
 from vimaedit.errors import RequestError
 from vimaedit.images import Box, Size, decode_image, decode_mask, fit_mask
 from vimaedit.metrics.samples import EditSample
@@ -24,7 +24,6 @@ from vimaedit.scenes.reading.judge import judge_edit
 from vimaedit.scenes.scenes import scene_from_json
 from vimaedit.types import BoolArray, UInt8Array
 
-READ_ROWS = 16  # decoded from Parquet at a time
 SCENE_COLUMNS = ("source_scene", "target_scene", "edited_object")
 RECORD_COLUMNS = ("image", "reference_mask", "reference_image", "target_determined", *SCENE_COLUMNS)
 PICTURE = "binary, {bytes, path} or a path"
@@ -82,30 +81,8 @@ def load_pairs(context: ScoreContext, pairs: Sequence[tuple[int, Pair]]) -> list
 
 
 def read_rows_of(place: Location, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """Read single rows of a Parquet file; row groups without any of them are skipped."""
-
-    def read() -> dict[int, dict[str, Any]]:
-        wanted = set(rows)
-        found: dict[int, dict[str, Any]] = {}
-        with open_reader(place) as stream:
-            parquet = pq.ParquetFile(stream, pre_buffer=False)
-            names = [name for name in columns if name in parquet.schema_arrow.names]
-            start = 0
-            for group in range(parquet.num_row_groups):
-                end = start + parquet.metadata.row_group(group).num_rows
-                last = max((row for row in wanted if start <= row < end), default=None)
-                if last is not None:
-                    position = start
-                    for batch in parquet.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=names):
-                        for row in sorted(wanted & set(range(position, position + batch.num_rows))):
-                            found[row] = batch.slice(row - position, 1).to_pylist()[0]
-                        position += batch.num_rows
-                        if position > last:
-                            break
-                start = end
-        return found
-
-    return retry_remote(place, read)
+    """Read single rows of a Parquet file, by their numbers in it."""
+    return dict(zip(sorted(set(rows)), take_rows(place, rows, columns).to_pylist(), strict=True))
 
 
 def _read_records(context: ScoreContext, pairs: Sequence[Pair]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.score.config import MISSING, SCORE_SCHEMA, UNSCORED
 from pipelines.score.pairs import Pair
-from pipelines.store.location import Location, exists, open_reader, put_atomic, read_bytes, retry_remote
+from pipelines.store.location import Location, exists, put_atomic, read_bytes
+from pipelines.store.parquet import put_table, read_table
 from pipelines.tables import Table
 from vimaedit.metrics.aggregate import aggregate, compare_paired
 from vimaedit.metrics.names import METRICS, Metric
@@ -55,23 +54,14 @@ def score_row(name: str, pair: Pair) -> dict[str, Any]:
 def write_scores(output: Location, name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Write the rows as `scores/<name>.parquet`; return them as a table."""
     table = pa.Table.from_pylist(list(rows), schema=SCORE_SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    put_atomic(output / FOLDER / f"{name}.parquet", buffer.getvalue())
+    put_table(output / FOLDER / f"{name}.parquet", table)
     return table
 
 
 def read_scores(output: Location, name: str) -> pa.Table | None:
     """Read the rows of `scores/<name>.parquet`; None where there are none."""
     place = output / FOLDER / f"{name}.parquet"
-    if not exists(place):
-        return None
-
-    def read() -> pa.Table:
-        with open_reader(place) as stream:
-            return pq.read_table(stream)
-
-    return retry_remote(place, read)
+    return read_table(place) if exists(place) else None
 
 
 def write_summary(output: Location, name: str, summary: Numbers) -> None:

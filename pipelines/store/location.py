@@ -9,7 +9,8 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
@@ -147,27 +148,36 @@ def list_files(folder: Location, suffix: str = "") -> list[tuple[str, int]]:
 
 
 def put_atomic(place: Location, data: bytes) -> None:
-    """Write an object whole or not at all; what stood under the name is replaced.
+    """Write an object whole or not at all; what stood under the name is replaced."""
+    if not place.is_local:
+        retry(lambda: place.fs.pipe_file(place.path, data), attempts=PATIENT_ATTEMPTS)
+        return
+    with new_file(place) as path, open(path, "wb") as stream:
+        stream.write(data)
+
+
+@contextmanager
+def new_file(place: Location) -> Iterator[str]:
+    """Give the path of a local file to write; it becomes the object when the block ends, and goes where that raises.
 
     Local: a temporary file whose name does not end as data files do, fsync, rename. Elsewhere an upload becomes visible
     when it is complete.
     """
-    if not place.is_local:
-        retry(lambda: place.fs.pipe_file(place.path, data), attempts=PATIENT_ATTEMPTS)
-        return
     folder, name = os.path.split(place.path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    if place.is_local:
+        os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder if place.is_local else tempfile.gettempdir(), f".{name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
+        yield temporary
+        if not place.is_local:
+            retry(lambda: place.fs.put_file(temporary, place.path), attempts=PATIENT_ATTEMPTS)
+            return
+        with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, place.path)
-    except BaseException:
+    finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
-        raise
 
 
 def check_writable(output: Location) -> None:

@@ -1,57 +1,223 @@
-"""One Parquet file written row group by row group, which appears whole or not at all."""
+"""Parquet in stores: one writer, and one reader of a footer, some columns, some rows, or everything a piece at a time."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-import uuid
-from collections.abc import Sequence
-from typing import Any
+import io
+import math
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.store.location import Location, retry_remote
+from pipelines.store.location import PATIENT_ATTEMPTS, Location, is_transient, open_reader, put_atomic, read_bytes, retry_remote
+from pipelines.store.masking import mask_urls
+from vimaedit.errors import ConfigError
+
+T = TypeVar("T")
+
+GROUP_ROWS = 100
+GROUP_BYTES = 100_000_000
+READ_ROWS = 16  # decoded at a time, where rows may hold pictures
+# What Arrow raises for a file that is not what Parquet says; an OSError may be the infrastructure's too: `is_transient`.
+BROKEN_CONTENT = (pa.ArrowException, OSError, ValueError)
 
 
-class RecordFile:
-    """Writes to a temporary file; `commit` puts it in its place, leaving without `commit` removes it."""
+class BrokenParquet(ConfigError):
+    """A file is not there, or is no whole Parquet file. The text lacks the option that named it."""
 
-    def __init__(self, place: Location, schema: pa.Schema) -> None:
-        self._place = place
-        self._schema = schema
-        folder, name = os.path.split(place.path)
-        if place.is_local:
-            os.makedirs(folder, exist_ok=True)
-        # Beside its place, so that it can be renamed; its name does not end as data files do.
-        self._temporary = os.path.join(folder if place.is_local else tempfile.gettempdir(), f".{name}.{uuid.uuid4().hex}.tmp")
 
-    def __enter__(self) -> RecordFile:
-        self._stream = open(self._temporary, "wb")
-        self._writer = pq.ParquetWriter(self._stream, self._schema, compression="zstd")
-        return self
+def read_footer(place: Location) -> pq.FileMetaData:
+    """Read a file's footer: its rows, its schema and what was said of it.
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
-        if os.path.exists(self._temporary):
-            os.unlink(self._temporary)
+    Raises: BrokenParquet; the infrastructure's errors, after retries.
+    """
 
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write rows as one row group."""
-        self._writer.write_table(pa.Table.from_pylist(list(rows), schema=self._schema), row_group_size=len(rows))
+    def read() -> pq.FileMetaData:
+        with open_reader(place) as stream:
+            return pq.read_metadata(stream)
 
-    def commit(self) -> None:
-        """Finish the file and put it in its place."""
-        self._close()
-        if self._place.is_local:
-            os.replace(self._temporary, self._place.path)
-        else:
-            retry_remote(self._place, lambda: self._place.fs.put_file(self._temporary, self._place.path))
+    try:
+        return retry_remote(place, read)
+    except BROKEN_CONTENT as error:
+        if is_transient(error):
+            raise
+        reason = mask_urls(f"got {place.url}, which cannot be read ({type(error).__name__}: {error})")
+        raise BrokenParquet(f"{reason}; allowed: a whole Parquet file") from error
 
-    def _close(self) -> None:
-        if self._stream.closed:
-            return
-        self._writer.close()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+
+def read_table(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read some columns, or all with one request: for files that fit into memory twice."""
+    if columns is None:
+        return pq.read_table(pa.BufferReader(read_bytes(place, attempts=PATIENT_ATTEMPTS)))
+
+    def read() -> pa.Table:
+        with open_reader(place) as stream:
+            return pq.read_table(stream, columns=list(columns))
+
+    return retry_remote(place, read)
+
+
+def read_batches(
+    place: Location, columns: Sequence[str] | None = None, *, rows: int = 65_536, buffer_bytes: int = 0
+) -> Generator[pa.RecordBatch, None, None]:
+    """Read a file in order, so many rows at a time, over interruptions of the network. Columns that it lacks are left out.
+
+    A column of a row group is held as it is coded, or `buffer_bytes` of it where that is given.
+    """
+
+    def from_row(position: int) -> Iterator[pa.RecordBatch]:
+        with _opened(place, buffer_bytes) as file:
+            groups = [(number, start) for number, start, end in group_bounds(file.metadata) if end > position]
+            start = groups[0][1] if groups else 0
+            for batch in file.iter_batches(batch_size=rows, row_groups=[number for number, _ in groups], columns=columns):
+                part = batch.slice(max(0, position - start))
+                start += batch.num_rows
+                if part.num_rows:
+                    yield part
+
+    return resumed(place, from_row, lambda batch: int(batch.num_rows))
+
+
+def read_groups(place: Location) -> Generator[pa.Table, None, None]:
+    """Read a file one whole row group after another."""
+
+    def from_group(position: int) -> Iterator[pa.Table]:
+        with _opened(place) as file:
+            for number in range(position, file.num_row_groups):
+                yield file.read_row_group(number)
+
+    return resumed(place, from_group, lambda group: 1)
+
+
+def take_rows(place: Location, rows: Collection[int], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read single rows, at least one: a table of them in the file's order. Row groups without any of them are skipped.
+
+    Columns that the file lacks are left out.
+    """
+
+    def read() -> pa.Table:
+        found = []
+        with _opened(place) as file:
+            for number, start, end in group_bounds(file.metadata):
+                wanted = sorted(row for row in set(rows) if start <= row < end)
+                if not wanted:
+                    continue
+                for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[number], columns=columns):
+                    inside = [row - start for row in wanted if start <= row < start + batch.num_rows]
+                    if inside:
+                        found.append(batch.take(pa.array(inside, pa.int64())))
+                    start += batch.num_rows
+                    if start > wanted[-1]:
+                        break
+        return pa.Table.from_batches(found)
+
+    return retry_remote(place, read)
+
+
+def group_bounds(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
+    """Yield the number of every row group, its first row in the file and the row after its last."""
+    start = 0
+    for number in range(metadata.num_row_groups):
+        end = start + metadata.row_group(number).num_rows
+        yield number, start, end
+        start = end
+
+
+def resumed(
+    place: Location, source: Callable[[int], Iterator[T]], size: Callable[[T], int], position: int = 0
+) -> Generator[T, None, None]:
+    """Yield what `source` gives from a position on. After an interruption a new source goes on behind what was yielded.
+
+    Raises: what the source raises that is not the infrastructure's; the infrastructure's errors, after retries.
+    """
+    current: Iterator[T] | None = None
+
+    def advance() -> T | None:
+        nonlocal current
+        current = source(position) if current is None else current
+        try:
+            return next(current, None)
+        except Exception:
+            current = None  # a generator that has raised is done with
+            raise
+
+    try:
+        while (item := retry_remote(place, advance)) is not None:
+            position += size(item)
+            yield item
+    finally:
+        if isinstance(current, Generator):
+            current.close()
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Code a small table, byte for byte the same every time."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def put_table(place: Location, table: pa.Table) -> None:
+    """Write a small table as one object, whole or not at all."""
+    put_atomic(place, table_bytes(table))
+
+
+def leaf_names(schema: pa.Schema) -> list[str]:
+    """Name the Parquet columns that a schema becomes."""
+    columns = pq.ParquetFile(pa.BufferReader(table_bytes(schema.empty_table()))).schema
+    return [columns.column(index).path for index in range(len(columns))]
+
+
+def open_writer(target: Any, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    """Open a writer into a stream or a local file; `options` are those of `pq.ParquetWriter`."""
+    return pq.ParquetWriter(target, schema, **{"compression": "zstd", **options})
+
+
+def write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
+    """Write a table as one row group."""
+    writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+
+def write_groups(writer: pq.ParquetWriter, tables: Iterable[pa.Table], full_rows: float = math.inf) -> int:
+    """Write tables in row groups, small ones together; return how many rows that were.
+
+    Held at a time are as many tables as together have `full_rows` rows or fill a row group.
+    """
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        if sum(each.num_rows for each in held) >= full_rows or sum(each.nbytes for each in held) >= GROUP_BYTES:
+            _write_held(writer, held)
+            held = []
+    if held:
+        _write_held(writer, held)
+    return rows
+
+
+def _write_held(writer: pq.ParquetWriter, tables: Sequence[pa.Table]) -> None:
+    for group in row_groups(pa.concat_tables(tables)):
+        write_group(writer, group)
+
+
+def row_groups(table: pa.Table, max_rows: int = GROUP_ROWS, max_bytes: int = GROUP_BYTES) -> Iterator[pa.Table]:
+    """Cut a table into row groups of at most `max_rows` rows and `max_bytes` bytes, one row at least."""
+    start, size = 0, 0
+    for row in range(table.num_rows):
+        own = table.slice(row, 1).nbytes
+        if row > start and (row - start == max_rows or size + own > max_bytes):
+            yield table.slice(start, row - start)
+            start, size = row, 0
+        size += own
+    if table.num_rows > start:
+        yield table.slice(start)
+
+
+@contextmanager
+def _opened(place: Location, buffer_bytes: int = 0) -> Iterator[pq.ParquetFile]:
+    """Open a file to be read a piece at a time. Without pre_buffer: it would hold all columns of all row groups, as coded."""
+    with open_reader(place) as stream:
+        yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=buffer_bytes)

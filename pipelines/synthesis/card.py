@@ -7,10 +7,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from pipelines.edit.sheet import draw_sheet
-from pipelines.store.location import Location, open_reader, put_atomic
+from pipelines.edit.sheet import BUFFER_BYTES, draw_sheet
+from pipelines.store.location import Location, put_atomic
+from pipelines.store.parquet import read_batches
 from pipelines.store.text import without_secrets
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.dataset import Shard
@@ -162,22 +161,21 @@ def _first_records(output: Location, shards: Sequence[Shard], count: int) -> Ite
     """Read the first records of the data set in the form in which the sheet draws them."""
     columns = ["original_image", "edited_image", "mask", "edit_prompt", "original_prompt", "edited_prompt", "id", "candidate"]
     for shard in shards:
-        with open_reader(output / "data" / shard.name) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=1, columns=columns):
-                (row,) = batch.to_pylist()
-                yield {
-                    "image": row["original_image"],
-                    "edit_mask": row["mask"],
-                    "critical_mask": None,
-                    "edited_image": row["edited_image"],
-                    "id": row["id"],
-                    "edit_index": row["candidate"],
-                    "status": json.dumps(row["edit_prompt"], ensure_ascii=False),
-                    "source_prompt": row["original_prompt"],
-                    "target_prompt": row["edited_prompt"],
-                    "error_message": None,
-                    "warnings": None,
-                }
-                count -= 1
-                if not count:
-                    return
+        for batch in read_batches(output / "data" / shard.name, columns, rows=1, buffer_bytes=BUFFER_BYTES):
+            (row,) = batch.to_pylist()
+            yield {
+                "image": row["original_image"],
+                "edit_mask": row["mask"],
+                "critical_mask": None,
+                "edited_image": row["edited_image"],
+                "id": row["id"],
+                "edit_index": row["candidate"],
+                "status": json.dumps(row["edit_prompt"], ensure_ascii=False),
+                "source_prompt": row["original_prompt"],
+                "target_prompt": row["edited_prompt"],
+                "error_message": None,
+                "warnings": None,
+            }
+            count -= 1
+            if not count:
+                return

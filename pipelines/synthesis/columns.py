@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.records.features import IMAGE, feature_of
+from pipelines.store.parquet import open_writer, table_bytes, write_group
 from pipelines.synthesis.input import Record
 from vimaedit.errors import RequestError
 from vimaedit.synthesis.candidates import Candidate
@@ -110,14 +110,12 @@ def rejected_row(record: Record, file: str, pair_id: str, count: int, stage: str
 def pair_file(rows: Sequence[Mapping[str, Any]], passed: Sequence[pa.Table], schema: pa.Schema) -> bytes:
     """Code candidates as Parquet, byte for byte the same every time; a picture stands once in a row group."""
     buffer = io.BytesIO()
-    options = {"compression": "zstd", "use_dictionary": True, "dictionary_pagesize_limit": 2 * GROUP_BYTES}
-    with pq.ParquetWriter(buffer, schema, **options) as writer:
+    with open_writer(buffer, schema, use_dictionary=True, dictionary_pagesize_limit=2 * GROUP_BYTES) as writer:
         start, size = 0, 0
         for end, row in enumerate([*rows, None]):
             own = 0 if row is None else len(row["image"]["bytes"])
             if row is None or (end > start and size + own > GROUP_BYTES):
-                table = _pair_table(rows[start:end], passed[start:end], schema)
-                writer.write_table(table, row_group_size=max(1, table.num_rows))
+                write_group(writer, _pair_table(rows[start:end], passed[start:end], schema))
                 start, size = end, 0
             size += own
     return buffer.getvalue()
@@ -131,6 +129,4 @@ def _pair_table(rows: Sequence[Mapping[str, Any]], passed: Sequence[pa.Table], s
 
 def rejected_file(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Code rejected pairs as Parquet."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=REJECTED_SCHEMA), buffer, compression="zstd")
-    return buffer.getvalue()
+    return table_bytes(pa.Table.from_pylist(list(rows), schema=REJECTED_SCHEMA))

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 
 from pipelines.cluster.place import set_engine
-from pipelines.output.parts import GROUP_BYTES, open_writer, row_groups
-from pipelines.store.location import Location, locate, open_reader, put_atomic, retry_remote
+from pipelines.output.parts import open_result_writer
+from pipelines.store.location import locate, put_atomic
+from pipelines.store.parquet import take_rows, write_groups
 from pipelines.synthesis.filters import KEPT
 from pipelines.synthesis.names import DATA_FIELDS, REJECTED_FIELDS, SCORES, with_features
 from pipelines.synthesis.scoring import run_through
@@ -92,23 +92,9 @@ def _write_objects(
 def _coded(tables: Iterator[pa.Table], schema: pa.Schema) -> tuple[bytes, int]:
     """Code tables as one Parquet object, row groups of up to 100 MB."""
     buffer = io.BytesIO()
-    rows = 0
-    with open_writer(buffer, schema) as writer:
-        held: list[pa.Table] = []
-        for table in tables:
-            held.append(table)
-            rows += table.num_rows
-            if sum(each.nbytes for each in held) >= GROUP_BYTES:
-                _flush(writer, held)
-                held = []
-        _flush(writer, held)
+    with open_result_writer(buffer, schema) as writer:
+        rows = write_groups(writer, tables)
     return buffer.getvalue(), rows
-
-
-def _flush(writer: pq.ParquetWriter, held: Sequence[pa.Table]) -> None:
-    if held:
-        for group in row_groups(pa.concat_tables(held)):
-            writer.write_table(group, row_group_size=max(1, group.num_rows))
 
 
 def _group_rows(selecting: Selecting, group: Group, split: str, schema: pa.Schema) -> pa.Table:
@@ -119,8 +105,7 @@ def _group_rows(selecting: Selecting, group: Group, split: str, schema: pa.Schem
         by_part.setdefault(row["part"], {})[row["part_row"]] = row
     tables = []
     for part, decisions in by_part.items():
-        place = locate(selecting.output) / "candidates" / "data" / part
-        rows = retry_remote(place, lambda place=place, decisions=decisions: _read_part(place, decisions))  # type: ignore[misc]
+        rows = take_rows(locate(selecting.output) / "candidates" / "data" / part, decisions)
         order = pa.array(sorted(decisions), pa.int64())
         records = [_record(row, decisions[number]) for number, row in zip(order.to_pylist(), rows.to_pylist(), strict=True)]
         own = pa.Table.from_pylist(records, schema=pa.schema(list(schema)[: len(records[0])]))
@@ -131,21 +116,6 @@ def _group_rows(selecting: Selecting, group: Group, split: str, schema: pa.Schem
 
 def _belongs(row: Mapping[str, Any], split: str) -> bool:
     return row["split"] == split if split else row["outcome"] != KEPT and row["part"] is not None
-
-
-def _read_part(place: Location, decisions: Mapping[int, Any]) -> pa.Table:
-    """Read the rows of a part that are wanted, in their order, a row group at a time."""
-    tables = []
-    with open_reader(place) as stream:
-        file = pq.ParquetFile(stream)
-        start = 0
-        for number in range(file.num_row_groups):
-            end = start + file.metadata.row_group(number).num_rows
-            inside = [row - start for row in sorted(decisions) if start <= row < end]
-            if inside:
-                tables.append(file.read_row_group(number).take(pa.array(inside, pa.int64())))
-            start = end
-    return pa.concat_tables(tables)
 
 
 def _record(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any]:

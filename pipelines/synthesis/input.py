@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.records.read import read_rows
-from pipelines.records.scan import BROKEN_CONTENT, FOOTER_THREADS, InputFile
+from pipelines.records.scan import FOOTER_THREADS, InputFile
 from pipelines.records.schema import unify_passed
 from pipelines.records.types import is_list_type, to_written
 from pipelines.records.values import read_record
 from pipelines.store.listing import list_input
-from pipelines.store.location import Location, is_transient, locate, open_reader, retry_remote
+from pipelines.store.location import Location, locate
+from pipelines.store.parquet import BrokenParquet, read_footer
 from vimaedit.errors import ConfigError, RequestError
 
 READ_COLUMNS = ("image", "source_prompt", "target_prompt", "id", "blend_words", "instruction", "category")
@@ -186,16 +186,8 @@ def _unreadable(captions: CaptionSet, file: InputFile, row: int, error: Exceptio
 
 
 def _read_footer(place: Location) -> tuple[int, pa.Schema]:
-    def read() -> tuple[int, pa.Schema]:
-        with open_reader(place) as stream:
-            metadata = pq.read_metadata(stream)
-            return metadata.num_rows, metadata.schema.to_arrow_schema()
-
     try:
-        return retry_remote(place, read)
-    except BROKEN_CONTENT as error:
-        if is_transient(error):
-            raise
-        raise ConfigError(
-            f"input: got {place.url}, which cannot be read ({type(error).__name__}: {error}); allowed: Parquet files"
-        ) from error
+        footer = read_footer(place)
+    except BrokenParquet as error:
+        raise ConfigError(f"input: {error}") from error
+    return footer.num_rows, footer.schema.to_arrow_schema()

@@ -7,11 +7,11 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 import ray
 
 from pipelines.evaluate.report.pictures import code_masks, code_picture
-from pipelines.store.location import Location, locate, open_reader, put_atomic, retry_remote
+from pipelines.store.location import locate, put_atomic
+from pipelines.store.parquet import take_rows
 from pipelines.store.text import cut
 from pipelines.synthesis.card import MEANINGS, category_table, funnel_table
 from pipelines.synthesis.config import SynthesizeConfig
@@ -23,6 +23,7 @@ from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
 EXAMPLES = 8  # of each outcome
 THUMBNAIL_PX = 160
 TEXT_CHARACTERS = 200
+COLUMNS = ("image", "edited_image", "edit_mask", "instruction", "source_prompt", "target_prompt")
 PLOT = (320, 120)  # px
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1100px;padding:16px;color:#18181b;background:#fff}
@@ -150,20 +151,10 @@ def _examples(output: str, wanted: Sequence[Mapping[str, Any]]) -> dict[tuple[st
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for part in sorted({each["part"] for each in wanted}):
         rows = sorted({each["part_row"] for each in wanted if each["part"] == part})
-        for row, values in zip(rows, _read(locate(output) / "candidates" / "data" / part, rows), strict=True):
+        table = take_rows(locate(output) / "candidates" / "data" / part, rows, COLUMNS)
+        for row, values in zip(rows, table.to_pylist(), strict=True):
             found[part, row] = _shown(values)
     return found
-
-
-def _read(place: Location, rows: Sequence[int]) -> list[dict[str, Any]]:
-    columns = ["image", "edited_image", "edit_mask", "instruction", "source_prompt", "target_prompt"]
-
-    def read() -> list[dict[str, Any]]:
-        with open_reader(place) as stream:
-            table = pq.read_table(stream, columns=columns)
-        return [table.slice(row, 1).to_pylist()[0] for row in rows]
-
-    return retry_remote(place, read)
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

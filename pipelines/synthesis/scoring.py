@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -20,8 +18,8 @@ from pipelines.cluster.place import Placement, own_error, set_engine
 from pipelines.cluster.weights import local_copy
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
-from pipelines.records.scan import BROKEN_CONTENT
-from pipelines.store.location import Location, is_transient, list_files, locate, open_reader, put_atomic, retry_remote
+from pipelines.store.location import Location, list_files, locate
+from pipelines.store.parquet import READ_ROWS, BrokenParquet, put_table, read_batches, read_footer
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.names import SCORE_SCHEMA, SCORES
 from vimaedit.errors import ConfigError
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH_ROWS = 16
 PART_SECONDS = 1800.0
 FOOTER_KEY = b"vimaedit_scores"
 TEXTS = ("id", "pair_id", "caption_file", "category", "source_prompt", "target_prompt", "status", "error_type")
@@ -120,7 +117,7 @@ class ScoreActor:
             name, mark = self.parts[index]
             output = locate(self.output)
             table = self.scorer.score(output / "candidates" / "data" / name, name)
-            put_atomic(output / "scores" / name, _score_file(table, mark))
+            put_table(output / "scores" / name, table.replace_schema_metadata({FOOTER_KEY: mark.encode()}))
             rows += table.num_rows
         return pa.table({"rows": [rows]})
 
@@ -153,15 +150,10 @@ class Scorer:
 
     def score(self, place: Location, name: str) -> pa.Table:
         """Score all rows of a part."""
-
-        def read() -> list[dict[str, Any]]:
-            rows: list[dict[str, Any]] = []
-            with open_reader(place) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS, columns=list(COLUMNS)):
-                    rows += self.score_rows(batch.to_pylist(), name, len(rows))
-            return rows
-
-        return pa.Table.from_pylist(retry_remote(place, read), schema=SCORE_SCHEMA)
+        rows: list[dict[str, Any]] = []
+        for batch in read_batches(place, COLUMNS, rows=READ_ROWS):
+            rows += self.score_rows(batch.to_pylist(), name, len(rows))
+        return pa.Table.from_pylist(rows, schema=SCORE_SCHEMA)
 
     def score_rows(self, rows: Sequence[Mapping[str, Any]], part: str, first: int) -> list[dict[str, Any]]:
         """Score rows of the editing run's output; `first` is the place of the first of them in its part."""
@@ -291,20 +283,8 @@ def _mask(value: Mapping[str, Any] | None) -> BoolArray | None:
     return None if value is None else decode_mask(value["bytes"])
 
 
-def _score_file(table: pa.Table, mark: str) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({FOOTER_KEY: mark.encode()}), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
 def _read_mark(place: Location) -> str | None:
-    def read() -> str | None:
-        with open_reader(place) as stream:
-            return str((pq.read_metadata(stream).metadata or {}).get(FOOTER_KEY, b"").decode())
-
     try:
-        return retry_remote(place, read)
-    except BROKEN_CONTENT as error:
-        if is_transient(error):
-            raise
+        return str((read_footer(place).metadata or {}).get(FOOTER_KEY, b"").decode())
+    except (BrokenParquet, UnicodeDecodeError):
         return None

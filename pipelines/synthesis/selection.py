@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 
 from pipelines.cluster.place import set_engine
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
-from pipelines.store.location import Location, exists, locate, open_reader, put_atomic, retry_remote
+from pipelines.store.location import Location, exists, locate, retry_remote
+from pipelines.store.parquet import put_table, read_table
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.duplicates import BEST_SCHEMA, explode_bands, find_duplicates
 from pipelines.synthesis.filters import KEPT, Bound, best_score, choose_best, judge, rank_of
@@ -174,7 +173,7 @@ def _write_duplicates(output: Location, best: Any, distance: int) -> None:
 def _write_group(dropped: pa.Table, output: str) -> pa.Table:
     (group,) = set(dropped.column("group").to_pylist())
     place = locate(output) / "selection" / "_duplicates" / f"{group:08d}.parquet"
-    put_atomic(place, _parquet(dropped.sort_by([("part", "ascending"), ("part_row", "ascending")])))
+    put_table(place, dropped.sort_by([("part", "ascending"), ("part_row", "ascending")]))
     return pa.table({"group": [group]})
 
 
@@ -209,7 +208,7 @@ def _decide_group(selecting: Selecting, index: int) -> dict[str, Any]:
                     "reason": f"{row['stage']}: {row['reason']}: {row['message']}",
                 }
             )
-    put_atomic(output / "selection" / group.name, _parquet(pa.Table.from_pylist(decisions, schema=DECISION_SCHEMA)))
+    put_table(output / "selection" / group.name, pa.Table.from_pylist(decisions, schema=DECISION_SCHEMA))
     counts = Counter((row["category"] or "", row["outcome"]) for row in decisions)
     return {
         "group": index,
@@ -273,19 +272,8 @@ def _add(selected: Selected, row: Mapping[str, Any], num_examples: int) -> None:
 
 def _read_rows(place: Location) -> list[dict[str, Any]]:
     """Read a small object's rows."""
-
-    def read() -> list[dict[str, Any]]:
-        with open_reader(place) as stream:
-            rows: list[dict[str, Any]] = pq.read_table(stream).to_pylist()
-        return rows
-
-    return retry_remote(place, read)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    rows: list[dict[str, Any]] = read_table(place).to_pylist()
+    return rows
 
 
 def clear_folder(folder: Location) -> None:

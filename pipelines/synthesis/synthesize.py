@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import vimaedit
 from pipelines.cluster.place import Placement, connect, look_at_cluster, place
@@ -24,9 +23,10 @@ from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import is_complete, read_run, withdraw_success, write_success
 from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import Location, check_writable, list_files, locate, open_reader, put_atomic
+from pipelines.store.location import Location, check_writable, list_files, locate, put_atomic
 from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls
+from pipelines.store.parquet import read_footer
 from pipelines.store.text import without_secrets
 from pipelines.synthesis.card import write_card
 from pipelines.synthesis.columns import PAIR_FIELDS
@@ -236,8 +236,7 @@ def _digest(config: SynthesizeConfig, run: Mapping[str, Any]) -> str:
 def _passed_types(output: Location, stored: StoredPlan) -> dict[str, pa.DataType]:
     """Return the passed-through columns of the pairs, by name."""
     own = {field.name for field in PAIR_FIELDS}
-    with open_reader(output / "pairs" / stored.files[0].path) as stream:
-        schema = pq.read_schema(stream)
+    schema = read_footer(output / "pairs" / stored.files[0].path).schema.to_arrow_schema()
     return {field.name: field.type for field in schema if field.name not in own}
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow.parquet as pq
 import ray
 
 from pipelines.cluster.place import get
-from pipelines.store.location import list_files, locate, open_reader, retry_remote
+from pipelines.store.location import list_files, locate
+from pipelines.store.parquet import READ_ROWS, read_batches, read_table
 from pipelines.synthesis.filters import KEPT
 from pipelines.tables import Table
 from vimaedit.images import MAX_PIXELS, decode_image
@@ -54,7 +53,10 @@ def measure_truth(output: str, words: str = "scenes") -> Truth:
     """
     place = locate(output)
     decisions = [
-        row for name, _ in list_files(place / "selection", ".parquet") if "/" not in name for row in _rows(output, name)
+        row
+        for name, _ in list_files(place / "selection", ".parquet")
+        if "/" not in name
+        for row in read_table(place / "selection" / name, ["pair_id", "candidate", "outcome"]).to_pylist()
     ]
     kept = {(row["pair_id"], row["candidate"]) for row in decisions if row["outcome"] == KEPT}
     lexicon = load_lexicon(words)
@@ -98,15 +100,6 @@ def _share(right: int, total: int) -> str:
     return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def _rows(output: str, name: str) -> list[dict[str, Any]]:
-    def read() -> list[dict[str, Any]]:
-        with open_reader(locate(output) / "selection" / name) as stream:
-            rows: list[dict[str, Any]] = pq.read_table(stream, columns=["pair_id", "candidate", "outcome"]).to_pylist()
-        return rows
-
-    return retry_remote(locate(output), read)
-
-
 def _picture(coded: bytes) -> UInt8Array:
     return decode_image(coded, min_side_px=1, max_pixels=MAX_PIXELS)
 
@@ -116,15 +109,9 @@ def _judge_part(output: str, part: str, lexicon: Lexicon) -> list[tuple[str, str
     from vimaedit.scenes.reading.truth import is_edit_right
 
     place = locate(output) / "candidates" / "data" / part
-
-    def read() -> list[dict[str, Any]]:
-        with open_reader(place) as stream:
-            rows: list[dict[str, Any]] = pq.read_table(stream, columns=list(COLUMNS)).to_pylist()
-        return rows
-
     sources: dict[bytes, Scene] = {}  # a picture is read once for all its candidates
     verdicts = []
-    for row in retry_remote(place, read):
+    for row in (row for batch in read_batches(place, COLUMNS, rows=READ_ROWS) for row in batch.to_pylist()):
         if row["status"] != Status.OK:
             continue
         coded, edited = (row[name]["bytes"] for name in ("image", "edited_image"))

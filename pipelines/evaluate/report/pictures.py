@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.store.location import Location, open_reader, retry_remote
+from pipelines.store.location import Location
+from pipelines.store.parquet import read_batches
 from vimaedit.images import MAX_PIXELS, decode_image, decode_mask, fit_mask
 from vimaedit.types import BoolArray, Status, UInt8Array
 
@@ -60,27 +60,20 @@ def part_rows(place: Location, px: int, wanted: frozenset[Key], shared: bool) ->
 
     `shared`: also the pictures that do not depend on the method: source, reference mask, target.
     """
-
-    def read() -> RunRows:
-        with open_reader(place) as stream:
-            file = pq.ParquetFile(stream)
-            names = [name for name in (*COLUMNS, *PICTURE_COLUMNS) if name in file.schema_arrow.names]
-            found = RunRows()
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                for index in range(batch.num_rows):
-                    facts = {name: batch.column(name)[index].as_py() for name in COLUMNS}
-                    found.warnings.update(set(facts["warnings"]))
-                    found.kinds.update({text.partition(":")[0] for text in facts["warnings"]})
-                    ok = facts["status"] == Status.OK
-                    found.without_words += ok and not facts["blend_words_used"]
-                    found.ungrounded += ok and bool(facts["blend_words_used"]) and not facts["grounded"]
-                    key = (facts["input_file"], facts["input_row"], facts["edit_index"])
-                    if key in wanted:
-                        row = batch.slice(index, 1).to_pylist()[0]
-                        found.rows[key] = ShownRow(warnings=tuple(row["warnings"]), pictures=row_thumbnails(row, px, shared))
-            return found
-
-    return retry_remote(place, read)
+    found = RunRows()
+    for batch in read_batches(place, (*COLUMNS, *PICTURE_COLUMNS), rows=BATCH_ROWS):
+        for index in range(batch.num_rows):
+            facts = {name: batch.column(name)[index].as_py() for name in COLUMNS}
+            found.warnings.update(set(facts["warnings"]))
+            found.kinds.update({text.partition(":")[0] for text in facts["warnings"]})
+            ok = facts["status"] == Status.OK
+            found.without_words += ok and not facts["blend_words_used"]
+            found.ungrounded += ok and bool(facts["blend_words_used"]) and not facts["grounded"]
+            key = (facts["input_file"], facts["input_row"], facts["edit_index"])
+            if key in wanted:
+                row = batch.slice(index, 1).to_pylist()[0]
+                found.rows[key] = ShownRow(warnings=tuple(row["warnings"]), pictures=row_thumbnails(row, px, shared))
+    return found
 
 
 def row_thumbnails(row: Mapping[str, Any], px: int, shared: bool) -> dict[str, bytes]:

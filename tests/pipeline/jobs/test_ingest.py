@@ -245,4 +245,4 @@ def test_other_inputs_are_refused(tree: Path, plus_plus: Path, tmp_path: Path, c
     assert "without the columns target_prompt, blended_words, mask; allowed: PIE-Bench++" in capsys.readouterr().err
     (tmp_path / "some.parquet").write_bytes(b"broken")
     assert main([f"input={tmp_path}", f"output={tmp_path / 'out'}"]) == 2
-    assert "some.parquet, which is no Parquet file (" in capsys.readouterr().err
+    assert "some.parquet, which cannot be read (" in capsys.readouterr().err

@@ -117,8 +117,7 @@ def test_the_job_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_part_with_large_row_groups_is_never_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.output.parts.GROUP_ROWS", 2)
-    monkeypatch.setattr("pipelines.output.parts.row_groups.__defaults__", (2, 10**9))
+    monkeypatch.setattr("pipelines.store.parquet.row_groups.__defaults__", (2, 10**9))
     make_run(tmp_path / "run")
     monkeypatch.setattr("pipelines.output.compact.GROUP_ROWS", 4)
     compact(CompactConfig(input=str(tmp_path / "run"), output=str(tmp_path / "shards")))

@@ -1,4 +1,4 @@
-"""Row groups, the picture sheet, the verdict of a run, the configuration's digest."""
+"""The picture sheet, the verdict of a run, the configuration's digest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -18,21 +17,10 @@ from pipelines.edit.sheet import CELL_PX, COLUMNS, HEADER_PX, draw_sheet
 from pipelines.output.config import EditJobConfig
 from pipelines.output.digest import OUTSIDE_DIGEST, config_digest
 from pipelines.output.finish import exit_code
-from pipelines.output.parts import row_groups
 from vimaedit.config import Thresholds
 from vimaedit.errors import ConfigError
 
 JOB = EditJobConfig(input="in", output="out")
-
-
-def test_row_groups_hold_at_most_so_many_rows_and_bytes() -> None:
-    table = pa.table({"blob": [bytes(10)] * 23})
-    own = table.slice(0, 1).nbytes
-    assert [group.num_rows for group in row_groups(table, max_rows=7, max_bytes=10**9)] == [7, 7, 7, 2]
-    assert [group.num_rows for group in row_groups(table, max_rows=100, max_bytes=5 * own)] == [5, 5, 5, 5, 3]
-    assert [group.num_rows for group in row_groups(table, max_rows=100, max_bytes=1)] == [1] * 23
-    assert pa.concat_tables(row_groups(table, max_rows=7, max_bytes=10**9)) == table
-    assert list(row_groups(table.slice(0, 0))) == []
 
 
 @pytest.mark.parametrize(

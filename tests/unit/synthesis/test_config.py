@@ -139,7 +139,9 @@ def test_inputs_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     lists = pa.table({"source_prompt": ["a"], "target_prompt": [["b"]]})
     assert refused(lists, {}) == "input: got lists of target prompts; allowed: one text in each row"
     (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(ConfigError, match=r"^input: got .*/x.parquet, which cannot be read \(.*; allowed: Parquet files"):
+    with pytest.raises(
+        ConfigError, match=r"^input: got .*/x.parquet, which cannot be read \(.*; allowed: a whole Parquet file"
+    ):
         scan_captions(str(tmp_path), {}, TAKEN)
 
 
