@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow.parquet import ParquetWriter
 
 from pipelines.output.context import RunContext
 from pipelines.records.schema import image_leaves
@@ -73,7 +73,7 @@ def part_bytes(context: RunContext, unit_id: str, table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def open_result_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def open_result_writer(target: Any, schema: pa.Schema) -> ParquetWriter:
     """Open a writer of result rows: coded pictures as they are, everything else compressed, with a page index."""
     leaves = leaf_names(schema)
     pictures = image_leaves(schema)

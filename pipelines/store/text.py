@@ -11,6 +11,15 @@ QUOTED_CHARACTERS = 200  # of a value that an error's text quotes
 QUOTED = re.compile(rf"""(['"])((?:(?!\1).){{{QUOTED_CHARACTERS}}})(?:(?!\1).)+\1""", re.DOTALL)
 
 
+# What moves a terminal's cursor, ends a line, turns the reading direction around, or cannot be encoded.
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters as Python writes them: nothing in it can forge a line or steer a terminal."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def cut(text: str, characters: int) -> str:
     """Return the text, or its beginning and dots where it is longer than so many characters."""
     return text if len(text) <= characters else f"{text[: max(0, characters - 3)]}..."

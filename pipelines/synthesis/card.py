@@ -10,12 +10,11 @@ from typing import Any
 from pipelines.edit.sheet import BUFFER_BYTES, draw_sheet
 from pipelines.store.location import Location, put_atomic
 from pipelines.store.parquet import read_batches
-from pipelines.store.text import without_secrets
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.dataset import Shard
 from pipelines.synthesis.filters import KEPT, NEEDS, Bound, best_score, outcomes
 from pipelines.synthesis.selection import SPLITS, Selected
-from pipelines.tables import Table
+from pipelines.tables import Table, markdown_text
 
 SAMPLES = 12
 SHEET_FILE = "samples.png"
@@ -112,7 +111,7 @@ def card_text(
     facts = Table(
         title="Provenance",
         columns=("", "value"),
-        rows=tuple((name, str(value)) for name, value in without_secrets(dict(provenance)).items()),
+        rows=tuple((name, str(value)) for name, value in provenance.items()),
     )
     lines = [
         *head,
@@ -136,7 +135,7 @@ def card_text(
         f"The best of a pair is the one with the highest {best_score(config.filters, vars(config))}. Every candidate's outcome stands in "
         "`selection/`, with its scores and the reason.",
         "",
-        *(f"- {warning}" for warning in warnings),
+        *(f"- {markdown_text(warning)}" for warning in warnings),
         "",
         category_table(selected).markdown(),
         "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipelines.synthesis.card import MEANINGS, category_table, funnel_table
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.filters import KEPT, outcomes
 from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
-from pipelines.tables import Table
+from pipelines.tables import Table, escaped, html_cell, html_row, html_table
 from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
 
 EXAMPLES = 8  # of each outcome
@@ -28,9 +27,9 @@ PLOT = (320, 120)  # px
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1100px;padding:16px;color:#18181b;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #e4e4e7}h3{font-size:1rem;margin-bottom:.3rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:3px 10px;text-align:right;border-bottom:1px solid #e4e4e7;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}
+td:first-child,th:first-child,.left{text-align:left}
 .bar{display:inline-block;height:11px;background:#1d4ed8;vertical-align:middle}
 .plots,.examples{display:flex;flex-wrap:wrap;gap:14px}figure{margin:0;max-width:100%}figcaption{font-size:.85rem;color:#52525b}
 .example{width:500px;max-width:100%;border:1px solid #e4e4e7;padding:8px;box-sizing:border-box}
@@ -63,16 +62,16 @@ def render(
 ) -> str:
     """Build the page. `pictures`: place of a candidate -> its texts and thumbnails."""
     config = selecting.config
-    parts = [f"<h1>{html.escape(_title(selected))}</h1>"]
-    parts += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings]
+    parts = [f"<h1>{escaped(_title(selected))}</h1>"]
+    parts += [f'<p class="warning">{escaped(warning)}</p>' for warning in warnings]
     parts += [
         "<h2>Funnel</h2>",
         _funnel(config, selecting, selected),
         "<h2>Kinds of edits</h2>",
-        _table(category_table(selected)),
+        category_table(selected).html(),
     ]
     if truth is not None:
-        parts += [f"<h2>{html.escape(truth.title)}</h2>", _table(truth), f"<p>{html.escape(truth.note)}</p>"]
+        parts += [f"<h2>{escaped(truth.title)}</h2>", truth.html(), f"<p>{escaped(truth.note)}</p>"]
     plots = [_histogram(score, *counts) for score, counts in selected.histograms.items() if sum(counts[0])]
     parts += [
         "<h2>Scores</h2>",
@@ -83,10 +82,10 @@ def render(
     for outcome in reversed(outcomes(config.filters, selecting.bounds)):
         if rows := selected.examples.get(outcome):
             shown = [_example(row, pictures[row["part"], row["part_row"]]) for row in rows]
-            parts.append(f"<h3>{html.escape(outcome)}: {html.escape(MEANINGS[outcome])}</h3>")
+            parts.append(f"<h3>{escaped(outcome)}: {escaped(MEANINGS[outcome])}</h3>")
             parts.append(f'<div class="examples">{"".join(shown)}</div>')
     facts = Table(title="", columns=("", "value"), rows=tuple((name, str(value)) for name, value in provenance.items()))
-    parts += ["<h2>Provenance</h2>", _table(facts)]
+    parts += ["<h2>Provenance</h2>", facts.html()]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Synthesis</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
 
@@ -98,20 +97,11 @@ def _title(selected: Selected) -> str:
 def _funnel(config: SynthesizeConfig, selecting: Selecting, selected: Selected) -> str:
     table = funnel_table(config, selecting.bounds, selected)
     total = max(1, sum(selected.counts.values()))
-    rows = tuple((*row, str(int(row[3]))) for row in table.rows)
-    body = ""
-    for row in rows:
+    rows = []
+    for row in table.rows:
         bar = f'<span class="bar" style="width:{200 * int(row[3]) / total:.0f}px"></span>'
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row[:5])
-        body += f'<tr>{cells}<td style="text-align:left">{bar}</td></tr>'
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in (*table.columns, ""))
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+        rows.append(html_row([*(html_cell(escaped(cell)) for cell in row), html_cell(bar, "left")]))
+    return html_table((*table.columns, ""), rows)
 
 
 def _histogram(score: str, every: Sequence[int], kept: Sequence[int]) -> str:
@@ -131,7 +121,7 @@ def _histogram(score: str, every: Sequence[int], kept: Sequence[int]) -> str:
                     f'height="{tall:.1f}"/>'
                 )
     labels = f'<text x="0" y="{height - 2}">{low:g}</text><text x="{width}" y="{height - 2}" text-anchor="end">{high:g}</text>'
-    title = html.escape(score)
+    title = escaped(score)
     svg = f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">{"".join(bars)}{labels}</svg>'
     return f"<figure>{svg}<figcaption>{title}: {sum(every)} candidates, {sum(kept)} kept</figcaption></figure>"
 
@@ -142,7 +132,7 @@ def _example(row: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
         for name, kind, data in shown["pictures"]
     )
     texts = [shown["edit_prompt"], f"{shown['original_prompt']} → {shown['edited_prompt']}", row["reason"]]
-    lines = "".join(f"<p>{html.escape(cut(str(text), TEXT_CHARACTERS))}</p>" for text in texts if text)
+    lines = "".join(f"<p>{escaped(cut(str(text), TEXT_CHARACTERS))}</p>" for text in texts if text)
     return f'<div class="example">{images}{lines}</div>'
 
 

@@ -16,13 +16,13 @@ from pipelines.evaluate.report.tables import (
     FIGURE_OF,
     category_table,
     comparison_table,
-    escaped,
     provenance,
     summary_table,
     title,
     warning_list,
 )
 from pipelines.store.text import without_secrets
+from pipelines.tables import escaped
 from vimaedit.metrics.names import METRICS
 from vimaedit.piebench.published import PUBLISHED
 
@@ -53,7 +53,7 @@ def render(board: Board) -> str:
     }
     data = script_json(without_secrets(gallery_data(board)))
     parts = {"style": _template("style.css"), "script": _template("gallery.js"), "data": data}
-    return Template(_template("page.html")).substitute(without_secrets(texts), **parts)
+    return Template(_template("page.html")).substitute(texts, **parts)
 
 
 def notes(board: Board) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from pipelines.tables import escaped
 
 WIDTH = 560
 HEIGHT = 400
@@ -72,7 +73,7 @@ def scatter(points: Sequence[Point], *, x_title: str, y_title: str) -> str:
     places = [(x_axis.place(point.x), y_axis.place(point.y)) for point in points]
     taken += [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     for point, (x, y) in sorted(zip(points, places, strict=True), key=lambda pair: not pair[0].published):
-        title = f"<title>{_escaped(f'{point.label}: {_number(point.x)}, {_number(point.y)}')}</title>"
+        title = f"<title>{escaped(f'{point.label}: {_number(point.x)}, {_number(point.y)}')}</title>"
         if point.x_range:
             low, high = (x_axis.place(value) for value in point.x_range)
             parts.append(_line(low, y, high, y, "whisker", point.colour))
@@ -113,7 +114,7 @@ def dots(rows: Sequence[tuple[str, Sequence[Dot]]], *, title: str) -> str:
             x = axis.place(dot.value)
             if dot.low is not None and dot.high is not None:
                 parts.append(_line(axis.place(dot.low), y, axis.place(dot.high), y, "whisker", dot.colour))
-            tip = _escaped(f"{name}, {dot.label}: {_number(dot.value)}")
+            tip = escaped(f"{name}, {dot.label}: {_number(dot.value)}")
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{dot.colour}"><title>{tip}</title></circle>')
     parts.append(_text((LABEL_PX + WIDTH - RIGHT) / 2, height - 10, title, "axis", "middle"))
     return "".join([*parts, "</svg>"])
@@ -170,7 +171,7 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
 
 
 def _open(width: int, height: int, title: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{_escaped(title)}">'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(title)}">'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, name: str, colour: str = "") -> str:
@@ -180,12 +181,8 @@ def _line(x1: float, y1: float, x2: float, y2: float, name: str, colour: str = "
 
 def _text(x: float, y: float, text: str, name: str, anchor: str, colour: str = "") -> str:
     fill = f' fill="{colour}"' if colour else ""
-    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{fill}>{_escaped(text)}</text>'
+    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{fill}>{escaped(text)}</text>'
 
 
 def _number(value: float) -> str:
     return f"{value:.4g}"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text)

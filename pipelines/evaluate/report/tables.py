@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.evaluate.report.data import Board, MethodBoard
 from pipelines.evaluate.report.plots import colour_of
+from pipelines.tables import escaped, html_cell, html_row, html_table
 from vimaedit.metrics.names import METRICS, SEVEN, Metric
 from vimaedit.piebench.published import CONDITIONS, FIGURES, PUBLISHED
 
@@ -23,14 +23,16 @@ def summary_table(board: Board) -> str:
     rows = []
     for index, method in enumerate(board.methods):
         cells = [method_cell(method.name, index), *(_mean_cell(board, method, name) for name in metrics)]
-        rows.append(_row([*cells, _cell(status_text(method.scores["statuses"])), _cell(_seconds(method.seconds_per_edit))]))
+        rows.append(
+            html_row([*cells, html_cell(status_text(method.scores["statuses"])), html_cell(_seconds(method.seconds_per_edit))])
+        )
     if board.is_piebench:
         for number, published in enumerate(PUBLISHED):
             values = {name: f"{getattr(published, figure):.2f}" for name, figure in FIGURE_OF.items()}
-            cells = [_cell(f"{escaped(published.method)} <small>{escaped(published.source)}</small>")]
-            cells += [_cell(values.get(name, NOTHING)) for name in metrics]
-            rows.append(_row([*cells, _cell("700"), _cell(NOTHING)], f"published{' first' if not number else ''}"))
-    return _table(head, rows) + _summary_notes(board)
+            cells = [html_cell(f"{escaped(published.method)} <small>{escaped(published.source)}</small>")]
+            cells += [html_cell(values.get(name, NOTHING)) for name in metrics]
+            rows.append(html_row([*cells, html_cell("700"), html_cell(NOTHING)], f"published{' first' if not number else ''}"))
+    return html_table(head, rows) + _summary_notes(board)
 
 
 def comparison_table(board: Board) -> str:
@@ -44,9 +46,11 @@ def comparison_table(board: Board) -> str:
         found = method.scores["compared"]
         cells = [method_cell(f"{method.name} − {found['against']}", index)]
         cells += [_difference_cell(METRICS[name], found["metrics"].get(name)) for name in metrics]
-        rows.append(_row(cells))
+        rows.append(html_row(cells))
     note = "Mean over the records that both have, with 95 % bootstrap intervals of the pairs; bold where the interval leaves out zero."
-    return f"<h3>Paired differences</h3>{_table(['methods', *(title(METRICS[name]) for name in metrics)], rows)}{_note(note)}"
+    return (
+        f"<h3>Paired differences</h3>{html_table(['methods', *(title(METRICS[name]) for name in metrics)], rows)}{_note(note)}"
+    )
 
 
 def category_table(board: Board) -> str:
@@ -60,9 +64,15 @@ def category_table(board: Board) -> str:
             records = method.scores["categories"].get(category, {}).get("records", 0)
             first = f'{escaped(category)}<small><i class="swatch" style="background:{colour_of(index)}"></i>{escaped(method.name)}</small>'
             rows.append(
-                _row([_cell(first), _cell(str(records)), *(_mean_cell(board, method, name, category) for name in metrics)])
+                html_row(
+                    [
+                        html_cell(first),
+                        html_cell(str(records)),
+                        *(_mean_cell(board, method, name, category) for name in metrics),
+                    ]
+                )
             )
-    table = _table(["category", "records", *(title(METRICS[name]) for name in metrics)], rows)
+    table = html_table(["category", "records", *(title(METRICS[name]) for name in metrics)], rows)
     return f"<details><summary>Means by category</summary>{table}</details>"
 
 
@@ -104,7 +114,7 @@ def warning_list(texts: Sequence[str]) -> str:
 
 def method_cell(name: str, index: int) -> str:
     """Return a table's first cell: a method's name with its colour."""
-    return _cell(f'<i class="swatch" style="background:{colour_of(index)}"></i>{escaped(name)}')
+    return html_cell(f'<i class="swatch" style="background:{colour_of(index)}"></i>{escaped(name)}')
 
 
 def title(metric: Metric) -> str:
@@ -118,11 +128,6 @@ def status_text(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
     others = ", ".join(f"{count} {status}" for status, count in counts.items() if count and status != "ok")
     return f"{total} ({others})" if others else str(total)
-
-
-def escaped(text: str) -> str:
-    """Escape text for HTML."""
-    return html.escape(text)
 
 
 def _summary_notes(board: Board) -> str:
@@ -151,23 +156,23 @@ def _form(board: Board) -> str:
 def _mean_cell(board: Board, method: MethodBoard, name: str, category: str | None = None) -> str:
     metric, found = METRICS[name], method.mean(name, category)
     if found is None:
-        return _cell(NOTHING)
+        return html_cell(NOTHING)
     values = [each["mean"] for other in board.methods if (each := other.mean(name, category)) is not None]
     best = metric.higher_is_better is not None and len(board.methods) > 1
     best = best and found["mean"] == (max(values) if metric.higher_is_better else min(values))
     left_out = sum(found.get(kind) or 0 for kind in ("nan", "infinite", "missing"))
     interval = "" if found["low"] is None else f"{shown(metric, found['low'])} … {shown(metric, found['high'])}"
     small = "<br>".join(text for text in (interval, f"n = {found['count']}" if left_out else "") if text)
-    return _cell(f"{shown(metric, found['mean'])}<small>{small}</small>", "best" if best else "")
+    return html_cell(f"{shown(metric, found['mean'])}<small>{small}</small>", "best" if best else "")
 
 
 def _difference_cell(metric: Metric, found: Mapping[str, Any] | None) -> str:
     if not found or found["value"] is None:
-        return _cell(NOTHING)
+        return html_cell(NOTHING)
     sure = found["low"] > 0 or found["high"] < 0
     interval = f"{shown(metric, found['low'])} … {shown(metric, found['high'])}"
     value = found["value"] * metric.scale
-    return _cell(f"{value:+.{metric.decimals}f}<small>{interval}</small>", "best" if sure else "")
+    return html_cell(f"{value:+.{metric.decimals}f}<small>{interval}</small>", "best" if sure else "")
 
 
 def shown(metric: Metric, value: float) -> str:
@@ -191,8 +196,8 @@ def _seconds(value: float | None) -> str:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    rows = (_row([_cell(escaped(name)), _cell(escaped(value))]) for name, value in facts.items())
-    return f'<div class="scroll"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>'
+    rows = (html_row([html_cell(escaped(name)), html_cell(escaped(value))]) for name, value in facts.items())
+    return html_table((), rows, "facts")
 
 
 def _details(heading: str, text: str) -> str:
@@ -201,16 +206,3 @@ def _details(heading: str, text: str) -> str:
 
 def _note(text: str) -> str:
     return f'<p class="note">{escaped(text)}</p>'
-
-
-def _table(head: Sequence[str], rows: Iterable[str]) -> str:
-    cells = "".join(f"<th>{escaped(text)}</th>" for text in head)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _row(cells: Sequence[str], name: str = "") -> str:
-    return f'<tr class="{name}">{"".join(cells)}</tr>' if name else f"<tr>{''.join(cells)}</tr>"
-
-
-def _cell(content: str, name: str = "") -> str:
-    return f'<td class="{name}">{content}</td>' if name else f"<td>{content}</td>"
