@@ -166,7 +166,7 @@ def deaths_run(context: RunContext) -> str:
 def _load(context: RunContext) -> Editor:
     import torch
 
-    from vimaedit.models.files import load_editor
+    from vimaedit.engine.load import load_editor
 
     torch.set_num_threads(context.threads)
     job = with_local_weights(context.job)

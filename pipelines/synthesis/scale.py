@@ -151,7 +151,8 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     """Make, edit and score the first few records, after a warm-up; nothing is written."""
     import torch
 
-    from vimaedit.models.files import load_editor, model_facts, resolve_model
+    from vimaedit.engine.load import load_editor
+    from vimaedit.models.files import model_facts, resolve_model
 
     torch.set_num_threads(making.threads)
     config = dataclasses.replace(making.config, device=making.device, dtype=making.dtype)

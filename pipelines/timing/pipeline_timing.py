@@ -87,7 +87,7 @@ class Timing:
 
 def make_traced(job: EditJobConfig, *, folder: Path, seconds: float | None) -> Editor:
     """Make the editor of an actor: the job's own or a sleeping one, traced."""
-    from vimaedit.models.files import load_editor
+    from vimaedit.engine.load import load_editor
 
     return TracedEditor(load_editor(job, job) if seconds is None else SleepingEditor(seconds), folder)
 

@@ -35,8 +35,9 @@ from tests.parity.virtual_cases import replay_infedit_case, replay_leditspp_case
 from tests.parity.words import recorded_words
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.engine.batch import StepState
-from vimaedit.engine.editor import BatchEditor, PreparedEdit
+from vimaedit.engine.editor import BatchEditor
 from vimaedit.engine.loop import denoise
+from vimaedit.engine.prepare import PreparedEdit
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.models.networks import load_networks

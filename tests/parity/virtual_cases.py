@@ -21,8 +21,9 @@ from tests.parity.comparison import (
 from tests.parity.words import recorded_words
 from vimaedit.config import EditConfig
 from vimaedit.engine.batch import StepState
-from vimaedit.engine.editor import BatchEditor, PreparedConcept
+from vimaedit.engine.editor import BatchEditor
 from vimaedit.engine.loop import denoise
+from vimaedit.engine.prepare import PreparedConcept
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.recipes import method_config
 from vimaedit.types import EditRequest

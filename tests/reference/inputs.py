@@ -9,7 +9,8 @@ import torch
 from tests.reference.edit import EditInputs, Settings
 from vimaedit.config import EditConfig
 from vimaedit.engine.batch import EditBatch
-from vimaedit.engine.editor import BatchEditor, PreparedEdit
+from vimaedit.engine.editor import BatchEditor
+from vimaedit.engine.prepare import PreparedEdit
 from vimaedit.step.noise import START, SeededNoise
 from vimaedit.step.rows import RowKind
 

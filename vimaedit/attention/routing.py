@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from vimaedit.config import EditConfig, Windows
 from vimaedit.methods.base import Method
-from vimaedit.step.rows import RowKind, RowLayout
+from vimaedit.step.rows import RowKind, RowLayout, shared_edits
 from vimaedit.step.solvers import num_skipped
 
 
@@ -76,7 +75,7 @@ def layout_of_step(
     source's unconditional row, unless the source is guided. A batch whose requests differ has both.
     """
     if not config.parts.has_auxiliary:
-        shared = math.gcd(config.targets_per_source, layout.num_requests) if shares else 1
+        shared = shared_edits(config, layout.num_requests) if shares else 1
         conditional = {kind.branch for kind in layout.kinds if kind.conditional}
         kept = tuple(kind for kind in layout.kinds if guides or kind.conditional or kind.branch not in conditional)
         return RowLayout(layout.num_requests, kept, shared)

@@ -18,15 +18,14 @@ from vimaedit.attention.processor import ControlledProcessor, LayerContext, inst
 from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer, list_sites
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
+from vimaedit.models.family import reduction
 from vimaedit.types import BoolArray, UInt8Array
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-WINDOW_SIDE = 0.5  # the windows of the method act at half the latent's side and coarser
 MOST_GRAPHS = 256  # of one process; two for each shape of a batch, of which there are a handful
-SELF_SIDE, CROSS_SIDE = 0.5, 0.25  # grounding's layers where neither the run nor the model states others
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,10 @@ class Conditioning:
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """The networks as loaded. `clip` is the model with both towers, whose vision tower is the IP-Adapter's image encoder."""
+    """The networks as loaded, and which attention layers are theirs to control, by side over the latent's.
+
+    `clip` is the model with both towers, whose vision tower is the IP-Adapter's image encoder.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -55,7 +57,14 @@ class Networks:
     clip_std: tuple[float, float, float]
     alphas_cumprod: np.ndarray
     predicts_velocity: bool  # sqrt(a) noise - sqrt(1 - a) x0, instead of the noise
-    grounding_sides: tuple[float | None, float | None]  # the model's own (self, cross)
+    window_side: float  # windows act at this side and coarser
+    self_side: float  # grounding's self-attention, unless the run says otherwise
+    cross_side: float  # grounding's attention to words, likewise
+
+    def read_text(self, ids: Tensor) -> Tensor:
+        """Encode token ids (M, T) to what the UNet reads of them, (M, T, E); with a gradient where one is kept."""
+        context: Tensor = self.text_encoder(ids)[0]
+        return context
 
 
 class Backbone:
@@ -70,9 +79,8 @@ class Backbone:
         self._alphas = torch.from_numpy(networks.alphas_cumprod).float().to(networks.unet.device)
         self.tokenizer = networks.tokenizer
         self.has_image_prompt = networks.unet.config.encoder_hid_dim_type == "ip_image_proj"
-        own_self, own_cross = networks.grounding_sides
-        self.self_side = config.grounding_sides.self or own_self or SELF_SIDE
-        self.cross_side = config.grounding_sides.cross or own_cross or CROSS_SIDE
+        self.self_side = config.grounding_sides.self or networks.self_side
+        self.cross_side = config.grounding_sides.cross or networks.cross_side
         self.sites = self._choose_sites(config)
         self._feature_layer = feature_layer(networks.unet) if config.parts.copies_features else None
         self._keeps_tokens = config.parts.has_auxiliary
@@ -91,7 +99,7 @@ class Backbone:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         self._predictor = torch.compile(self.networks.unet, dynamic=False, fullgraph=True, **options)
         unet = self.networks.unet.config
-        side = 2 ** (len(unet.block_out_channels) - 1)  # the smallest latent that it takes
+        side = reduction(unet)  # of the smallest latents that it takes
         latents = torch.zeros(1, unet.in_channels, side, side, device=self.device)
         text = torch.zeros(1, self.text_length, unet.cross_attention_dim, device=self.device)
         try:
@@ -118,8 +126,7 @@ class Backbone:
     @property
     def vae_factor(self) -> int:
         """Pixels per latent."""
-        factor: int = 2 ** (len(self.networks.vae.config.block_out_channels) - 1)
-        return factor
+        return reduction(self.networks.vae.config)
 
     @torch.inference_mode()
     def encode_images(self, images: UInt8Array) -> Tensor:
@@ -149,8 +156,7 @@ class Backbone:
     @torch.inference_mode()
     def encode_text(self, input_ids: np.ndarray) -> Tensor:
         """Encode token ids (M, T) to the UNet's text context (M, T, E)."""
-        context: Tensor = self.networks.text_encoder(torch.from_numpy(input_ids).to(self.device))[0]
-        return context
+        return self.networks.read_text(torch.from_numpy(input_ids).to(self.device))
 
     @torch.inference_mode()
     def embed_images(self, views: UInt8Array) -> Tensor:
@@ -265,7 +271,7 @@ class Backbone:
     def _choose_sites(self, config: EditConfig) -> SiteChoice:
         choice = choose_sites(
             list_sites(self.networks.unet),
-            window_side=WINDOW_SIDE,
+            window_side=self.networks.window_side,
             self_side=self.self_side if config.reads_self_attention else None,
             cross_side=self.cross_side if config.reads_words else None,
             routed=config.parts.routed_sites,

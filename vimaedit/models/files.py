@@ -1,6 +1,6 @@
-"""Find a model's files, say what it is from its configs alone, and build an editor from it.
+"""Find a model's files, and say what it is from its configs alone.
 
-Nothing here imports torch or diffusers until `load_editor` is called, so that planning stays light.
+Nothing here imports torch, nor diffusers where nothing is downloaded, so that planning stays light.
 """
 
 from __future__ import annotations
@@ -12,20 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vimaedit.config import NEEDS_GPU, EditConfig, ModelConfig
+from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
+from vimaedit.models.family import FAMILIES, Family, ImagePrompt, family_of, pipeline_class
 from vimaedit.recipes import config_of, recipe_of
-from vimaedit.types import Editor
 
 BUNDLE_FILE = "bundle.json"
 BUILT_IN = ("miniature", "miniature-lcm", "random")
 SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"  # of the built-in family
-DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-DEFAULT_IP_ADAPTER = "h94/IP-Adapter"
-DEFAULT_CLIP = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-IP_ADAPTER_FILE = "models/ip-adapter_sd15.safetensors"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
-REAL_SD_CONTEXT = 768  # text width of SD 1.x, for which the public IP-Adapter was trained
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 
 
@@ -37,6 +32,7 @@ class ModelFiles:
     """
 
     name: str
+    family: Family
     diffusers: Path
     checkpoint: Path | None
     few_step_unet: Path | None
@@ -76,13 +72,16 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         diffusers_dir = _checkpoint_configs(model)
     else:
         diffusers_dir = _diffusers_folder(model)
+    option = "model" if checkpoint is None else "model_config"
+    family = family_of(_read_json(diffusers_dir / "model_index.json"), option)
     ip_adapter = clip = None
     if image_guidance:
-        real_sd = _read_json(diffusers_dir / "unet" / "config.json").get("cross_attention_dim") == REAL_SD_CONTEXT
-        ip_adapter = _find_ip_adapter(model, bundle_root, real_sd)
-        clip = _find_clip(model, bundle_root, real_sd)
+        fits = family.fits_image_prompt(_config(diffusers_dir, family.denoiser))
+        ip_adapter = _find_ip_adapter(model, bundle_root, family.image_prompt, fits)
+        clip = _find_clip(model, bundle_root, family.image_prompt, fits)
     return ModelFiles(
         name=model.model,
+        family=family,
         diffusers=diffusers_dir,
         checkpoint=checkpoint,
         few_step_unet=_few_step_unet(model.model),
@@ -96,17 +95,15 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
 
 def model_facts(files: ModelFiles) -> ModelFacts:
     """Read a model's sizes from its config files."""
-    unet = _read_json(files.diffusers / "unet" / "config.json")
-    vae_factor = 2 ** (len(_read_json(files.diffusers / "vae" / "config.json")["block_out_channels"]) - 1)
-    sample_size = unet["sample_size"]
-    own_size = (sample_size if isinstance(sample_size, int) else min(sample_size)) * vae_factor
-    clip_side = 224
+    denoiser, autoencoder = (_config(files.diffusers, name) for name in (files.family.denoiser, "vae"))
+    canvas_size, granularity = files.family.sizes(denoiser, autoencoder)
+    clip_side = files.family.image_prompt.clip_side
     if files.clip is not None:
-        clip_side = int(_read_json(files.clip / "config.json")["vision_config"].get("image_size", 224))
+        clip_side = int(_read_json(files.clip / "config.json")["vision_config"].get("image_size", clip_side))
     return ModelFacts(
         name=files.name,
-        canvas_size=int(files.bundle.get("canvas_size", own_size)),
-        granularity=vae_factor * 2 ** (len(unet["block_out_channels"]) - 1),
+        canvas_size=int(files.bundle.get("canvas_size", canvas_size)),
+        granularity=granularity,
         clip_side=clip_side,
         warning=files.bundle.get("warning"),
     )
@@ -117,39 +114,19 @@ def model_digest(files: ModelFiles) -> str:
     digest = hashlib.sha256()
     weights = [files.checkpoint] if files.checkpoint is not None else []
     if files.checkpoint is None:
-        for component in ("unet", "vae", "text_encoder"):
-            if component == "unet" and files.few_step_unet is not None:
-                weights += _component_weights("model", files.few_step_unet, None)
+        for network in files.family.networks:
+            if network == files.family.denoiser and files.few_step_unet is not None:
+                weights += _network_weights("model", files.few_step_unet, None)
             else:
-                weights += _component_weights("model", files.diffusers / component, files.variant)
+                weights += _network_weights("model", files.diffusers / network, files.variant)
     if files.ip_adapter is not None and files.clip is not None:
-        weights += [files.ip_adapter, *_component_weights("clip", files.clip, None)]
+        weights += [files.ip_adapter, *_network_weights("clip", files.clip, None)]
     for path in weights:
         _add_file(digest, path)
     for path, scale in files.loras:
         digest.update(f"lora {scale!r}".encode())
         _add_file(digest, path)
     return digest.hexdigest()[:32]
-
-
-def load_editor(config: EditConfig, model: ModelConfig, files: ModelFiles | None = None) -> Editor:
-    """Load a model and build the editor of the configured method on it. Imports torch and diffusers.
-
-    Raises: ConfigError for what cannot be loaded or compiled.
-    """
-    from vimaedit.engine.editor import BatchEditor
-    from vimaedit.models.backbone import Backbone
-    from vimaedit.models.networks import choose_device, load_networks
-
-    if model.compile:
-        config.check_compile()
-        if choose_device(model.device).type == "cpu":
-            raise ConfigError(NEEDS_GPU)
-    files = files or resolve_model(model, image_guidance=config.image_guidance)
-    backbone = Backbone(load_networks(files, model), config)
-    if model.compile:
-        backbone.compile()
-    return BatchEditor(backbone, config, model_facts(files))
 
 
 def bundle_recipe(name: str) -> dict[str, Any]:
@@ -206,17 +183,12 @@ def _diffusers_folder(model: ModelConfig) -> Path:
         raise ConfigError(
             f"model: got the folder {model.model!r} without model_index.json; allowed: a bundle or diffusers folder"
         )
-    family = _read_json(root / "model_index.json").get("_class_name")
-    if family not in ("StableDiffusionPipeline", "LatentConsistencyModelPipeline"):
-        raise ConfigError(
-            f"model: got a {family}; allowed: models of the Stable Diffusion 1.x layout (StableDiffusionPipeline)"
-        )
     return root
 
 
 def _checkpoint_configs(model: ModelConfig) -> Path:
     if model.model_config is None:
-        return _download(DEFAULT_MODEL, "model_config", None, ["*.json", "tokenizer/*", "scheduler/*"])
+        return _download(FAMILIES[0].configs, "model_config", None, ["*.json", "tokenizer/*", "scheduler/*"])
     root = Path(model.model_config)
     if not (root / "model_index.json").is_file():
         raise ConfigError(
@@ -226,34 +198,34 @@ def _checkpoint_configs(model: ModelConfig) -> Path:
     return root
 
 
-def _find_ip_adapter(model: ModelConfig, bundle_root: Path | None, real_sd: bool) -> Path:
+def _find_ip_adapter(model: ModelConfig, bundle_root: Path | None, public: ImagePrompt, fits: bool) -> Path:
     name = model.ip_adapter
-    if name is None and bundle_root is not None and (bundle_root / "ip_adapter" / IP_ADAPTER_FILE).is_file():
-        return bundle_root / "ip_adapter" / IP_ADAPTER_FILE
-    if name is None and not real_sd:
+    if name is None and bundle_root is not None and (bundle_root / "ip_adapter" / public.file).is_file():
+        return bundle_root / "ip_adapter" / public.file
+    if name is None and not fits:
         raise ConfigError(
             f"ip_adapter: got nothing, and {model.model!r} brings none; allowed: ip_adapter=FILE_OR_HUB_ID and clip=FOLDER_OR_HUB_ID, "
             "or image_guidance=false"
         )
-    name = name or DEFAULT_IP_ADAPTER
+    name = name or public.adapter
     path = Path(name)
     if path.is_dir():
-        path = path / IP_ADAPTER_FILE
+        path = path / public.file
     if path.is_file():
         return path
     owner_name, file = _split_hub_id("ip_adapter", name)
-    return _download(owner_name, "ip_adapter", None, [file or IP_ADAPTER_FILE]) / (file or IP_ADAPTER_FILE)
+    return _download(owner_name, "ip_adapter", None, [file or public.file]) / (file or public.file)
 
 
-def _find_clip(model: ModelConfig, bundle_root: Path | None, real_sd: bool) -> Path:
+def _find_clip(model: ModelConfig, bundle_root: Path | None, public: ImagePrompt, fits: bool) -> Path:
     name = model.clip
     if name is None and bundle_root is not None and (bundle_root / "clip" / "config.json").is_file():
         return bundle_root / "clip"
-    if name is None and not real_sd:
+    if name is None and not fits:
         raise ConfigError(
             f"clip: got nothing, and {model.model!r} brings none; allowed: clip=FOLDER_OR_HUB_ID with both CLIP towers, or image_guidance=false"
         )
-    name = name or DEFAULT_CLIP
+    name = name or public.clip
     path = Path(name)
     if not path.is_dir():
         owner_name, _ = _split_hub_id("clip", name)
@@ -291,11 +263,14 @@ def _split_hub_id(option: str, name: str) -> tuple[str, str]:
 
 
 def _download_pipeline(model: ModelConfig) -> Path:
-    from diffusers import StableDiffusionPipeline
-
+    """Fetch a pipeline's folder; nothing but its index where that is of no family, or missing."""
+    root = _download(model.model, "model", model.revision, ["model_index.json"])
+    if not (root / "model_index.json").is_file():
+        return root
+    pipeline = pipeline_class(family_of(_read_json(root / "model_index.json")))
     try:
         return Path(
-            StableDiffusionPipeline.download(
+            pipeline.download(
                 model.model, revision=model.revision, variant=model.variant, safety_checker=None, requires_safety_checker=False
             )
         )
@@ -316,7 +291,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _component_weights(option: str, folder: Path, variant: str | None) -> list[Path]:
+def _network_weights(option: str, folder: Path, variant: str | None) -> list[Path]:
     """List the weight files that `from_pretrained` reads: the variant's, safetensors before pickles, all shards."""
     infixes = [f".{variant}", ""] if variant else [""]
     for infix in infixes:
@@ -331,6 +306,10 @@ def _component_weights(option: str, folder: Path, variant: str | None) -> list[P
 def _add_file(digest: Any, path: Path) -> None:
     with path.open("rb") as stream:
         digest.update(hashlib.file_digest(stream, "sha256").digest())
+
+
+def _config(diffusers: Path, network: str) -> dict[str, Any]:
+    return _read_json(diffusers / network / "config.json")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from vimaedit.config import ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.models.backbone import Networks
+from vimaedit.models.family import pipeline_class
 from vimaedit.models.files import ModelFiles
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
     from transformers import CLIPModel, CLIPTokenizer
 
-PREDICTIONS = ("epsilon", "v_prediction")
+Pipeline = Any  # the family's class of diffusers
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the original CLIP, where a folder states no other
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -41,8 +41,9 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
     pipe = _load_pipeline(files, choose_dtype(model.dtype, device))
     scheduler = pipe.scheduler.config
     predicts = scheduler.get("prediction_type", "epsilon")
-    if predicts not in PREDICTIONS:
-        raise ConfigError(f"model: got one that predicts {predicts}; allowed: models that predict {' or '.join(PREDICTIONS)}")
+    if predicts not in files.family.predictions:
+        allowed = " or ".join(files.family.predictions)
+        raise ConfigError(f"model: got one that predicts {predicts}; allowed: models that predict {allowed}")
     _fit_tokenizer("model", pipe.tokenizer, pipe.text_encoder.config)
     _merge_loras(pipe, files)
     clip = clip_tokenizer = None
@@ -51,7 +52,7 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         clip_tokenizer = CLIPTokenizer.from_pretrained(files.clip)
         _fit_tokenizer("clip", clip_tokenizer, clip.config.text_config)
         _load_ip_adapter(pipe, files, clip)
-    for network in (pipe.unet, pipe.vae, pipe.text_encoder, clip):
+    for network in (*(getattr(pipe, name) for name in files.family.networks), clip):
         if network is not None:
             network.to(device).eval().requires_grad_(False)
     mean, std = _clip_normalisation(files)
@@ -67,7 +68,9 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         clip_std=std,
         alphas_cumprod=_alphas_cumprod(pipe),
         predicts_velocity=predicts == "v_prediction",
-        grounding_sides=(sides.get("self"), sides.get("cross")),
+        window_side=files.family.window_side,
+        self_side=sides.get("self", files.family.self_side),
+        cross_side=sides.get("cross", files.family.cross_side),
     )
 
 
@@ -110,9 +113,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _load_pipeline(files: ModelFiles, dtype: torch.dtype) -> StableDiffusionPipeline:
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+def _load_pipeline(files: ModelFiles, dtype: torch.dtype) -> Pipeline:
+    from diffusers import UNet2DConditionModel
 
+    pipeline = pipeline_class(files.family)
     options: dict[str, Any] = {
         "dtype": dtype,
         "safety_checker": None,
@@ -121,15 +125,15 @@ def _load_pipeline(files: ModelFiles, dtype: torch.dtype) -> StableDiffusionPipe
     }
     try:
         if files.checkpoint is not None:
-            return StableDiffusionPipeline.from_single_file(str(files.checkpoint), config=str(files.diffusers), **options)
+            return pipeline.from_single_file(str(files.checkpoint), config=str(files.diffusers), **options)
         if files.few_step_unet is not None:
             options["unet"] = UNet2DConditionModel.from_pretrained(files.few_step_unet, dtype=dtype, local_files_only=True)
-        return StableDiffusionPipeline.from_pretrained(files.diffusers, variant=files.variant, image_encoder=None, **options)
+        return pipeline.from_pretrained(files.diffusers, variant=files.variant, image_encoder=None, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"model: got {files.name!r}, which does not load: {str(error).strip()}") from error
 
 
-def _merge_loras(pipe: StableDiffusionPipeline, files: ModelFiles) -> None:
+def _merge_loras(pipe: Pipeline, files: ModelFiles) -> None:
     for path, scale in files.loras:
         try:
             pipe.load_lora_weights(str(path.parent), weight_name=path.name)
@@ -158,7 +162,7 @@ def _load_clip(files: ModelFiles) -> CLIPModel:
         raise ConfigError(f"clip: got {str(files.clip)!r}, which does not load: {str(error).strip()}") from error
 
 
-def _load_ip_adapter(pipe: StableDiffusionPipeline, files: ModelFiles, clip: CLIPModel) -> None:
+def _load_ip_adapter(pipe: Pipeline, files: ModelFiles, clip: CLIPModel) -> None:
     assert files.ip_adapter is not None
     path = files.ip_adapter
     try:
@@ -183,7 +187,7 @@ def _clip_normalisation(files: ModelFiles) -> tuple[tuple[float, float, float], 
     return tuple(stated.get("image_mean", CLIP_MEAN)), tuple(stated.get("image_std", CLIP_STD))
 
 
-def _alphas_cumprod(pipe: StableDiffusionPipeline) -> np.ndarray:
+def _alphas_cumprod(pipe: Pipeline) -> np.ndarray:
     """Return the cumulative alphas of the training levels; the grid is ours, the pipeline's own scheduler is not used."""
     from diffusers import DDIMScheduler
 

@@ -70,7 +70,7 @@ def learned_maps(
         x0, blend_BT = x0.clone(), blend_BT.clone()
         learned = LearnedWords(ids=learned.ids.clone(), words=learned.words.clone())
         with torch.no_grad():
-            conditioning = backbone.condition(backbone.networks.text_encoder(learned.ids)[0], None)
+            conditioning = backbone.condition(backbone.networks.read_text(learned.ids), None)
         self_sum, token_sum = _zero_maps(backbone, x0)
         control = _recording(backbone, x0, self_sum, token_sum)
         levels = [level.clone() for level in invert(backbone, x0, conditioning, schedule, control)]
@@ -220,10 +220,9 @@ def _context(backbone: Backbone, embeddings: Tensor, learned: LearnedWords) -> T
 
     handle = _word_layer(backbone).register_forward_hook(put)
     try:
-        context: Tensor = backbone.networks.text_encoder(learned.ids)[0]
+        return backbone.networks.read_text(learned.ids)
     finally:
         handle.remove()
-    return context
 
 
 def _word_layer(backbone: Backbone) -> Any:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.engine.batch import EditBatch, StepState
-from vimaedit.engine.editor import BatchEditor, PreparedEdit
+from vimaedit.engine.editor import BatchEditor
+from vimaedit.engine.prepare import PreparedEdit
 from vimaedit.errors import ConfigError
 from vimaedit.models.backbone import Backbone, Conditioning
 from vimaedit.models.files import model_facts, resolve_model

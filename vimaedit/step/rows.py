@@ -6,6 +6,7 @@ request r. Where K requests share their source's rows, a block of the source has
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,6 +97,11 @@ class RowLayout:
 
     def _edits_of_row(self, kind: RowKind) -> int:
         return self.shared if kind.branch == SOURCE else 1
+
+
+def shared_edits(config: EditConfig, num_requests: int) -> int:
+    """Return how many consecutive edits of a batch have one source; in a smaller batch than the run's it may be fewer."""
+    return math.gcd(config.targets_per_source, num_requests)
 
 
 def edit_layout(num_requests: int, config: EditConfig, num_concepts: int = 1) -> RowLayout:

@@ -29,10 +29,11 @@ from pipelines.score.read import ScoreContext, load_pairs
 from tests.contexts import make_context
 from tests.pipeline.conftest import write_records
 from vimaedit.config import ModelConfig
+from vimaedit.engine.load import load_editor
 from vimaedit.metrics.dino import KeyNetwork
 from vimaedit.metrics.lpips import WIDTHS, LpipsNetwork
 from vimaedit.metrics.names import RIDING_GROUPS, columns_of
-from vimaedit.models.files import load_editor, model_facts, resolve_model
+from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.types import Editor
 
 COLUMNS = columns_of(RIDING_GROUPS)

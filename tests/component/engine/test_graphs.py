@@ -12,8 +12,9 @@ import torch
 from tests.component.conftest import request
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.engine.editor import BatchEditor
+from vimaedit.engine.load import load_editor
 from vimaedit.errors import ConfigError
-from vimaedit.models.files import load_editor, recipe_config
+from vimaedit.models.files import recipe_config
 from vimaedit.pipeline import ViMAEditPipeline
 from vimaedit.types import RequestOverrides
 

@@ -13,8 +13,9 @@ from jobs._cli.options import load_config, parse_command_line
 from pipelines.output.config import EditJobConfig
 from pipelines.scenes.models import captioned_scene
 from vimaedit.config import ModelConfig
+from vimaedit.engine.load import load_editor
 from vimaedit.metrics.clip import ClipScore
-from vimaedit.models.files import SHIPPED, load_editor, model_digest, recipe_config, resolve_model
+from vimaedit.models.files import SHIPPED, model_digest, recipe_config, resolve_model
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.edits import Edit, make_edit
 from vimaedit.scenes.reading.find import read_unknown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,11 +14,14 @@ from peft.utils import get_peft_model_state_dict
 
 from tests.component.conftest import request
 from tests.component.ldm_checkpoint import write_checkpoint
+from vimaedit.attention.sites import list_sites
 from vimaedit.config import EditConfig, GroundingSides, Lora, ModelConfig
+from vimaedit.engine.load import load_editor
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.random_bundle import random_bundle
+from vimaedit.models import family
 from vimaedit.models.backbone import Backbone, Networks
-from vimaedit.models.files import load_editor, model_digest, model_facts, resolve_model
+from vimaedit.models.files import model_digest, model_facts, resolve_model
 from vimaedit.models.networks import choose_device, load_networks
 
 
@@ -142,6 +146,48 @@ def test_other_families_are_named(bundle: Path, tmp_path: Path) -> None:
         ConfigError, match="model: got a StableDiffusionXLPipeline; allowed: models of the Stable Diffusion 1.x layout"
     ):
         resolve_model(ModelConfig(model=str(copy)))
+
+
+def test_a_second_family_is_known_by_its_entry_alone(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = dataclasses.replace(
+        family.SD1, title="Wide Diffusion", layouts=("WidePipeline",), window_side=0.25, self_side=1.0, cross_side=0.5
+    )
+    monkeypatch.setattr(family, "FAMILIES", (family.SD1, wide))
+    copy = Path(shutil.copytree(bundle / "sd", tmp_path / "wide"))
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "WidePipeline"}))
+    model = ModelConfig(model=str(copy), device="cpu")
+    files = resolve_model(model, image_guidance=False)
+    assert files.family is wide and resolve_model(ModelConfig(model=str(bundle))).family is family.SD1
+    backbone = Backbone(load_networks(files, model), EditConfig(image_guidance=False))
+    sides = {site.name: site.side for site in list_sites(backbone.networks.unet)}
+    assert (backbone.self_side, backbone.cross_side) == (1.0, 0.5)
+    assert {sides[name] for name in backbone.sites.self_routing} == {0.25}
+    assert {sides[name] for name in backbone.sites.self_maps} == {1.0}
+    assert {sides[name] for name in backbone.sites.text_maps} == {0.5}
+
+
+def test_a_hub_id_is_found_in_the_hubs_cache(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    for name, layout in (("good", "StableDiffusionPipeline"), ("other", "FluxPipeline")):
+        repository = tmp_path / f"models--owner--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        snapshot = Path(shutil.copytree(bundle / "sd", repository / "snapshots" / ("0" * 40)))
+        index = json.loads((snapshot / "model_index.json").read_text())
+        (snapshot / "model_index.json").write_text(json.dumps({**index, "_class_name": layout}))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    files = resolve_model(ModelConfig(model="owner/good"), image_guidance=False)
+    assert files.diffusers == tmp_path / "models--owner--good" / "snapshots" / ("0" * 40)
+    with pytest.raises(ConfigError, match="^model: got a FluxPipeline; allowed: "):
+        resolve_model(ModelConfig(model="owner/other"), image_guidance=False)
+    (tmp_path / "models--owner--other" / "snapshots" / ("0" * 40) / "model_index.json").unlink()
+    with pytest.raises(ConfigError, match="^model: got the folder 'owner/other' without model_index.json; allowed: "):
+        resolve_model(ModelConfig(model="owner/other"), image_guidance=False)
+    with pytest.raises(ConfigError, match="^model: got the hub id 'owner/none', which cannot be had: "):
+        resolve_model(ModelConfig(model="owner/none"), image_guidance=False)
 
 
 def with_prediction(bundle: Path, folder: Path, prediction: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from jobs.train_miniature import main
 from vimaedit.config import EditConfig, ModelConfig
-from vimaedit.models.files import load_editor
+from vimaedit.engine.load import load_editor
 from vimaedit.scenes.edits import make_edit
 from vimaedit.scenes.render import render_scene
 from vimaedit.types import EditRequest, Status

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from vimaedit.errors import ConfigError
+from vimaedit.models.family import pipeline_class
 from vimaedit.types import UInt8Array
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
     from vimaedit.metrics.clip import ClipScore
     from vimaedit.models.backbone import Backbone
     from vimaedit.models.files import ModelFiles
@@ -37,18 +36,18 @@ def round_trip(backbone: Backbone, images: Sequence[UInt8Array]) -> list[UInt8Ar
     return returned
 
 
-def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> StableDiffusionPipeline:
+def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> Any:
     """Load a model as the stock pipeline with its own scheduler (LCM's for a few-step UNet), no safety checker.
 
     Raises: ConfigError for a folder that is no whole pipeline.
     """
-    from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import LCMScheduler, UNet2DConditionModel
 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "local_files_only": True}
     try:
         if files.few_step_unet is not None:
             options["unet"] = UNet2DConditionModel.from_pretrained(files.few_step_unet, **options)
-        pipe = StableDiffusionPipeline.from_pretrained(
+        pipe = pipeline_class(files.family).from_pretrained(
             files.diffusers, image_encoder=None, safety_checker=None, requires_safety_checker=False, **options
         )
     except (OSError, ValueError) as error:
@@ -62,9 +61,7 @@ def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> StableDiff
     return pipe.to(device)
 
 
-def draw_pictures(
-    pipe: StableDiffusionPipeline, captions: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float
-) -> list[UInt8Array]:
+def draw_pictures(pipe: Any, captions: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float) -> list[UInt8Array]:
     """Draw a picture of each caption from the noise of its own seed, (side, side, 3) each."""
     drawn: list[UInt8Array] = []
     for start in range(0, len(captions), BATCH):

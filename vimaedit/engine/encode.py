@@ -1,0 +1,156 @@
+"""The second phase of an edit: the encoders run over a batch, and everything the loop reads becomes a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vimaedit.attention.plan import TextEdit
+from vimaedit.config import EditConfig
+from vimaedit.engine.batch import EditBatch
+from vimaedit.engine.prepare import PreparedEdit
+from vimaedit.errors import ConfigError
+from vimaedit.models.backbone import Backbone
+from vimaedit.parts.concepts import ConceptBatch
+from vimaedit.parts.learned_words import LearnedWords
+from vimaedit.step.guidance import estimate_target_embedding
+from vimaedit.step.rows import TARGET, RowLayout, edit_layout, image_embedding_rows, shared_edits
+from vimaedit.words.plan import content_words
+
+
+def encode_batch(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit]) -> EditBatch:
+    """Run the encoders over a batch. All edits share one canvas shape.
+
+    Raises: ConfigError where edits that are to share a source differ in what makes it.
+    """
+    _check_sources(config, edits)
+    shared = shared_edits(config, len(edits))
+    layout = edit_layout(len(edits), config, max(1, len(edits[0].concepts)))
+    texts = _encode_texts(backbone, config, edits)
+    x0_BChw = backbone.encode_images(np.stack([edit.image for edit in edits[::shared]])).repeat_interleave(shared, dim=0)
+    device = x0_BChw.device
+    own = [edit.config for edit in edits]
+    settings = torch.tensor([(c.target_guidance, c.thresholds.edit, c.thresholds.critical) for c in own], device=device)
+    given_mask = _latent_masks(edits, x0_BChw) if config.grounding == "given" else None
+    return EditBatch(
+        layout=layout,
+        x0=x0_BChw,
+        conditioning=backbone.condition(_text_rows(config, layout, texts), _image_rows(backbone, config, layout, edits)),
+        text_edit=TextEdit(
+            fold=torch.from_numpy(np.stack([edit.words.fold for edit in edits])).to(device),
+            keep=torch.from_numpy(np.stack([edit.words.keep for edit in edits])).to(device),
+            words=torch.from_numpy(np.stack([edit.words.word_mask for edit in edits], axis=1)).float().to(device),
+        ),
+        windows=tuple(c.windows for c in own),
+        image_strength=tuple(c.image_strength if config.image_guidance else 0.0 for c in own),
+        target_guidance=settings[:, 0],
+        edit_threshold=settings[:, 1],
+        critical_threshold=settings[:, 2],
+        given_mask=given_mask,
+        has_words=torch.tensor([bool(edit.request.blend) and config.blend != "none" for edit in edits], device=device),
+        inversion_text=None if config.parts.inversion == "none" else texts[config.parts.inversion],
+        free_text=texts[config.parts.free_text],
+        concepts=_concept_batch(edits, given_mask, device) if edits[0].concepts else None,
+        learned=_learned_words(backbone, edits, device) if config.learns_words else None,
+    )
+
+
+def _check_sources(config: EditConfig, edits: Sequence[PreparedEdit]) -> None:
+    """Raise ConfigError where edits that are to share a source differ in what makes it."""
+    shared = shared_edits(config, len(edits))
+    for position, edit in enumerate(edits if shared > 1 else ()):
+        first = edits[position - position % shared]
+        alike = (
+            edit.request.source_prompt == first.request.source_prompt
+            and edit.request.seed == first.request.seed
+            and edit.config.image_strength == first.config.image_strength
+            and np.array_equal(edit.image, first.image)
+            and np.array_equal(edit.clip_image, first.clip_image)
+        )
+        if not alike:
+            raise ConfigError(
+                f"targets_per_source: got {config.targets_per_source}, but edits {first.request.id!r} and "
+                f"{edit.request.id!r} of a batch differ in picture, source prompt, seed or strength; allowed: edits of one picture in a row, or 1"
+            )
+
+
+def _encode_texts(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit]) -> dict[str, Tensor]:
+    """Encode all texts of a batch, (B, T, E) each: `empty`, `negative`, `source`, `target`, and every concept by its number."""
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
+    empty_ids, negative_ids = (backbone.tokenizer(text, **options).input_ids for text in ("", config.negative_prompt))
+    stacked = {
+        "source": np.stack([edit.words.source_ids for edit in edits]),
+        "target": np.stack([edit.words.target_ids for edit in edits]),
+    }
+    for number in range(1, len(edits[0].concepts)):
+        stacked[str(number)] = np.stack([edit.concepts[number].ids for edit in edits])
+    context = backbone.encode_text(np.concatenate([empty_ids, *stacked.values()]))
+    texts = dict(zip(stacked, context[1:].chunk(len(stacked)), strict=True))
+    texts["empty"] = texts["negative"] = context[:1].expand(len(edits), -1, -1)
+    if config.negative_prompt:
+        texts["negative"] = backbone.encode_text(negative_ids).expand(len(edits), -1, -1)
+    return texts
+
+
+def _text_rows(config: EditConfig, layout: RowLayout, texts: dict[str, Tensor]) -> Tensor:
+    """Choose the text that each row reads, (R, T, E)."""
+    rows = {}
+    for kind in layout.kinds:
+        if kind.branch == TARGET:
+            conditional = texts[str(kind.concept)] if kind.concept else texts["target"]
+            rows[kind] = conditional if kind.conditional else texts[config.parts.free_text]
+        else:
+            rows[kind] = texts[config.parts.source_text] if kind.conditional else texts["empty"]
+    return layout.arrange(rows)
+
+
+def _image_rows(backbone: Backbone, config: EditConfig, layout: RowLayout, edits: Sequence[PreparedEdit]) -> Tensor | None:
+    """Embed the pictures, estimate the targets' embeddings, and choose the one that each row sees, (R, E)."""
+    if not config.image_guidance:
+        return None
+    shared = shared_edits(config, len(edits))
+    sources = edits[::shared]
+    image_BE = backbone.embed_images(np.stack([edit.clip_image for edit in sources])).repeat_interleave(shared, dim=0)
+    prompts = [edit.request.source_prompt for edit in sources] + [edit.request.target_prompt for edit in edits]
+    source_BE, target_BE = backbone.embed_texts(prompts).split([len(sources), len(edits)])
+    source_BE = source_BE.repeat_interleave(shared, dim=0)
+    estimated_BE = estimate_target_embedding(image_BE, source_BE, target_BE, config.direction_kept)
+    return image_embedding_rows(layout, image_BE, estimated_BE, config.image_order)
+
+
+def _latent_masks(edits: Sequence[PreparedEdit], x0_BChw: Tensor) -> Tensor:
+    """Bring the given masks to the latents' grid, (B, h, w) bool."""
+    masks = torch.from_numpy(np.stack([edit.given_mask for edit in edits if edit.given_mask is not None]))
+    resized = F.interpolate(masks[:, None].float(), size=x0_BChw.shape[-2:], mode="nearest-exact")  # the cells' centres
+    return (resized[:, 0] > 0).to(x0_BChw.device)
+
+
+def _concept_batch(edits: Sequence[PreparedEdit], given_mask_Bhw: Tensor | None, device: torch.device) -> ConceptBatch:
+    """Stack the concepts, of which all edits have equally many; a given mask confines what they do."""
+    by_concept = list(zip(*(edit.concepts for edit in edits), strict=True))
+
+    def stack(values: list[list[float]]) -> Tensor:
+        return torch.tensor(values, device=device)
+
+    return ConceptBatch(
+        scale=stack([[each.scale for each in concepts] for concepts in by_concept]),
+        quantile=stack([[each.quantile for each in concepts] for concepts in by_concept]),
+        first=stack([[each.first for each in concepts] for concepts in by_concept]),
+        last=stack([[each.last for each in concepts] for concepts in by_concept]),
+        words=torch.from_numpy(np.stack([np.stack([each.words for each in concepts]) for concepts in by_concept])),
+        user_mask=None if given_mask_Bhw is None else given_mask_Bhw[:, None].float(),
+    )
+
+
+def _learned_words(backbone: Backbone, edits: Sequence[PreparedEdit], device: torch.device) -> LearnedWords:
+    """Stack the source prompts with their words, as many rows as the prompt with most of them has."""
+    own = [content_words(edit.request.source_prompt, backbone.tokenizer) for edit in edits]
+    words = np.zeros((len(edits), max(1, *map(len, own)), backbone.text_length), dtype=np.float32)
+    for stacked, found in zip(words, own, strict=True):
+        stacked[: len(found)] = found
+    ids = torch.from_numpy(np.stack([edit.words.source_ids for edit in edits])).to(device)
+    return LearnedWords(ids=ids, words=torch.from_numpy(words).to(device))
