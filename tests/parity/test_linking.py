@@ -11,7 +11,7 @@ from tests.parity.replay import load_models
 from vimaedit.models.backbone import Backbone
 from vimaedit.recipes import method_config
 from vimaedit.types import BlendPhrase, EditRequest
-from vimaedit.words.plan import link_words, plan_words
+from vimaedit.words.tokens import link_words, settle_tokens
 
 
 def test_tokens_are_as_recorded(oracle: Path) -> None:
@@ -34,20 +34,20 @@ def test_tokens_are_as_recorded(oracle: Path) -> None:
             source_prompt=case["prompt_src"],
             target_prompt=case["prompt_tar"],
         )
-        plan = plan_words(request, config, backbone.tokenizer)
+        tokens = settle_tokens(request, config, backbone.tokenizer)
         # The program takes any text for the word, also one that the prompt lacks.
         word = BlendPhrase(source=None, target=case["blend_word"] or None)
-        plan = type(plan)(**{**vars(plan), "blend_used": (word,)})
-        states = backbone.encode_text(np.stack([plan.source_ids, plan.target_ids])).numpy()
-        linked = link_words(plan, (states[0], states[1]), config, backbone.tokenizer)
+        tokens = type(tokens)(**{**vars(tokens), "blend_used": (word,)})
+        states = backbone.encode_text(np.stack([tokens.source_ids, tokens.target_ids])).numpy()
+        linked = link_words(tokens, (states[0], states[1]), config, backbone.tokenizer)
         count = case["target_token_count"]
         sources = np.where(linked.keep == 1, -1, linked.fold.argmax(axis=0))[:count]
         assert sources.tolist() == case["mapper"], name
         assert (1 - linked.keep[:count]).tolist() == case["mapper_alphas"], name
-        assert (1 - plan.keep[:count]).tolist() == case["mapper_alphas_before_link"], name
+        assert (1 - tokens.keep[:count]).tolist() == case["mapper_alphas_before_link"], name
         assert np.flatnonzero(linked.word_mask[1]).tolist() == case["alpha_e"], name
         assert np.flatnonzero(linked.word_mask[0]).tolist() == case["alpha_m"], name
 
-        strong = plan_words(request, method_config("locatedit", blend="none"), backbone.tokenizer)
+        strong = settle_tokens(request, method_config("locatedit", blend="none"), backbone.tokenizer)
         factors = strong.fold.sum(axis=0) + strong.keep
         assert np.flatnonzero(factors == 15).tolist() == case["locatedit_reweighted_tokens"], name

@@ -27,7 +27,7 @@ from vimaedit.engine.prepare import PreparedConcept
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.recipes import method_config
 from vimaedit.types import EditRequest
-from vimaedit.words.plan import pad_ids, token_spans
+from vimaedit.words.tokens import pad_ids, token_spans
 
 STARTS = {"pure noise": "noise", "noised image": "image"}
 TEXT_SOURCES = {"aux": "auxiliary", "source": "source"}

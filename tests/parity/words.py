@@ -1,4 +1,4 @@
-"""The recorded alignment of a case as the engine's word plan."""
+"""The recorded alignment of a case as the engine's tokens."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from vimaedit.words.plan import WordPlan, fold_refine, fold_replace, pad_ids, token_spans
+from vimaedit.words.tokens import EditTokens, fold_refine, fold_replace, pad_ids, token_spans
 
 
-def recorded_words(parameters: dict[str, Any], arrays: dict[str, np.ndarray], tokenizer: Any) -> WordPlan:
-    """Build the word plan from the recorded alignment, equalizer and word masks alone; without one nothing is aligned."""
+def recorded_words(parameters: dict[str, Any], arrays: dict[str, np.ndarray], tokenizer: Any) -> EditTokens:
+    """Build the tokens of an edit from the recorded alignment, equalizer and word masks alone; without one nothing is aligned."""
     source_ids, target_ids = (
         pad_ids(token_spans(parameters[key], tokenizer).ids, tokenizer) for key in ("prompt_src", "prompt_tar")
     )
@@ -22,6 +22,6 @@ def recorded_words(parameters: dict[str, Any], arrays: dict[str, np.ndarray], to
     else:
         fold, keep = fold_refine(mapper, arrays.get("mapper_alphas", np.ones(length)), equalizer)
     mask = arrays.get("blend_token_mask", np.zeros((2, length))).astype(np.float32)
-    return WordPlan(
+    return EditTokens(
         source_ids=source_ids, target_ids=target_ids, fold=fold, keep=keep, word_mask=mask, blend_used=(), warnings=()
     )

@@ -1,1 +1,1 @@
-"""Attention control: which layers (sites), what happens there at a step (control, plan), and how (processor, recorder)."""
+"""Attention control: which layers (sites), what happens there at a step (control, injection), and how (processor, recorder)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vimaedit.attention.plan import TextEdit
+from vimaedit.attention.injection import TextEdit
 from vimaedit.config import Windows
 from vimaedit.models.backbone import Conditioning
 from vimaedit.parts.concepts import ConceptBatch

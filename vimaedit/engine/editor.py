@@ -22,7 +22,7 @@ from vimaedit.step.noise import NoiseSource, SeededNoise
 from vimaedit.step.rows import TARGET, shared_edits
 from vimaedit.step.solvers import method_schedule
 from vimaedit.types import BoolArray, EditRequest, EditResult, Status
-from vimaedit.words.plan import WordPlan
+from vimaedit.words.tokens import EditTokens
 
 
 class BatchEditor:
@@ -62,7 +62,7 @@ class BatchEditor:
             for slot, result in zip(slots, results, strict=True)
         ]
 
-    def prepare(self, request: EditRequest, words: WordPlan | None = None) -> PreparedEdit:
+    def prepare(self, request: EditRequest, words: EditTokens | None = None) -> PreparedEdit:
         """Check one request and settle its canvas, words and settings, see `prepare_edit`.
 
         Raises: RequestError naming the field, what was got and what is allowed.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimaedit.attention.plan import TextEdit
+from vimaedit.attention.injection import TextEdit
 from vimaedit.config import EditConfig
 from vimaedit.engine.batch import EditBatch
 from vimaedit.engine.prepare import PreparedEdit
@@ -19,7 +19,7 @@ from vimaedit.parts.concepts import ConceptBatch
 from vimaedit.parts.learned_words import LearnedWords
 from vimaedit.step.guidance import estimate_target_embedding
 from vimaedit.step.rows import TARGET, RowLayout, edit_layout, image_embedding_rows, shared_edits
-from vimaedit.words.plan import content_words
+from vimaedit.words.tokens import content_words
 
 
 def encode_batch(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit]) -> EditBatch:

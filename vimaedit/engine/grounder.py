@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vimaedit.attention.plan import MapBuffers
+from vimaedit.attention.injection import MapBuffers
 from vimaedit.config import EditConfig
 from vimaedit.engine.batch import EditBatch
 from vimaedit.models.backbone import Backbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vimaedit.attention.plan import InjectionPlan
+from vimaedit.attention.injection import Injection
 from vimaedit.config import EditConfig
 from vimaedit.engine.batch import Callback, EditBatch, StepState
 from vimaedit.engine.grounder import Grounder
@@ -36,7 +36,7 @@ def denoise(
     """Run the edit: source and target side by side, from the source's track, coupled as the method says."""
     parts, device = config.parts, batch.x0.device
     schedule = method_schedule(config, backbone.alphas_cumprod)
-    plan = InjectionPlan(
+    injection = Injection(
         layout=batch.layout,
         config=config,
         steps=len(schedule),
@@ -55,8 +55,8 @@ def denoise(
     x, previous_x0 = track.start, None
 
     for i, timestep in enumerate(schedule.timesteps):
-        rows = plan.layouts[i]
-        if i == 0 or rows != plan.layouts[i - 1]:
+        rows = injection.layouts[i]
+        if i == 0 or rows != injection.layouts[i - 1]:
             conditioning = condition_rows(batch, rows)
             if track.free_texts is None:  # nothing else that keys and values are made of changes from step to step
                 conditioning = backbone.with_contexts(conditioning)
@@ -65,7 +65,7 @@ def denoise(
         x_R = rows.expand(x)
         if parts.keeps_attention:
             x_R, x = keep_attention(backbone, x, rows, conditioning, timesteps[i], config)
-        eps_R = backbone.predict(x_R, timesteps[i], conditioning, plan.control(i, grounder.buffers_of(i)))
+        eps_R = backbone.predict(x_R, timesteps[i], conditioning, injection.control(i, grounder.buffers_of(i)))
         masks = grounder.update(i, eps_R, rows)
         x0 = predict_x0(x, guide(eps_R, rows, batch, config, masks), schedule.alphas[i])
         if parts.track == "shared":

@@ -14,7 +14,7 @@ from vimaedit.images import Box, CanvasSpec, FittedImage, FittedPicture, fit_pic
 from vimaedit.models.backbone import Backbone
 from vimaedit.types import BoolArray, EditRequest, RequestOverrides, UInt8Array
 from vimaedit.words.alignment import Float32Array, Int64Array
-from vimaedit.words.plan import Tokenizer, WordPlan, link_words, plan_words
+from vimaedit.words.tokens import EditTokens, Tokenizer, link_words, settle_tokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +48,7 @@ class PreparedEdit:
     clip_image: UInt8Array
     given_mask: BoolArray | None
     crop_box: Box
-    words: WordPlan
+    words: EditTokens
     concepts: tuple[PreparedConcept, ...] = ()
 
 
@@ -58,7 +58,7 @@ def prepare_edit(
     config: EditConfig,
     canvas: CanvasSpec,
     clip_side: int,
-    words: WordPlan | None = None,
+    words: EditTokens | None = None,
 ) -> PreparedEdit:
     """Check one request and settle its canvas, words and settings. `words` given beforehand are taken as they are.
 
@@ -71,7 +71,7 @@ def prepare_edit(
         raise RequestError("seed_out_of_range", field="seed", got=str(request.seed), allowed="0 to 2**63 - 1")
     picture = _fit(request, canvas, clip_side, takes_mask=config.grounding == "given")
     if words is None:
-        words = _plan_words(request, backbone, config)
+        words = _settle_tokens(request, backbone, config)
     return PreparedEdit(
         request=request,
         config=own,
@@ -128,15 +128,15 @@ def _fit(request: EditRequest, canvas: CanvasSpec, clip_side: int, *, takes_mask
     return FittedPicture(fitted=fitted, clip_image=request.clip_image, mask=mask)
 
 
-def _plan_words(request: EditRequest, backbone: Backbone, config: EditConfig) -> WordPlan:
-    plan = plan_words(request, config, backbone.tokenizer)
+def _settle_tokens(request: EditRequest, backbone: Backbone, config: EditConfig) -> EditTokens:
+    tokens = settle_tokens(request, config, backbone.tokenizer)
     if not config.parts.links_words:
-        return plan
-    states = backbone.encode_text(np.stack([plan.source_ids, plan.target_ids])).float().cpu().numpy()
-    return link_words(plan, (states[0], states[1]), config, backbone.tokenizer)
+        return tokens
+    states = backbone.encode_text(np.stack([tokens.source_ids, tokens.target_ids])).float().cpu().numpy()
+    return link_words(tokens, (states[0], states[1]), config, backbone.tokenizer)
 
 
-def _concepts(words: WordPlan, config: EditConfig, tokenizer: Tokenizer) -> tuple[PreparedConcept, ...]:
+def _concepts(words: EditTokens, config: EditConfig, tokenizer: Tokenizer) -> tuple[PreparedConcept, ...]:
     """Return the concepts of a request: the target prompt, for a method that is guided by concepts."""
     if config.parts.guidance != "concepts":
         return ()

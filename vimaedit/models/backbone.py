@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vimaedit.attention.control import AttentionControl
 from vimaedit.attention.features import copied_features
-from vimaedit.attention.plan import MapBuffers
+from vimaedit.attention.injection import MapBuffers
 from vimaedit.attention.processor import ControlledProcessor, LayerContext, install
 from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer, list_sites
 from vimaedit.config import EditConfig

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimaedit.attention.plan import MapBuffers
+from vimaedit.attention.injection import MapBuffers
 from vimaedit.config import EditConfig
 from vimaedit.step.guidance import branch_rows, combine_source
 from vimaedit.step.rows import TARGET, RowKind, RowLayout

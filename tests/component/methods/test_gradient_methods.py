@@ -29,7 +29,7 @@ from vimaedit.step.noise import SeededNoise
 from vimaedit.step.rows import SOURCE, TARGET, RowKind
 from vimaedit.step.solvers import add_noise, method_schedule, predict_x0
 from vimaedit.types import EditRequest
-from vimaedit.words.plan import content_words, token_spans
+from vimaedit.words.tokens import content_words, token_spans
 
 __all__ = ["build"]  # a fixture
 

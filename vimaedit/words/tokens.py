@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WordPlan:
+class EditTokens:
     """The tokens of an edit and what happens to the target's text attention while the text window is open.
 
     P_edit = P_source @ fold + P_own * keep, for attention weights P of shape (..., T).
@@ -93,7 +93,7 @@ def pad_ids(ids: Sequence[int], tokenizer: Tokenizer) -> Int64Array:
     return np.array([*kept, *[padding] * (length - len(kept))], dtype=np.int64)
 
 
-def plan_words(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -> WordPlan:
+def settle_tokens(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -> EditTokens:
     """Settle tokens, blend words and text attention of one request.
 
     Raises: RequestError `prompt_empty`, `prompt_too_long`, `changed_word_truncated`, `blend_phrase_not_found`,
@@ -151,7 +151,7 @@ def plan_words(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -
     else:
         alignment = align_tokens(truncate_ids(texts[0].ids, length), truncate_ids(texts[1].ids, length), length)
         fold, keep = fold_refine(alignment.mapper, alignment.alphas, equalizer)
-    return WordPlan(
+    return EditTokens(
         source_ids=pad_ids(texts[0].ids, tokenizer),
         target_ids=pad_ids(texts[1].ids, tokenizer),
         fold=fold,
@@ -294,28 +294,30 @@ def _new_word_tokens(prompts: tuple[str, str], target: TokenSpans, length: int) 
     return [token for word, tokens in words if word not in known for token in tokens]
 
 
-def link_words(plan: WordPlan, states: tuple[Float32Array, Float32Array], config: EditConfig, tokenizer: Tokenizer) -> WordPlan:
+def link_words(
+    tokens: EditTokens, states: tuple[Float32Array, Float32Array], config: EditConfig, tokenizer: Tokenizer
+) -> EditTokens:
     """Pair tokens that have no partner (InfEdit), and mark the tokens that the edit is about instead of those of the phrases.
 
     The mask's row 0 marks `auxiliary.mutual_words`, row 1 the target phrases. `states`: the text encoder's, source and target, (T, E)
     each.
     """
-    source_ids, target_ids = (_unpadded(padded, tokenizer) for padded in (plan.source_ids, plan.target_ids))
-    mapper = align_tokens(source_ids, target_ids, len(plan.target_ids)).mapper
+    source_ids, target_ids = (_unpadded(padded, tokenizer) for padded in (tokens.source_ids, tokens.target_ids))
+    mapper = align_tokens(source_ids, target_ids, len(tokens.target_ids)).mapper
     crosswise = "infedit-crosswise" in config.quirks
     source_states, target_states = states[::-1] if crosswise else states
     linked = link_tokens(mapper, len(target_ids), source_states, target_states)
-    equalizer = plan.fold.sum(axis=0) + plan.keep
+    equalizer = tokens.fold.sum(axis=0) + tokens.keep
     fold, keep = fold_refine(linked, (linked >= 0).astype(np.float32), equalizer)
     if config.text_control == "replace":
-        fold, keep = plan.fold, plan.keep
-    edited = " ".join(phrase.target for phrase in plan.blend_used if phrase.target)
-    word_mask = np.zeros_like(plan.word_mask)
+        fold, keep = tokens.fold, tokens.keep
+    edited = " ".join(phrase.target for phrase in tokens.blend_used if phrase.target)
+    word_mask = np.zeros_like(tokens.word_mask)
     for row, text in enumerate((config.auxiliary.mutual_words, edited)):
         wanted = token_spans(text, tokenizer).ids[1:-1]
         marked = edited_tokens(mapper, linked, source_ids, target_ids, wanted)
         word_mask[row, [n for n in marked if 0 < n < len(target_ids) - 1]] = 1
-    return replace(plan, fold=fold, keep=keep, word_mask=word_mask)
+    return replace(tokens, fold=fold, keep=keep, word_mask=word_mask)
 
 
 def content_words(prompt: str, tokenizer: Tokenizer, lists: WordLists = ENGLISH) -> Float32Array:

@@ -17,7 +17,7 @@ from vimaedit.errors import RequestError
 from vimaedit.types import BlendPhrase, EditRequest
 from vimaedit.words.alignment import align_tokens
 from vimaedit.words.phrases import find_phrase, parse_blend
-from vimaedit.words.plan import Tokenizer, WordPlan, pad_ids, plan_words, token_spans, tokens_of_spans
+from vimaedit.words.tokens import EditTokens, Tokenizer, pad_ids, settle_tokens, token_spans, tokens_of_spans
 
 LENGTH = 19
 
@@ -44,14 +44,14 @@ def recorded_tokenizer(oracle: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(oracle / "models" / "sd" / "tokenizer")
 
 
-def plan(
+def settle(
     tokenizer: Tokenizer,
     source: str,
     target: str,
     *blend: tuple[str | None, str | None],
     reweight: tuple[tuple[str, float], ...] = (),
     **settings: Any,
-) -> WordPlan:
+) -> EditTokens:
     request = EditRequest(
         id="r",
         image=np.zeros((17, 19, 3), np.uint8),
@@ -60,12 +60,12 @@ def plan(
         blend=tuple(BlendPhrase(source=old, target=new) for old, new in blend),
         reweight=reweight,
     )
-    return plan_words(request, EditConfig(**settings), tokenizer)
+    return settle_tokens(request, EditConfig(**settings), tokenizer)
 
 
 def rejected(code: str, *arguments: Any, **settings: Any) -> str:
     with pytest.raises(RequestError) as error:
-        plan(*arguments, **settings)
+        settle(*arguments, **settings)
     assert error.value.code == code
     return str(error.value)
 
@@ -74,8 +74,8 @@ def tokens_of(tokenizer: CLIPTokenizer, text: str, phrase: str) -> list[int]:
     return tokens_of_spans(token_spans(text, tokenizer).offsets, find_phrase(text, phrase))
 
 
-def masked(word_plan: WordPlan) -> list[list[int]]:
-    return [np.flatnonzero(row).tolist() for row in word_plan.word_mask]
+def masked(words: EditTokens) -> list[list[int]]:
+    return [np.flatnonzero(row).tolist() for row in words.word_mask]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_occurrences_of_a_phrase(text: str, phrase: str, found: list[str]) -> No
 
 
 def test_given_phrases_mark_their_tokens_on_both_sides(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a CAT on the cat", "a tiger, on the grass", ("cat", "tiger"), ("the cat", None), (None, "Grass"))
+    words = settle(tokenizer, "a CAT on the cat", "a tiger, on the grass", ("cat", "tiger"), ("the cat", None), (None, "Grass"))
     assert masked(words) == [[2, 4, 5], [2, 3, 7]]
     assert words.word_mask.dtype == np.float32 and words.word_mask.shape == (2, LENGTH)
     assert words.blend_used == (
@@ -189,7 +189,7 @@ def test_given_phrases_mark_their_tokens_on_both_sides(tokenizer: CLIPTokenizer)
 
 
 def test_blank_phrases_are_absent_ones(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat", "a red cat", ("", "red"), (None, " "))
+    words = settle(tokenizer, "a cat", "a red cat", ("", "red"), (None, " "))
     assert words.blend_used == (BlendPhrase(source=None, target="red"),)
     assert masked(words) == [[], [2]]
 
@@ -202,7 +202,7 @@ def test_a_missing_phrase_is_rejected(tokenizer: CLIPTokenizer) -> None:
 
 
 def test_an_ignored_missing_phrase_has_no_map_and_a_warning(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat", "a dog", ("cat", "tiger"), ("hat", None), missing_blend="ignore")
+    words = settle(tokenizer, "a cat", "a dog", ("cat", "tiger"), ("hat", None), missing_blend="ignore")
     assert masked(words) == [[2], []]
     assert words.blend_used == (BlendPhrase(source="cat", target=None),)
     assert words.warnings == (
@@ -212,35 +212,35 @@ def test_an_ignored_missing_phrase_has_no_map_and_a_warning(tokenizer: CLIPToken
 
 
 def test_auto_marks_the_changed_words_at_their_positions_only(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat and a cat", "a cat and a Dog")
+    words = settle(tokenizer, "a cat and a cat", "a cat and a Dog")
     assert masked(words) == [[5], [5]]
     assert words.blend_used == (BlendPhrase(source="cat", target="Dog"),)
 
 
 def test_given_words_come_before_those_found(tokenizer: CLIPTokenizer) -> None:
-    assert masked(plan(tokenizer, "a cat on grass", "a dog on grass", ("grass", None))) == [[4], []]
+    assert masked(settle(tokenizer, "a cat on grass", "a dog on grass", ("grass", None))) == [[4], []]
 
 
 @pytest.mark.parametrize(("blend", "given"), [("none", True), ("none", False), ("given", False)])
 def test_no_words_where_none_are_wanted(tokenizer: CLIPTokenizer, blend: str, given: bool) -> None:
-    words = plan(tokenizer, "a cat", "a dog", *([("cat", "dog")] if given else []), blend=blend)
+    words = settle(tokenizer, "a cat", "a dog", *([("cat", "dog")] if given else []), blend=blend)
     assert masked(words) == [[], []] and words.blend_used == () and words.warnings == ()
 
 
 def test_equal_prompts_warn(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat, on the grass", "A Cat on the grass")
+    words = settle(tokenizer, "a cat, on the grass", "A Cat on the grass")
     assert masked(words) == [[], []] and words.warnings == ("no_change_found",)
-    assert plan(tokenizer, "a cat", "a cat", grounding="given").warnings == ()
+    assert settle(tokenizer, "a cat", "a cat", grounding="given").warnings == ()
 
 
 def test_a_change_of_medium_gives_no_mask(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a photo of a cat", "a painting of a cat")
+    words = settle(tokenizer, "a photo of a cat", "a painting of a cat")
     assert masked(words) == [[], []] and words.blend_used == ()
     assert words.warnings == ("style_change_only: 'photo' -> 'painting' concerns the whole picture, so there is no mask",)
-    words = plan(tokenizer, "a photo of a cat", "a painting of a dog")
+    words = settle(tokenizer, "a photo of a cat", "a painting of a dog")
     assert masked(words) == [[5], [5]] and words.blend_used == (BlendPhrase(source="cat", target="dog"),)
     assert words.warnings == ("style_change_masked: 'photo' -> 'painting' concerns the whole picture, the mask confines it",)
-    words = plan(tokenizer, "a cat", "a dog, painting")
+    words = settle(tokenizer, "a cat", "a dog, painting")
     assert masked(words) == [[2], [2]] and words.blend_used == (BlendPhrase(source="cat", target="dog"),)
     assert words.warnings == ("style_change_masked: None -> 'painting' concerns the whole picture, the mask confines it",)
 
@@ -256,7 +256,7 @@ LONG = " on the grass" * 6
 
 
 def test_a_long_prompt_is_truncated_with_a_warning(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, f"a cat{LONG}", f"a red cat{LONG}")
+    words = settle(tokenizer, f"a cat{LONG}", f"a red cat{LONG}")
     assert masked(words) == [[], [2]]
     assert words.warnings == (
         f"prompt_truncated: source_prompt has 22 tokens with begin and end, the model reads {LENGTH}",
@@ -284,7 +284,7 @@ def test_prompts_of_200_kb_are_settled_at_once(tokenizer: CLIPTokenizer) -> None
                 f"source_prompt: got 47112 tokens with begin and end; allowed: up to {LENGTH}, or long_prompt=truncate"
             )
         else:
-            assert masked(plan(tokenizer, f"a cat{tail}", f"a tiger{tail}", **settings)) == [[2], [2, 3]]
+            assert masked(settle(tokenizer, f"a cat{tail}", f"a tiger{tail}", **settings)) == [[2], [2, 3]]
         assert time.process_time() - started < 5
     text = rejected("prompt_too_long", tokenizer, f"a cat{tail}", f"{tail} a dog", blend="none")
     assert text == (
@@ -309,12 +309,12 @@ def test_a_changed_word_behind_the_limit_is_rejected(tokenizer: CLIPTokenizer) -
 
 def test_the_last_word_that_fits(tokenizer: CLIPTokenizer) -> None:
     source = "a " * 16 + "cat and and"  # the tokens are begin, 16, cat = 17, ...; position 18 is the end
-    assert masked(plan(tokenizer, source, source.replace("cat", "dog"))) == [[17], [17]]
+    assert masked(settle(tokenizer, source, source.replace("cat", "dog"))) == [[17], [17]]
     assert "'cat'" in rejected("changed_word_truncated", tokenizer, f"a {source}", f"a {source}".replace("cat", "dog"))
 
 
 def test_refine_edits_as_written_out(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat on the grass", "a tiger on the red grass", reweight=(("GRASS", 0.5), ("tiger", 3.0)))
+    words = settle(tokenizer, "a cat on the grass", "a tiger on the red grass", reweight=(("GRASS", 0.5), ("tiger", 3.0)))
     assert masked(words) == [[2], [2, 3, 6]]
     alignment = align_tokens(tokenizer("a cat on the grass").input_ids, tokenizer("a tiger on the red grass").input_ids, LENGTH)
     factors = np.ones(LENGTH)
@@ -325,7 +325,7 @@ def test_refine_edits_as_written_out(tokenizer: CLIPTokenizer) -> None:
 
 
 def test_replace_maps_word_to_word(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat, on grass", "a tiger, on red", text_control="replace", reweight=(("red", 0.5),))
+    words = settle(tokenizer, "a cat, on grass", "a tiger, on red", text_control="replace", reweight=(("red", 0.5),))
     expected = np.eye(LENGTH, dtype=np.float32)
     expected[:, 2:7] = 0
     expected[2:4, 2:5] = 1 / 3  # "cat," is two tokens, "tiger," three
@@ -337,7 +337,7 @@ def test_replace_maps_word_to_word(tokenizer: CLIPTokenizer) -> None:
 
 
 def test_mended_replacement_of_truncated_prompts(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, f"a cat{LONG}", f"a tiger{LONG}", text_control="replace")
+    words = settle(tokenizer, f"a cat{LONG}", f"a tiger{LONG}", text_control="replace")
     np.testing.assert_array_equal(words.fold[2, 2:4], [0.5, 0.5])
     np.testing.assert_array_equal(words.fold[np.arange(3, 17), np.arange(4, 18)], np.ones(14))
     np.testing.assert_array_equal(words.fold[:, LENGTH - 1], np.eye(LENGTH)[LENGTH - 1])  # the end token, not a word
@@ -345,13 +345,13 @@ def test_mended_replacement_of_truncated_prompts(tokenizer: CLIPTokenizer) -> No
 
 def test_blend_weight_multiplies_the_targets_blend_words(tokenizer: CLIPTokenizer) -> None:
     arguments = ("a cat on grass", "a tiger on grass")
-    plain = plan(tokenizer, *arguments)
-    weighted = plan(tokenizer, *arguments, blend_weight=2.5, reweight=(("tiger on", 2.0),))
+    plain = settle(tokenizer, *arguments)
+    weighted = settle(tokenizer, *arguments, blend_weight=2.5, reweight=(("tiger on", 2.0),))
     factors = np.ones(LENGTH, dtype=np.float32)
     factors[[2, 3]], factors[4] = 5.0, 2.0
     np.testing.assert_array_equal(weighted.fold, plain.fold * factors)
     np.testing.assert_array_equal(weighted.keep, plain.keep * factors)
-    unmasked = plan(tokenizer, *arguments, blend="none", blend_weight=2.5)
+    unmasked = settle(tokenizer, *arguments, blend="none", blend_weight=2.5)
     np.testing.assert_array_equal(unmasked.keep, plain.keep)
 
 
@@ -367,7 +367,7 @@ def test_reweight_is_checked(tokenizer: CLIPTokenizer) -> None:
 def test_without_text_guidance_the_target_is_empty(tokenizer: CLIPTokenizer) -> None:
     for text_control in ("refine", "replace"):
         settings: dict[str, Any] = {"text_guidance": False, "text_control": text_control, "blend_weight": 7.0}
-        words = plan(tokenizer, "a cat on the grass", "a tiger on the grass", reweight=(("tiger", 2.0),), **settings)
+        words = settle(tokenizer, "a cat on the grass", "a tiger on the grass", reweight=(("tiger", 2.0),), **settings)
         empty = tokenizer("", padding="max_length", max_length=LENGTH).input_ids
         np.testing.assert_array_equal(words.target_ids, empty)
         assert masked(words) == [[2], []]
@@ -378,7 +378,7 @@ def test_without_text_guidance_the_target_is_empty(tokenizer: CLIPTokenizer) -> 
         np.testing.assert_array_equal(words.fold, expected)
         np.testing.assert_array_equal(words.keep, np.zeros(LENGTH))
     for blend in ([], [(None, "red")]):  # the target's words have no map, so an insertion has none at all
-        words = plan(tokenizer, "a cat", "a red cat", *blend, text_guidance=False)
+        words = settle(tokenizer, "a cat", "a red cat", *blend, text_guidance=False)
         assert masked(words) == [[], []] and words.blend_used == () and words.warnings == ()
     assert "not in target_prompt" in rejected(
         "blend_phrase_not_found", tokenizer, "a cat", "a dog", (None, "tiger"), text_guidance=False
@@ -386,12 +386,12 @@ def test_without_text_guidance_the_target_is_empty(tokenizer: CLIPTokenizer) -> 
 
 
 def test_given_masks_need_no_words(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat", "a cat", grounding="given", blend="given")
+    words = settle(tokenizer, "a cat", "a cat", grounding="given", blend="given")
     assert words.blend_used == () and words.warnings == ()
 
 
 def test_given_masks_do_not_reject_missing_phrases(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat", "a dog", ("cat", "tiger"), grounding="given", missing_blend="reject")
+    words = settle(tokenizer, "a cat", "a dog", ("cat", "tiger"), grounding="given", missing_blend="reject")
     assert words.blend_used == (BlendPhrase(source="cat", target=None),)
     assert words.warnings == ("blend_phrase_not_found: 'tiger', which is not in target_prompt 'a dog', has no map",)
 
@@ -401,7 +401,7 @@ def test_recorded_words_and_alignments_of_whole_runs(oracle: Path, recorded_toke
     for name, case in cases.items():
         parameters = case["parameters"]
         equalizer = parameters["equalizer"] or {"words": [], "values": []}
-        words = plan(
+        words = settle(
             recorded_tokenizer,
             parameters["prompt_src"],
             parameters["prompt_tar"],
@@ -469,14 +469,14 @@ def test_other_forms_are_rejected_under_one_code(blend: Any, message: str) -> No
 
 def test_text_control_chosen_by_the_number_of_words(tokenizer: CLIPTokenizer) -> None:
     for source, target, chosen in (("a cat", "a dog", "replace"), ("a cat", "a big dog", "refine")):
-        own = plan(tokenizer, source, target, text_control="auto")
-        expected = plan(tokenizer, source, target, text_control=chosen)
+        own = settle(tokenizer, source, target, text_control="auto")
+        expected = settle(tokenizer, source, target, text_control=chosen)
         np.testing.assert_array_equal(own.fold, expected.fold)
         np.testing.assert_array_equal(own.keep, expected.keep)
 
 
 def test_words_that_only_the_target_has_weigh_more(tokenizer: CLIPTokenizer) -> None:
-    words = plan(tokenizer, "a cat on grass", "a big tiger on grass", new_word_weight=15.0)
+    words = settle(tokenizer, "a cat on grass", "a big tiger on grass", new_word_weight=15.0)
     factors = words.fold.sum(axis=0) + words.keep
     strong = [*tokens_of(tokenizer, "a big tiger on grass", "big"), *tokens_of(tokenizer, "a big tiger on grass", "tiger")]
     assert np.flatnonzero(factors == 15).tolist() == strong and set(factors.tolist()) == {1.0, 15.0}

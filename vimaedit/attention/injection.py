@@ -41,7 +41,7 @@ class _Rows:
     apart_of: Tensor | None
 
 
-class InjectionPlan:
+class Injection:
     """What attention does at every step of one batch. Everything is on the device before the loop starts."""
 
     def __init__(
