@@ -13,11 +13,12 @@ def main(words: Sequence[str] | None = None) -> int:
     exit_on_signals()
     from jobs._cli.main import run_job
     from pipelines.exits import EXIT_DONE
-    from pipelines.scenes.train import TrainConfig, train_family
+    from vimaedit.miniature.training.options import TrainConfig
 
     def train(config: TrainConfig) -> int:
-        bundle = train_family(config, on_started=exit_on_signals)
-        print(f"bundle: {bundle}")
+        from vimaedit.miniature.training.stages import train_family
+
+        print(train_family(config))
         return EXIT_DONE
 
     return run_job(TrainConfig, train, words, name="train_miniature", summary=__doc__ or "", required=("output",))

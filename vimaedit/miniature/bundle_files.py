@@ -58,7 +58,7 @@ def write_adapter(folder: Path, weights: Mapping[str, Tensor], clip: CLIPModel) 
     from safetensors.torch import save_file
     from transformers import CLIPVisionModelWithProjection
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(weights), folder / ADAPTER_FILE, metadata={"format": "pt"})
     with torch.random.fork_rng(devices=[]):
         image_encoder = CLIPVisionModelWithProjection(clip.config.vision_config)

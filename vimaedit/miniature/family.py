@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vimaedit.miniature.vocabulary import vocabulary
@@ -22,6 +23,7 @@ IMAGE_TOKENS = 4
 GROUNDING_SIDES = {"self": 1.0, "cross": 1.0}  # over the latent side: its 16 x 16 latents leave nothing to see at a quarter
 VAE_CHANNELS = (16, 32, 64, 96)
 VAE_GROUPS = 8
+UNET_CHANNELS = (48, 96, 96)
 
 SCHEDULE: dict[str, Any] = {
     # The last level holds next to nothing of the picture: its large areas would still show through what is usual for SD.
@@ -55,15 +57,15 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def new_unet() -> UNet2DConditionModel:
-    """Build the UNet of 3.4 million parameters, with cross-attention at its two upper sides and in the middle, weights drawn."""
+def new_unet(channels: Sequence[int] = UNET_CHANNELS) -> UNet2DConditionModel:
+    """Build the UNet, of 3.4 million parameters, with cross-attention at its two upper sides and in the middle, weights drawn."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=CANVAS_SIZE // VAE_FACTOR,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(48, 96, 96),
+        block_out_channels=tuple(channels),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,

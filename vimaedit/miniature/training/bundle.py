@@ -17,13 +17,17 @@ from vimaedit.miniature.family import (
     GROUNDING_SIDES,
     MAX_TOKENS,
     new_autoencoder,
-    new_clip,
     new_scheduler,
-    new_unet,
 )
-from vimaedit.miniature.training.adapter import adapter_weights
+from vimaedit.miniature.training.checkpoints import (
+    load_clip,
+    load_components,
+    load_decoder,
+    load_denoiser,
+    load_unet,
+    load_weights,
+)
 from vimaedit.miniature.training.components import set_encoder
-from vimaedit.miniature.training.stages import find_components, load_adapted, load_averaged, load_denoiser
 from vimaedit.miniature.vocabulary import write_json, write_tokenizer
 
 Network = TypeVar("Network", bound=PreTrainedModel)
@@ -43,19 +47,17 @@ FEW_STEP_RECIPE: dict[str, Any] = {**RECIPE, "steps": 8, "target_guidance": 1.0}
 def write_family(checkpoints: Path, folder: Path) -> None:
     """Write all that was trained in half precision: `miniature/` (the bundle), `lcm_unet/` and `scoring_clip/`."""
     _write_bundle(checkpoints, folder / "miniature")
-    student = new_unet()
-    load_averaged("consistency", checkpoints, student)
-    student.half().save_pretrained(folder / "lcm_unet")
+    load_unet(checkpoints, "consistency").half().save_pretrained(folder / "lcm_unet")
     write_json(folder / "lcm_unet" / "bundle.json", {"name": "miniature-lcm", **_FACTS, "recipe": FEW_STEP_RECIPE})
-    _write_clip(_halved(load_averaged("scoring_clip", checkpoints, new_clip())), folder / "scoring_clip")
+    _write_clip(_halved(load_clip(checkpoints, "scoring_clip")), folder / "scoring_clip")
 
 
 def _write_bundle(checkpoints: Path, folder: Path) -> None:
     denoiser = load_denoiser(checkpoints)
     autoencoder = new_autoencoder()
-    set_encoder(autoencoder, find_components(checkpoints))
-    load_averaged("decoder", checkpoints, autoencoder.decoder)
-    clip = _halved(load_averaged("clip", checkpoints, new_clip()))
+    set_encoder(autoencoder, load_components(checkpoints))
+    autoencoder.decoder = load_decoder(checkpoints)
+    clip = _halved(load_clip(checkpoints, "clip"))
 
     sd = folder / "sd"
     denoiser.unet.half().save_pretrained(sd / "unet")
@@ -66,12 +68,9 @@ def _write_bundle(checkpoints: Path, folder: Path) -> None:
     write_preprocessor(sd / "feature_extractor", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
     write_model_index(sd)
     _write_clip(clip, folder / "clip")
-    weights = {name: value.detach().half().contiguous() for name, value in adapter_weights(load_adapted(checkpoints)).items()}
-    write_adapter(folder / "ip_adapter" / "models", weights, clip)
-    write_json(
-        folder / "bundle.json",
-        {"name": "miniature", **_FACTS, "recipe": RECIPE},
-    )
+    adapter = {name: value.half() for name, value in load_weights(checkpoints, "ip_adapter").items()}
+    write_adapter(folder / "ip_adapter" / "models", adapter, clip)
+    write_json(folder / "bundle.json", {"name": "miniature", **_FACTS, "recipe": RECIPE})
 
 
 def _write_clip(clip: CLIPModel, folder: Path) -> None:

@@ -6,37 +6,29 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vimaedit.miniature.training import adapter, consistency, contrastive, decoder, denoiser
-from vimaedit.miniature.training.stages import LEARNING_RATES, SHARES
+from vimaedit.miniature.training.options import STAGES
 
-_SAMPLES = {  # per step
-    "denoiser": denoiser.BATCH_SIZE,
-    "decoder": decoder.BATCH_SIZE,
-    "clip": 2 * contrastive.EDITS,
-    "scoring_clip": 2 * contrastive.EDITS,
-    "ip_adapter": adapter.BATCH_SIZE,
-    "consistency": consistency.BATCH_SIZE,
-}
 _POINTS = 8  # of a curve
-_BESIDE = ("minutes", "step", "steps_per_s", "loss")  # of a curve's line; the rest are figures of the averaged weights
+# Of a curve's line; the rest are figures of the averaged weights.
+_BESIDE = ("minutes", "step", "samples", "learning_rate", "steps_per_s", "loss")
 
 
 def write_record(checkpoints: Path, path: Path) -> None:
     """Write what the stages' curves tell as Markdown."""
-    curves = {name: _read(checkpoints / f"{name}.jsonl") for name in SHARES}
+    curves = {name: _read(checkpoints / f"{name}.jsonl") for name in STAGES if (checkpoints / f"{name}.jsonl").is_file()}
     lines = [
         "# How these weights were trained",
         "",
-        "Written by `jobs.train_miniature`. Minutes are those of the stage; stages run side by side on a CPU.",
+        "Minutes are those of the stage; on a CPU stages run side by side.",
         "",
         "| stage | minutes | steps | samples | learning rate |",
         "|---|---|---|---|---|",
     ]
     for name, curve in curves.items():
-        steps = [_read(path)[-1]["step"] for path in sorted(checkpoints.glob(f"{name}*.jsonl"))]  # of all replicas
-        samples = sum(steps) * _SAMPLES[name]
-        shown = " + ".join(str(count) for count in reversed(steps))
-        lines.append(f"| {name} | {curve[-1]['minutes']:.1f} | {shown} | {samples} | {LEARNING_RATES[name]:g} |")
+        replicas = [curve, *(_read(each) for each in sorted(checkpoints.glob(f"{name}-*.jsonl")))]
+        steps = " + ".join(str(each[-1]["step"]) for each in replicas)
+        samples = sum(each[-1]["samples"] for each in replicas)
+        lines.append(f"| {name} | {curve[-1]['minutes']:.1f} | {steps} | {samples} | {curve[-1]['learning_rate']:g} |")
     for name, curve in curves.items():
         figures = [key for key in curve[-1] if key not in _BESIDE]
         lines += ["", f"## {name}", "", f"| minutes | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]

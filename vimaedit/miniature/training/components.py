@@ -7,6 +7,7 @@ making noise of the small ones as loud as the picture (the standard deviation it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from vimaedit.miniature.family import LATENT_CHANNELS, VAE_CHANNELS, VAE_GROUPS
 _INNER = VAE_CHANNELS[1]  # components kept of 4 x 4 pixels
 _ANCHOR = 512.0  # constant beside which the latents do not count in a group's variance
 _LOG_VARIANCE = -12.0  # of the posterior: next to none
+# Pixels of 4 x 4 in the order in which two rearrangements of 2 x 2 leave them.
+_ORDER = torch.arange(48).view(2, 2, 2, 2, 3).permute(0, 2, 1, 3, 4).flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,10 @@ class Components:
     inner_offset: Tensor
     outer: Tensor
     outer_offset: Tensor
+
+    def to(self, device: torch.device) -> Components:
+        """Return them on a device."""
+        return Components(**{name: value.to(device) for name, value in vars(self).items()})
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return what the autoencoder's encoder returns for them, (B, 3, H, W) in -1..1 -> (B, 32, H/8, W/8)."""
@@ -66,9 +73,7 @@ def set_encoder(autoencoder: AutoencoderKL, components: Components) -> None:
                 _pass_on(block.resnets[0].conv_shortcut.weight, below)
         rearrange, inner, outer = (block.downsamplers[0].conv for block in encoder.down_blocks[:3])
         _set_blocks(rearrange, torch.eye(12), torch.zeros(12))
-        # Pixels of 4 x 4 in the order in which two rearrangements of 2 x 2 leave them.
-        order = torch.arange(48).view(2, 2, 2, 2, 3).permute(0, 2, 1, 3, 4).flatten()
-        _set_blocks(inner, components.inner[order], components.inner_offset)
+        _set_blocks(inner, components.inner[_ORDER], components.inner_offset)
         _set_blocks(outer, components.outer, components.outer_offset)
         size = VAE_CHANNELS[-1] // VAE_GROUPS
         spread, out = encoder.down_blocks[3].resnets[0].conv_shortcut, encoder.conv_out
@@ -80,6 +85,21 @@ def set_encoder(autoencoder: AutoencoderKL, components: Components) -> None:
             out.weight[channel, plus, 1, 1], out.weight[channel, plus + 1, 1, 1] = 1.0, -1.0
         spread.bias[size - 2 :: size], spread.bias[size - 1 :: size] = _ANCHOR, -_ANCHOR
         out.bias[LATENT_CHANNELS:] = _LOG_VARIANCE
+
+
+def read_components(weights: Mapping[str, Tensor]) -> Components:
+    """Return the components that an encoder was set to, from its weights by their names in the autoencoder."""
+    inner, outer = (
+        (
+            weights[f"encoder.down_blocks.{n}.downsamplers.0.conv.weight"].float(),
+            weights[f"encoder.down_blocks.{n}.downsamplers.0.conv.bias"].float(),
+        )
+        for n in (1, 2)
+    )
+    ordered = _read_blocks(inner[0], 12, _INNER)
+    matrix = torch.empty_like(ordered)
+    matrix[_ORDER] = ordered
+    return Components(matrix, inner[1][:_INNER], _read_blocks(outer[0], _INNER, LATENT_CHANNELS), outer[1][:LATENT_CHANNELS])
 
 
 def _blocks(values: Tensor, side: int) -> Tensor:
@@ -115,3 +135,8 @@ def _set_blocks(convolution: nn.Conv2d, matrix: Tensor, offset: Tensor) -> None:
     convolution.weight[:outputs, :inputs] = F.pad(taps, (0, 1, 0, 1))
     assert convolution.bias is not None
     convolution.bias[:outputs] = offset
+
+
+def _read_blocks(weight: Tensor, inputs: int, outputs: int) -> Tensor:
+    """Return the matrix that `_set_blocks` put into a convolution's weights."""
+    return weight[:outputs, :inputs, :2, :2].permute(2, 3, 1, 0).reshape(4 * inputs, outputs)

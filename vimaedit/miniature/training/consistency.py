@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
-from vimaedit.miniature.family import new_scheduler
-from vimaedit.miniature.training.components import Components
-from vimaedit.miniature.training.corrections import encode_corrections, mix, training_correction
-from vimaedit.miniature.training.data import (
-    load_tokenizer,
-    render_batch,
-    to_pixels,
-    tokenize,
-    training_scene,
-    validation_scene,
-)
-from vimaedit.miniature.training.denoiser import Denoiser, add_noise, use_plain_attention
-from vimaedit.scenes.scenes import Scene
+from vimaedit.miniature.family import CANVAS_SIZE, LATENT_CHANNELS, VAE_FACTOR, new_scheduler
+from vimaedit.miniature.training.corrections import PairDraw, mix
+from vimaedit.miniature.training.data import tokenize, validation_scene
+from vimaedit.miniature.training.denoiser import add_noise, arithmetic, use_plain_attention
 
-BATCH_SIZE = 20
-CORRECTIONS = 10  # of a batch's pictures, as in the teacher's training
+BATCH = 20
+CORRECTIONS = 0.5  # of a batch's pictures, as in the teacher's training
 GUIDANCE = 3.0  # of the teacher: the student has it built in
 LEVELS = 50  # between which the teacher steps, as in few-step sampling
 FOLLOWED = 0.98  # share of its mean that each step leaves the network which the student has to agree with
@@ -37,59 +30,72 @@ class ConsistencyStage:
 
     name = "consistency"
 
-    def __init__(self, components: Components, denoiser: Denoiser, device: torch.device) -> None:
-        self.components, self.device = components, device
-        self.tokenizer = load_tokenizer()
+    def __init__(
+        self,
+        student: UNet2DConditionModel,
+        teacher: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        draw: PairDraw,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.draw, self.batch = draw, draw.batch
+        self.device, self.dtype = device, dtype
         self.alphas = new_scheduler().alphas_cumprod.to(device)
-        denoiser.to(device).eval().requires_grad_(False)
-        use_plain_attention(denoiser.unet, device)
-        self.teacher, self.text_encoder = denoiser.unet, denoiser.text_encoder
-        self.trained: nn.Module = copy.deepcopy(denoiser.unet).requires_grad_(True)
-        self._followed = copy.deepcopy(denoiser.unet)
-        self._evaluated = self._prepare([validation_scene(n) for n in range(_EVALUATED)])
-        self._noise = torch.randn(self._evaluated[0].shape).to(device)
-        self._drawn = self._draw()
+        for unet in (student, teacher):
+            use_plain_attention(unet, device)
+        self.teacher = teacher.to(device).eval().requires_grad_(False)
+        self.text_encoder = text_encoder.to(device).eval().requires_grad_(False)
+        self.trained: nn.Module = student.to(device)
+        self._followed = copy.deepcopy(student).requires_grad_(False)
+        self._empty = self._context(tokenize(draw.tokenizer, [""]).to(device))
+        pairs = [validation_scene(n) for n in range(_EVALUATED)]
+        self._evaluated = self._context(tokenize(draw.tokenizer, [caption for _, caption in pairs]).to(device))
+        side = CANVAS_SIZE // VAE_FACTOR
+        self._noise = torch.randn(_EVALUATED, LATENT_CHANNELS, side, side).to(device)
+        self._drawn = self._let_teacher_draw()
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, *batch: Tensor) -> Tensor:
         """Return how far the student's clean pictures at a level and, after the teacher's step, at the next are apart."""
-        first = step * BATCH_SIZE
-        corrections = [training_correction(self.name, first + n) for n in range(CORRECTIONS)]
-        scenes = [training_scene(self.name, first + n) for n in range(CORRECTIONS, BATCH_SIZE)]
-        latents, context, empty = self._prepare([(each.source, each.target_prompt) for each in corrections] + scenes)
-        before, after, _ = encode_corrections(self.components, corrections)
-        latents[:CORRECTIONS] = mix(before, after).to(self.device)
+        before, after, _, plain = (each.float() for each in batch[:-1])
+        latents = torch.cat([mix(before, after), plain])
+        context = self._context(batch[-1].long())
         spacing = len(self.alphas) // LEVELS
-        high = ((torch.randint(LEVELS, (BATCH_SIZE,)) + 1) * spacing - 1).to(self.device)
+        high = (torch.randint(LEVELS, (len(latents),), device=self.device) + 1) * spacing - 1
         low = high - spacing
-        noisy = add_noise(latents, torch.randn(latents.shape).to(self.device), self.alphas[high])
+        noisy = add_noise(latents, torch.randn_like(latents), self.alphas[high])
         with torch.no_grad():
-            below = self._teach(noisy, high, low, context, empty)
-            wanted = _clean(below, _predict(self._followed, below, low.clamp(min=0), context), self._alpha(low))
+            below = self._teach(noisy, high, low, context)
+            wanted = _clean(below, self._predict(self._followed, below, low.clamp(min=0), context), self._alpha(low))
             wanted = torch.where((low < 0).view(-1, 1, 1, 1), below, wanted)  # below the last level it is clean
-        own = _clean(noisy, _predict(self.trained, noisy, high, context), self._alpha(high))
+        own = _clean(noisy, self._predict(self.trained, noisy, high, context), self._alpha(high))
         self._follow()
         return ((own - wanted).square() + HUBER**2).sqrt().mean() - HUBER
 
     def evaluate(self, trained: nn.Module) -> dict[str, float]:
         """Return how far the student's pictures of one step are from the teacher's of 50, from the same noise (PSNR of latents)."""
-        latents, context, _ = self._evaluated
-        first = torch.full((len(latents),), _GRID[0], device=self.device)
-        clean = _clean(self._noise, _predict(trained, self._noise, first, context), self._alpha(first))
+        context = self._evaluated
+        first = torch.full((len(context),), _GRID[0], device=self.device)
+        clean = _clean(self._noise, self._predict(trained, self._noise, first, context), self._alpha(first))
         return {"psnr_of_one_step": float(-10 * (clean - self._drawn).square().mean().log10())}
 
+    def weights(self, trained: nn.Module) -> Mapping[str, Tensor]:
+        """Return all weights."""
+        return trained.state_dict()
+
     @torch.no_grad()
-    def _draw(self) -> Tensor:
+    def _let_teacher_draw(self) -> Tensor:
         """Return what the teacher draws for the evaluated captions in 50 steps."""
-        latents, context, empty = self._evaluated
-        drawn = self._noise
+        context, drawn = self._evaluated, self._noise
         for t, t_next in zip(_GRID, [*_GRID[1:], -1], strict=True):
-            times = torch.full((len(latents),), t, device=self.device)
-            drawn = self._teach(drawn, times, torch.full_like(times, t_next), context, empty)
+            times = torch.full((len(context),), t, device=self.device)
+            drawn = self._teach(drawn, times, torch.full_like(times, t_next), context)
         return drawn
 
-    def _teach(self, noisy: Tensor, high: Tensor, low: Tensor, context: Tensor, empty: Tensor) -> Tensor:
+    def _teach(self, noisy: Tensor, high: Tensor, low: Tensor, context: Tensor) -> Tensor:
         """Take the teacher's guided DDIM step from one level to another."""
-        both = _predict(self.teacher, noisy.repeat(2, 1, 1, 1), high.repeat(2), torch.cat([context, empty])).chunk(2)
+        contexts = torch.cat([context, self._empty.expand(len(context), -1, -1)])
+        both = self._predict(self.teacher, noisy.repeat(2, 1, 1, 1), high.repeat(2), contexts).chunk(2)
         velocity = both[1] + GUIDANCE * (both[0] - both[1])
         alpha = self._alpha(high)
         return add_noise(_clean(noisy, velocity, alpha), add_noise(velocity, noisy, alpha), self._alpha(low))
@@ -99,22 +105,19 @@ class ConsistencyStage:
         return torch.where(timesteps < 0, torch.ones((), device=self.device), self.alphas[timesteps.clamp(min=0)])
 
     @torch.no_grad()
-    def _prepare(self, pairs: Sequence[tuple[Scene, str]]) -> tuple[Tensor, Tensor, Tensor]:
-        latents = self.components.encode(to_pixels(render_batch([scene for scene, _ in pairs])))
-        ids = tokenize(self.tokenizer, [*(caption for _, caption in pairs), ""])
-        context = self.text_encoder(ids.to(self.device))[0]
-        return latents.to(self.device), context[:-1], context[-1:].expand(len(pairs), -1, -1)
+    def _context(self, ids: Tensor) -> Tensor:
+        context: Tensor = self.text_encoder(ids)[0]
+        return context
 
     @torch.no_grad()
     def _follow(self) -> None:
         for own, new in zip(self._followed.parameters(), self.trained.parameters(), strict=True):
             own.lerp_(new, 1 - FOLLOWED)
 
-
-def _predict(unet: nn.Module, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-    with torch.autocast(noisy.device.type, torch.bfloat16):
-        predicted: Tensor = unet(noisy, timesteps, context, return_dict=False)[0]
-    return predicted.float()
+    def _predict(self, unet: nn.Module, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        with arithmetic(self.device, self.dtype):
+            predicted: Tensor = unet(noisy, timesteps, context, return_dict=False)[0]
+        return predicted.float()
 
 
 def _clean(noisy: Tensor, velocity: Tensor, alphas: Tensor) -> Tensor:

@@ -8,14 +8,27 @@ believes what it sees. These pairs settle it in favour of the caption.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import CLIPTokenizer
 
-from vimaedit.miniature.family import CANVAS_SIZE, VAE_FACTOR
+from vimaedit.miniature.family import CANVAS_SIZE, LATENT_CHANNELS, VAE_FACTOR
 from vimaedit.miniature.training.components import Components
-from vimaedit.miniature.training.data import render_batch, to_pixels, training_edit, validation_edit
+from vimaedit.miniature.training.data import (
+    Batch,
+    clip_views,
+    load_tokenizer,
+    render_batch,
+    to_pixels,
+    tokenize,
+    training_edit,
+    training_scene,
+    validation_edit,
+)
 from vimaedit.scenes.edits import Edit, edit_mask
 
 FIRST_TIMESTEP = 100  # below it too little can still change
@@ -39,6 +52,9 @@ def validation_correction(index: int) -> Edit:
 
 def encode_corrections(components: Components, edits: Sequence[Edit]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the latents of what is seen and of what is wanted, (B, C, h, w), and the weights of their errors, (B, 1, h, w)."""
+    if not edits:
+        side = CANVAS_SIZE // VAE_FACTOR
+        return *torch.zeros(2, 0, LATENT_CHANNELS, side, side).unbind(), torch.zeros(0, 1, side, side)
     pictures = render_batch([each.source for each in edits] + [each.target for each in edits])
     seen, wanted = components.encode(to_pixels(pictures)).chunk(2)
     masks = torch.stack([torch.from_numpy(edit_mask(each, CANVAS_SIZE)) for each in edits])
@@ -48,5 +64,38 @@ def encode_corrections(components: Components, edits: Sequence[Edit]) -> tuple[T
 
 def mix(before_BChw: Tensor, after_BChw: Tensor) -> Tensor:
     """Return what the steps of an edit meet: half of the time the picture before it, else something between both."""
-    shape = (len(before_BChw), 1, 1, 1)
-    return before_BChw.lerp(after_BChw, torch.rand(shape) * torch.randint(2, shape))
+    shape, device = (len(before_BChw), 1, 1, 1), before_BChw.device
+    return before_BChw.lerp(after_BChw, torch.rand(shape, device=device) * torch.randint(2, shape, device=device))
+
+
+@dataclass(frozen=True)
+class PairDraw:
+    """Batches of corrections and plain scenes.
+
+    A batch: latents before and after an edit, (C, 32, 16, 16) both, and the weights of their errors, (C, 1, 16, 16); latents of
+    plain scenes, (B - C, 32, 16, 16); token ids (B, T) of what is wanted, edits first; CLIP's views (B, side, side, 3) of it, where
+    asked for.
+    """
+
+    stage: str
+    components: Components
+    batch: int
+    corrections: float
+    views: bool = False
+    tokenizer: CLIPTokenizer = field(default_factory=load_tokenizer)
+
+    def __call__(self, first: int) -> Batch:
+        """Draw the batch that begins with scene number `first`."""
+        num_corrections = round(self.corrections * self.batch)
+        # Numbered on their own, so that their categories come in turn.
+        start = first // self.batch * num_corrections
+        corrections = [training_correction(self.stage, start + n) for n in range(num_corrections)]
+        before, after, weights = encode_corrections(self.components, corrections)
+        pairs = [
+            training_scene(self.stage, first + num_corrections + n) for n in range(self.batch - num_corrections)
+        ]
+        plain = self.components.encode(to_pixels(render_batch([scene for scene, _ in pairs])))
+        ids = tokenize(self.tokenizer, [each.target_prompt for each in corrections] + [caption for _, caption in pairs])
+        latents = [each.numpy().astype(np.float16) for each in (before, after, weights, plain)]
+        views = [clip_views([each.target for each in corrections] + [scene for scene, _ in pairs])] if self.views else []
+        return *latents, ids.numpy().astype(np.int32), *views

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from vimaedit.miniature.family import CANVAS_SIZE, MAX_TOKENS
+from vimaedit.images import clip_view
+from vimaedit.miniature.family import CANVAS_SIZE, CLIP_SIDE, MAX_TOKENS
+from vimaedit.miniature.training.options import STAGES
 from vimaedit.miniature.vocabulary import write_tokenizer
 from vimaedit.scenes.captions import draw_wording, write_caption
 from vimaedit.scenes.draws import Draws
@@ -27,7 +32,62 @@ if TYPE_CHECKING:
 _WORDING_STREAM = 3  # of `Draws`; scenes, textures and edits have the others
 # Scenes of one stage; those of the next begin behind them. Benchmarks made of the training split begin at its start.
 _STAGE_SCENES = 2**40
-STAGES = ("components", "decoder", "clip", "scoring_clip", "denoiser", "ip_adapter", "consistency")
+_AHEAD = 4  # batches that each worker may be ahead
+_REUSED = 64  # latest batches among which a batch to be seen again is drawn
+_MANY = 10**12
+
+Batch = tuple[NDArray[Any], ...]
+
+
+class Draw(Protocol):
+    """Draws the batch whose first scene has a number. Holds no network, so that other processes can do it."""
+
+    def __call__(self, first: int) -> Batch:
+        """Return what the batch shows."""
+        ...
+
+
+class _Batches(Dataset[tuple[int, Batch]]):
+    def __init__(self, draw: Draw, first: int, stride: int) -> None:
+        self._draw, self._first, self._stride = draw, first, stride
+
+    def __getitem__(self, index: int) -> tuple[int, Batch]:
+        number = self._first + index * self._stride
+        return number, self._draw(number)
+
+
+def draw_ahead(draw: Draw, first: int, stride: int, workers: int) -> Iterator[tuple[int, Batch]]:
+    """Yield the number of each batch's first scene and the batch, in order, drawn by so many processes (0: by this one)."""
+    batches = _Batches(draw, first, stride)
+    if workers == 0:
+        return (batches[index] for index in itertools.count())
+    # Arrays go through pipes as they are: as tensors they would need more shared memory than containers have.
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(_MANY),
+            num_workers=workers,
+            prefetch_factor=_AHEAD,
+            collate_fn=_as_it_is,
+            multiprocessing_context="spawn",
+        )
+    )
+
+
+def reuse(batches: Iterator[tuple[int, Batch]], uses: int) -> Iterator[tuple[int, Batch]]:
+    """Yield each batch, and after it so many that one of the latest is seen `uses` times on average."""
+    latest: list[tuple[int, Batch]] = []
+    for batch in batches:
+        yield batch
+        if uses > 1:
+            latest = [*latest[-_REUSED + 1 :], batch]
+            draws = np.random.default_rng(batch[0])
+            yield from (latest[draws.integers(len(latest))] for _ in range(uses - 1))
+
+
+def _as_it_is(batch: tuple[int, Batch]) -> tuple[int, Batch]:
+    return batch
 
 
 def training_scene(stage: str, index: int) -> tuple[Scene, str]:
@@ -65,9 +125,14 @@ def render_batch(scenes: Sequence[Scene]) -> UInt8Array:
     return np.stack([render_scene(scene, CANVAS_SIZE) for scene in scenes])
 
 
-def to_pixels(images: UInt8Array) -> Tensor:
+def clip_views(scenes: Sequence[Scene]) -> UInt8Array:
+    """Draw scenes as CLIP sees them, (B, 64, 64, 3)."""
+    return np.stack([clip_view(image, CLIP_SIDE) for image in render_batch(scenes)])
+
+
+def to_pixels(images: UInt8Array | Tensor) -> Tensor:
     """Return pictures as the autoencoder takes them: (B, H, W, 3) uint8 -> (B, 3, H, W) in -1..1."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def load_tokenizer() -> CLIPTokenizer:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimaedit.miniature.family import new_autoencoder
 from vimaedit.miniature.training.components import Components
-from vimaedit.miniature.training.data import render_batch, to_pixels, training_scene, validation_scene
+from vimaedit.miniature.training.data import Batch, render_batch, to_pixels, training_scene, validation_scene
+from vimaedit.miniature.training.denoiser import arithmetic
 
-BATCH_SIZE = 8  # small: many steps count for more here than smooth ones
+BATCH = 8  # small: many steps count for more here than smooth ones
 LATENT_NOISE = 0.02  # added to the latents: edited ones are never quite those of a picture
 _EVALUATED = 64
+
+
+@dataclass(frozen=True)
+class PictureDraw:
+    """Batches of drawn pictures alone, (B, 128, 128, 3) uint8."""
+
+    batch: int
+
+    def __call__(self, first: int) -> Batch:
+        """Draw the batch that begins with scene number `first`."""
+        return (render_batch([training_scene(DecoderStage.name, first + n)[0] for n in range(self.batch)]),)
 
 
 class DecoderStage:
@@ -20,27 +34,35 @@ class DecoderStage:
 
     name = "decoder"
 
-    def __init__(self, components: Components, device: torch.device) -> None:
-        self.trained: nn.Module = new_autoencoder().decoder.to(device)
-        self.components, self.device = components, device
+    def __init__(
+        self, decoder: nn.Module, components: Components, draw: PictureDraw, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.trained = decoder.to(device)
+        self.draw, self.batch = draw, draw.batch
+        self.components, self.device, self.dtype = components.to(device), device, dtype
         self._evaluated = to_pixels(render_batch([validation_scene(n)[0] for n in range(_EVALUATED)]))
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, *batch: Tensor) -> Tensor:
         """Return the absolute and the squared error of decoded pictures."""
-        scenes = [training_scene(self.name, step * BATCH_SIZE + n)[0] for n in range(BATCH_SIZE)]
-        pixels = to_pixels(render_batch(scenes))
+        pixels = to_pixels(batch[0])
         latents = self.components.encode(pixels)
         decoded = self._decode(self.trained, latents + LATENT_NOISE * torch.randn_like(latents))
-        pixels = pixels.to(self.device)
         return F.l1_loss(decoded, pixels) + 2 * F.mse_loss(decoded, pixels)
 
     def evaluate(self, trained: nn.Module) -> dict[str, float]:
         """Return the PSNR of a round trip, mean over validation scenes, in dB."""
-        decoded = torch.cat([self._decode(trained, self.components.encode(part)).cpu() for part in self._evaluated.split(16)])
-        errors = ((decoded.clamp(-1, 1) - self._evaluated) / 2).square().mean(dim=(1, 2, 3))
-        return {"psnr": float((-10 * errors.log10()).mean())}
+        parts = [part.to(self.device) for part in self._evaluated.split(16)]
+        decoded = [self._decode(trained, self.components.encode(part)) for part in parts]
+        errors = [
+            ((own.clamp(-1, 1) - part) / 2).square().mean(dim=(1, 2, 3)) for own, part in zip(decoded, parts, strict=True)
+        ]
+        return {"psnr": float((-10 * torch.cat(errors).log10()).mean())}
+
+    def weights(self, trained: nn.Module) -> Mapping[str, Tensor]:
+        """Return all weights."""
+        return trained.state_dict()
 
     def _decode(self, decoder: nn.Module, latents: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16):
-            decoded: Tensor = decoder(latents.to(self.device))
+        with arithmetic(self.device, self.dtype):
+            decoded: Tensor = decoder(latents)
         return decoded.float()

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vimaedit.miniature.family import new_scheduler, new_text_encoder, new_unet
-from vimaedit.miniature.training.components import Components
-from vimaedit.miniature.training.corrections import (
-    FIRST_TIMESTEP,
-    encode_corrections,
-    mix,
-    training_correction,
-    validation_correction,
-)
-from vimaedit.miniature.training.data import (
-    load_tokenizer,
-    render_batch,
-    to_pixels,
-    tokenize,
-    training_scene,
-    validation_scene,
-)
-from vimaedit.scenes.scenes import Scene
+from vimaedit.miniature.family import UNET_CHANNELS, new_scheduler, new_text_encoder, new_unet
+from vimaedit.miniature.training.corrections import FIRST_TIMESTEP, PairDraw, encode_corrections, mix, validation_correction
+from vimaedit.miniature.training.data import render_batch, to_pixels, tokenize, validation_scene
 
-BATCH_SIZE = 20  # small: many steps count for more here than smooth ones
+BATCH = 20  # small: many steps count for more here than smooth ones
 DROPPED_PROMPTS = 0.1  # for classifier-free guidance
-CORRECTIONS = 8  # of a batch's pictures: their captions overrule what is seen
+CORRECTIONS = 0.4  # of a batch's pictures: their captions overrule what is seen
 TIMESTEP_LOGIT_MEAN, TIMESTEP_LOGIT_SPREAD = 0.5, 1.2  # of t / 1000
 MAX_SNR = 5.0  # levels of less noise weigh less (arXiv 2303.09556)
 _EVALUATED = 128
@@ -41,9 +28,9 @@ _EVALUATED = 128
 class Denoiser(nn.Module):
     """UNet and text encoder together."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: Sequence[int] = UNET_CHANNELS) -> None:
         super().__init__()
-        self.unet = new_unet()
+        self.unet = new_unet(channels)
         self.text_encoder = new_text_encoder()
 
     def forward(self, noisy_BChw: Tensor, timesteps_B: Tensor, ids_BT: Tensor) -> Tensor:
@@ -58,37 +45,38 @@ class DenoiserStage:
 
     name = "denoiser"
 
-    def __init__(self, components: Components, device: torch.device) -> None:
-        denoiser = Denoiser().to(device)
+    def __init__(self, denoiser: Denoiser, draw: PairDraw, device: torch.device, dtype: torch.dtype) -> None:
         use_plain_attention(denoiser.unet, device)
-        self.trained: nn.Module = denoiser
-        self.components, self.device = components, device
-        self.tokenizer = load_tokenizer()
-        self.alphas = new_scheduler().alphas_cumprod
+        self.trained: nn.Module = denoiser.to(device)
+        self.draw, self.batch = draw, draw.batch
+        self.device, self.dtype = device, dtype
+        self.alphas = new_scheduler().alphas_cumprod.to(device)
+        self._empty = tokenize(draw.tokenizer, [""]).to(device)
         pairs = [validation_scene(n) for n in range(_EVALUATED)]
-        self._evaluated = self._prepare([scene for scene, _ in pairs], [caption for _, caption in pairs])
+        latents = draw.components.encode(to_pixels(render_batch([scene for scene, _ in pairs])))
+        self._evaluated = latents.to(device), tokenize(draw.tokenizer, [caption for _, caption in pairs]).to(device)
         corrections = [validation_correction(n) for n in range(_EVALUATED)]
-        ids = tokenize(self.tokenizer, [each.target_prompt for each in corrections])
-        self._corrected = (*encode_corrections(components, corrections), ids)
+        ids = tokenize(draw.tokenizer, [each.target_prompt for each in corrections])
+        self._corrected = tuple(each.to(device) for each in (*encode_corrections(draw.components, corrections), ids))
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, *batch: Tensor) -> Tensor:
         """Return the squared error of the predicted velocity, weighted by level and, in corrections, by place."""
-        numbers = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
-        corrections = [training_correction(self.name, number) for number in numbers[:CORRECTIONS]]
-        pairs = [training_scene(self.name, number) for number in numbers[CORRECTIONS:]]
-        captions = [each.target_prompt for each in corrections] + [caption for _, caption in pairs]
-        before, after, edited = encode_corrections(self.components, corrections)
-        plain = self.components.encode(to_pixels(render_batch([scene for scene, _ in pairs])))
+        *latents, ids = batch
+        before, after, edited, plain = (each.float() for each in latents)
         seen, wanted = torch.cat([mix(before, after), plain]), torch.cat([after, plain])
         weights = torch.cat([edited, torch.ones_like(plain[:, :1])])
-        dropped = torch.rand(BATCH_SIZE) < DROPPED_PROMPTS
+        dropped = torch.rand(len(ids), device=self.device) < DROPPED_PROMPTS
         # Without a caption what is seen stays.
         wanted = torch.where(dropped.view(-1, 1, 1, 1), seen, wanted)
-        captions = ["" if drop else caption for caption, drop in zip(captions, dropped.tolist(), strict=True)]
-        timesteps = spread_timesteps(BATCH_SIZE)
-        timesteps[:CORRECTIONS].clamp_(min=FIRST_TIMESTEP)
-        errors = self._errors(self.trained, seen, wanted, tokenize(self.tokenizer, captions), timesteps, weights)
-        return (errors * level_weights(self.alphas[timesteps]).to(self.device)).mean()
+        ids = torch.where(dropped[:, None], self._empty, ids.long())
+        timesteps = spread_timesteps(len(ids), self.device)
+        timesteps[: len(before)].clamp_(min=FIRST_TIMESTEP)
+        errors = self._errors(self.trained, seen, wanted, ids, timesteps, weights)
+        return (errors * level_weights(self.alphas[timesteps])).mean()
+
+    def weights(self, trained: nn.Module) -> Mapping[str, Tensor]:
+        """Return all weights."""
+        return trained.state_dict()
 
     def evaluate(self, trained: nn.Module) -> dict[str, float]:
         """Return errors on validation scenes, at levels spread evenly, with their captions and with those of others.
@@ -97,34 +85,30 @@ class DenoiserStage:
         its edit is; 1 for a UNet that believes what it sees, 0 for one that believes the caption.
         """
         latents, ids = self._evaluated
-        timesteps = (torch.arange(len(ids)) * 1000 // len(ids)).flip(0)
-        order = torch.randperm(len(ids))
+        timesteps = (torch.arange(len(ids), device=self.device) * 1000 // len(ids)).flip(0)
+        order = torch.randperm(len(ids)).to(self.device)
         latents, ids = latents[order], ids[order]
-        state = torch.random.get_rng_state()
-        own = self._errors(trained, latents, latents, ids, timesteps, 1.0)
-        torch.random.set_rng_state(state)
-        others = self._errors(trained, latents, latents, ids.roll(1, dims=0), timesteps, 1.0)
-        noisy = (timesteps >= 500).to(self.device)  # where the caption has to say what is seen
+        figures = {}
+        for name, shown in (("own", ids), ("others", ids.roll(1, dims=0))):
+            torch.manual_seed(0)  # the same noise
+            figures[name] = self._errors(trained, latents, latents, shown, timesteps, 1.0)
+        noisy = timesteps >= 500  # where the caption has to say what is seen
         return {
-            "error": own.mean().item(),
-            "noisy_half": own[noisy].mean().item(),
-            "noisy_half_of_wrong_captions": others[noisy].mean().item(),
+            "error": figures["own"].mean().item(),
+            "noisy_half": figures["own"][noisy].mean().item(),
+            "noisy_half_of_wrong_captions": figures["others"][noisy].mean().item(),
             "uncorrected": self._uncorrected(trained),
         }
 
     def _uncorrected(self, trained: nn.Module) -> float:
         seen, wanted, weights, ids = self._corrected
-        timesteps = FIRST_TIMESTEP + torch.arange(len(ids)) * (1000 - FIRST_TIMESTEP) // len(ids)
-        alphas = self.alphas[timesteps].view(-1, 1, 1, 1)
+        steps = torch.arange(len(ids), device=self.device)
+        timesteps = FIRST_TIMESTEP + steps * (1000 - FIRST_TIMESTEP) // len(ids)
         touched = (weights > 1).float()
-        errors = self._errors(trained, seen, wanted, ids, timesteps, touched).cpu() * (
-            1 - alphas.flatten()
+        errors = self._errors(trained, seen, wanted, ids, timesteps, touched) * (
+            1 - self.alphas[timesteps]
         )  # of the clean picture
         return float(errors.sum() / ((seen - wanted).square() * touched).mean(dim=(1, 2, 3)).sum())
-
-    def _prepare(self, scenes: Sequence[Scene], captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return latents (B, C, h, w) and token ids (B, T)."""
-        return self.components.encode(to_pixels(render_batch(scenes))), tokenize(self.tokenizer, captions)
 
     def _errors(
         self, denoiser: nn.Module, seen: Tensor, wanted: Tensor, ids: Tensor, timesteps: Tensor, weights: Tensor | float
@@ -132,11 +116,32 @@ class DenoiserStage:
         """Return each picture's weighted squared error of the velocity that leads from what is seen, noised, to what is wanted."""
         noise, alphas = torch.randn_like(seen), self.alphas[timesteps]
         noisy = add_noise(seen, noise, alphas)
-        goal = velocity_to(noisy, wanted, alphas)
-        with torch.autocast(self.device.type, torch.bfloat16), attention_kernels(self.device):
-            predicted = denoiser(noisy.to(self.device), timesteps.to(self.device), ids.to(self.device))
-        errors: Tensor = (predicted.float() - goal.to(self.device)).square() * torch.as_tensor(weights).to(self.device)
+        with arithmetic(self.device, self.dtype), attention_kernels(self.device):
+            predicted = denoiser(noisy, timesteps, ids)
+        errors = (predicted.float() - velocity_to(noisy, wanted, alphas)).square() * weights
         return errors.mean(dim=(1, 2, 3))
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Resolve `auto`: bfloat16 where a convolution takes less time in it. Processors that have to emulate it take ten times as long."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    values, kernel = torch.randn(8, 48, 16, 16, device=device), torch.randn(48, 48, 3, 3, device=device)
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        with arithmetic(device, dtype):
+            F.conv2d(values, kernel)
+            started = time.perf_counter()
+            for _ in range(5):
+                float(F.conv2d(values, kernel).flatten()[0])  # waits for the device
+            seconds[dtype] = time.perf_counter() - started
+    return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def arithmetic(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Choose the precision in which networks compute; their weights stay in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def use_plain_attention(unet: UNet2DConditionModel, device: torch.device) -> None:
@@ -151,12 +156,12 @@ def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
     return kernels
 
 
-def spread_timesteps(count: int) -> Tensor:
+def spread_timesteps(count: int, device: torch.device) -> Tensor:
     """Draw one timestep from each of `count` equal parts of a logit-normal distribution, in random order.
 
     It favours the levels between 500 and 900, which decide what is seen and where (arXiv 2403.03206, section 3.1).
     """
-    parts = (torch.randperm(count) + torch.rand(count)) / count
+    parts = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
     normal = torch.special.ndtri(parts.clamp(1e-4, 1 - 1e-4))
     return (1000 * torch.sigmoid(TIMESTEP_LOGIT_MEAN + TIMESTEP_LOGIT_SPREAD * normal)).long().clamp(max=999)
 

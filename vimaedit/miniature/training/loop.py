@@ -1,7 +1,8 @@
 """The one training loop: a budget in minutes, an average of the weights, checkpoints from which it goes on.
 
 Several replicas may train one stage side by side, each on batches of its own. Now and then a replica leaves its weights in the
-folder and moves to the mean of its own and the others' latest; none waits for another, so a slow one costs nothing.
+folder and moves to the mean of its own and the others' latest; none waits for another, so a slow one costs nothing. What one left
+goes on with two and the other way round, on a CPU or a GPU.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from vimaedit.miniature.training.checkpoints import save_weights
+from vimaedit.miniature.training.data import Draw, draw_ahead, reuse
 
 LOG_EVERY_S = 60.0
 SAVE_EVERY_S = 120.0
@@ -32,27 +37,43 @@ logger = logging.getLogger(__name__)
 
 
 class Stage(Protocol):
-    """What is trained: the networks, the loss of a step, and figures by which to judge."""
+    """What is trained: the networks, what a batch shows, the loss on it, and figures by which to judge.
+
+    `batch`: scenes in one.
+    """
 
     name: str
     trained: nn.Module
+    draw: Draw
+    batch: int
 
-    def loss(self, step: int) -> Tensor:
-        """Return the loss on the batch of a step; the batch follows from the step's number."""
+    def loss(self, *batch: Tensor) -> Tensor:
+        """Return the loss on what `draw` returned."""
         ...
 
     def evaluate(self, trained: nn.Module) -> dict[str, float]:
         """Return figures for the curve, of the averaged weights."""
         ...
 
+    def weights(self, trained: nn.Module) -> Mapping[str, Tensor]:
+        """Return what is kept of the averaged network, by the names of its file."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long a stage trains and how fast it learns. `average`: the share of the mean that each step leaves, at most."""
+    """How long a stage trains and how fast it learns.
+
+    `average`: the share of the mean that each step leaves, at most. `workers`: processes that draw ahead. `uses`: how often a batch
+    is seen. `half`: gradients are scaled, as arithmetic in float16 needs it.
+    """
 
     minutes: float
     learning_rate: float
     average: float = 0.999
+    workers: int = 0
+    uses: int = 1
+    half: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,58 +91,78 @@ class Replica:
 ALONE = Replica()
 
 
+@dataclass
+class _Progress:
+    """How far a replica is. `scenes`: the number from which on none has been drawn; `samples`: how many it has seen itself."""
+
+    step: int = 0
+    spent_s: float = 0.0
+    scenes: int = 0
+    samples: int = 0
+
+
 def train(stage: Stage, budget: Budget, folder: Path, *, seed: int, replica: Replica = ALONE) -> nn.Module:
     """Train a stage for its budget and return the averaged weights; what an earlier call left in `folder` is gone on from.
 
     The learning rate is steady for a part of the budget and then falls evenly. Batches, and what is drawn within a step, follow
-    from the seed and the step's number; the time a machine takes decides how many steps there are.
+    from the seed and the numbers of scenes and step; the time a machine takes decides how many steps there are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = replica.name(stage.name)
     path = folder / f"{name}.pt"
     network = stage.trained
+    device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    step, spent_s = 0, 0.0
-    if path.is_file():
-        saved = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
+    progress = _Progress()
+    # A replica that has joined goes on from what the first one left.
+    left = next((each for each in (path, folder / f"{stage.name}.pt") if each.is_file()), None)
+    if left is not None:
+        saved = torch.load(left, weights_only=True, map_location=device)
         network.load_state_dict(saved["network"])
         averaged.load_state_dict(saved["averaged"])
         optimizer.load_state_dict(saved["optimizer"])
-        step, spent_s = saved["step"], saved["spent_s"]
-    losses: list[float] = []
+        progress = _Progress(**saved["progress"])
+    stride = stage.batch * replica.count
+    first = -(-progress.scenes // stride) * stride + stage.batch * replica.index
+    batches = reuse(draw_ahead(stage.draw, first, stride, budget.workers), budget.uses)
+    scaler = torch.amp.GradScaler(device.type, enabled=budget.half)
+    losses: list[Tensor] = []
     seen: dict[Path, float] = {}
     started = logged = saved_at = time.monotonic()
-    while spent_s < 60 * budget.minutes:
-        rate = _rate(step, spent_s / (60 * budget.minutes)) * budget.learning_rate
+    while progress.spent_s < 60 * budget.minutes:
+        number, arrays = next(batches)
+        rate = _rate(progress.step, progress.spent_s / (60 * budget.minutes)) * budget.learning_rate
         for group in optimizer.param_groups:
             group["lr"] = rate
-        number = step * replica.count + replica.index
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed * 2**32 + number)
-            loss = stage.loss(number)
+            torch.manual_seed(seed * 2**32 + progress.step * replica.count + replica.index)
+            loss = stage.loss(*(torch.from_numpy(each).to(device) for each in arrays))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if replica.count > 1 and step % MEET_EVERY_STEPS == 0:
+        scaler.step(optimizer)
+        scaler.update()
+        progress.step += 1
+        progress.samples += stage.batch
+        progress.scenes = max(progress.scenes, number + stage.batch)
+        if replica.count > 1 and progress.step % MEET_EVERY_STEPS == 0:
             _meet(network, folder, stage.name, replica, seen)
-        _average(averaged, network, min(budget.average, 1 - 1 / (1 + step / 10)))
-        losses.append(loss.item())
+        _average(averaged, network, min(budget.average, 1 - 1 / (1 + progress.step / 10)))
+        losses.append(loss.detach())  # read when there is a line to write: each reading waits for the device
         now = time.monotonic()
-        spent_s, started = spent_s + now - started, now
+        progress.spent_s, started = progress.spent_s + now - started, now
         if now - logged > LOG_EVERY_S:
-            steps_per_s = len(losses) / (now - logged)
-            figures = {"minutes": spent_s / 60, "step": step, "steps_per_s": steps_per_s, "loss": sum(losses) / len(losses)}
-            _note(folder / f"{name}.jsonl", figures | _evaluate(stage, averaged))
+            figures = {"steps_per_s": len(losses) / (now - logged), "loss": torch.stack(losses).mean().item()}
+            _note(folder / f"{name}.jsonl", budget, progress, figures | _evaluate(stage, averaged))
             losses, logged, started = [], time.monotonic(), time.monotonic()
         if now - saved_at > SAVE_EVERY_S:
-            _save(path, network, averaged, optimizer, step, spent_s)
+            _save(path, stage, network, averaged, optimizer, progress)
             saved_at = started = time.monotonic()
     if losses:
-        _note(folder / f"{name}.jsonl", {"minutes": spent_s / 60, "step": step} | _evaluate(stage, averaged))
-        _save(path, network, averaged, optimizer, step, spent_s)
+        _note(folder / f"{name}.jsonl", budget, progress, _evaluate(stage, averaged))
+        _save(path, stage, network, averaged, optimizer, progress)
     return averaged
 
 
@@ -148,8 +189,7 @@ def _rate(step: int, fraction: float) -> float:
 
 @torch.no_grad()
 def _average(averaged: nn.Module, network: nn.Module, kept: float) -> None:
-    for own, new in zip(averaged.parameters(), network.parameters(), strict=True):
-        own.lerp_(new, 1 - kept)
+    torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - kept)
 
 
 @torch.inference_mode()
@@ -159,21 +199,24 @@ def _evaluate(stage: Stage, averaged: nn.Module) -> dict[str, float]:
         return stage.evaluate(averaged)
 
 
-def _note(path: Path, figures: dict[str, Any]) -> None:
-    line = json.dumps({key: round(value, 4) for key, value in figures.items()})
-    logger.info("%s %s", path.stem, line)
+def _note(path: Path, budget: Budget, progress: _Progress, figures: Mapping[str, float]) -> None:
+    done = {"minutes": progress.spent_s / 60, "step": progress.step, "samples": progress.samples}
+    line = {key: round(value, 4) for key, value in {**done, **figures}.items()}
+    text = json.dumps({**line, "learning_rate": budget.learning_rate})
+    logger.info("%s: %s", path.stem, ", ".join(f"{key} {value:g}" for key, value in line.items()))
     with path.open("a") as curve:
-        curve.write(line + "\n")
+        curve.write(text + "\n")
 
 
-def _save(path: Path, network: nn.Module, averaged: nn.Module, optimizer: Any, step: int, spent_s: float) -> None:
+def _save(path: Path, stage: Stage, network: nn.Module, averaged: nn.Module, optimizer: Any, progress: _Progress) -> None:
     building = path.with_suffix(".tmp")
     content = {
         "network": network.state_dict(),
         "averaged": averaged.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "step": step,
-        "spent_s": spent_s,
+        "progress": vars(progress),
     }
     torch.save(content, building)
     os.replace(building, path)
+    if path.stem == stage.name:
+        save_weights(path.parent, stage.name, stage.weights(averaged))
