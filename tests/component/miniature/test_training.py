@@ -1,25 +1,33 @@
 """Training of the miniature: what the stages are made of. The whole job runs in `tests/pipeline/jobs/test_train_miniature.py`."""
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.bare import bare_environment
+from vimaedit.errors import ConfigError
 from vimaedit.miniature.family import LATENT_CHANNELS, new_autoencoder, new_clip, new_scheduler, new_text_encoder, new_unet
 from vimaedit.miniature.training import loop
 from vimaedit.miniature.training.adapter import adapt, adapter_weights
-from vimaedit.miniature.training.components import fit_components, set_encoder
+from vimaedit.miniature.training.checkpoints import begin, load_denoiser, load_weights, save_weights
+from vimaedit.miniature.training.components import fit_components, read_components, set_encoder
 from vimaedit.miniature.training.corrections import (
     EDITED_WEIGHT,
+    PairDraw,
     encode_corrections,
     training_correction,
     validation_correction,
 )
 from vimaedit.miniature.training.data import (
-    STAGES,
+    draw_ahead,
     load_tokenizer,
     render_batch,
+    reuse,
     to_pixels,
     tokenize,
     training_edit,
@@ -27,7 +35,7 @@ from vimaedit.miniature.training.data import (
     validation_scene,
 )
 from vimaedit.miniature.training.denoiser import (
-    CORRECTIONS,
+    Denoiser,
     DenoiserStage,
     add_noise,
     level_weights,
@@ -36,6 +44,9 @@ from vimaedit.miniature.training.denoiser import (
     velocity_to,
 )
 from vimaedit.miniature.training.loop import Budget, Replica, train
+from vimaedit.miniature.training.options import STAGES, TrainConfig, parse_options
+from vimaedit.miniature.training.stages import SHARES, plan, train_family
+from vimaedit.models.files import SHIPPED
 from vimaedit.scenes.edits import CATEGORIES as EDIT_CATEGORIES
 from vimaedit.scenes.scenes import SPLIT_SEEDS, may_train_on
 
@@ -59,6 +70,14 @@ def test_the_encoder_computes_the_components(pixels, components):
     assert wanted.shape == (5, LATENT_CHANNELS, 16, 16)
     assert (posterior.mode() - wanted).abs().max() < 5e-3
     assert posterior.std.max() < 3e-3
+
+
+def test_an_encoder_tells_its_components(pixels, components):
+    autoencoder = new_autoencoder()
+    set_encoder(autoencoder, components)
+    again = read_components(autoencoder.state_dict())
+    for name, value in vars(components).items():
+        assert torch.equal(getattr(again, name), value), name
 
 
 def test_latents_have_unit_variance_and_keep_the_picture(pixels, components):
@@ -125,11 +144,7 @@ def test_an_adapters_file_gives_the_same_network(tmp_path):
     loaded = load_file(tmp_path / "a.safetensors")
     again = new_unet()
     again.load_state_dict(weights)
-    parts = {"image_proj": {}, "ip_adapter": {}}
-    for name, value in loaded.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = value
-    again._load_ip_adapter_weights([parts], low_cpu_mem_usage=False)
+    adapt(again, loaded)
     noisy, context, image = torch.randn(2, LATENT_CHANNELS, 16, 16), torch.randn(2, 48, 128), torch.randn(2, 1, 64)
     with torch.inference_mode():
         one, two = (
@@ -141,7 +156,7 @@ def test_an_adapters_file_gives_the_same_network(tmp_path):
 
 def test_timesteps_cover_all_levels():
     torch.manual_seed(0)
-    drawn = torch.stack([spread_timesteps(20) for _ in range(500)])
+    drawn = torch.stack([spread_timesteps(20, torch.device("cpu")) for _ in range(500)])
     assert drawn.min() >= 0 and drawn.max() <= 999
     # One from each twentieth of the distribution: no batch lies on one side of its middle, at 1000 / (1 + e^-0.5).
     assert (((drawn > 622).sum(dim=1) - 10).abs() <= 1).all()
@@ -190,15 +205,22 @@ def test_the_errors_of_corrections_weigh_more_where_they_differ(components):
     assert differ.flatten(1).any(dim=1).all() and not (differ & (weights == 1)).any()
 
 
-def test_the_first_pictures_of_a_batch_are_corrections(components):
+def test_what_is_seen_differs_from_what_is_wanted_in_corrections_alone(components):
     torch.manual_seed(0)
-    stage = DenoiserStage(components, torch.device("cpu"))
+    draw = PairDraw("denoiser", components, batch=20, corrections=0.6)
+    stage = DenoiserStage(Denoiser(), draw, torch.device("cpu"), torch.float32)
     asked = []
     stage._errors = lambda denoiser, seen, wanted, *rest: asked.append((seen, wanted)) or torch.zeros(len(seen))
-    stage.loss(7)
+    stage.loss(*(torch.from_numpy(each) for each in draw(0)))
     ((seen, wanted),) = asked
     differ = (seen != wanted).flatten(1).any(dim=1)
-    assert 0 < differ[:CORRECTIONS].sum() and not differ[CORRECTIONS:].any()
+    assert 0 < differ[:12].sum() and not differ[12:].any()
+
+
+def test_corrections_are_numbered_on_so_that_their_categories_come_in_turn(components):
+    before, *_ = PairDraw("denoiser", components, batch=24, corrections=1 / 3)(24)
+    wanted = components.encode(to_pixels(render_batch([training_correction("denoiser", 8 + n).source for n in range(8)])))
+    assert torch.allclose(torch.from_numpy(before).float(), wanted, atol=5e-3)
 
 
 def test_the_family_has_the_stated_sizes():
@@ -212,24 +234,41 @@ class Slope(nn.Module):
         self.slope = nn.Parameter(torch.zeros(()))
 
 
+class SlopeDraw:
+    """The number of the first scene, as the one thing that a batch of two shows."""
+
+    def __call__(self, first: int) -> tuple[np.ndarray]:
+        return (np.array([first]),)
+
+
 class SlopeStage:
-    """Fits a line of slope 3 from points that follow from the step; `seen` holds the steps asked for."""
+    """Fits a line of slope 3 from points that follow from the step; `seen` holds the scenes asked for."""
 
     name = "slope"
+    batch = 2
+    first = 10
 
     def __init__(self) -> None:
         self.trained = Slope()
+        self.draw = SlopeDraw()
         self.seen: list[int] = []
         self.drawn: list[float] = []
 
-    def loss(self, step: int) -> torch.Tensor:
-        self.seen.append(step)
+    def loss(self, first: torch.Tensor) -> torch.Tensor:
+        self.seen.append(int(first))
         self.drawn.append(float(torch.rand(())))
-        x = torch.tensor(1.0 + step % 5)
-        return ((self.trained.slope - 3) * x).square()
+        x = 1.0 + first % 5
+        return ((self.trained.slope - 3) * x).square().mean()
 
     def evaluate(self, trained: nn.Module) -> dict[str, float]:
         return {"slope": float(trained.slope)}
+
+    def weights(self, trained: nn.Module) -> dict[str, torch.Tensor]:
+        return trained.state_dict()
+
+
+def numbers(start: int, count: int, stride: int) -> list[int]:
+    return list(range(start, start + count * stride, stride))
 
 
 def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch):
@@ -238,15 +277,18 @@ def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch):
     first = SlopeStage()
     averaged = train(first, Budget(minutes=0.03, learning_rate=0.05, average=0.9), tmp_path, seed=1)
     assert abs(float(averaged.slope) - 3) < 0.2
-    assert first.seen == list(range(len(first.seen)))
+    assert first.seen == numbers(10, len(first.seen), 2)
+    assert torch.equal(load_weights(tmp_path, "slope")["slope"], averaged.slope.half().float())
     finished = SlopeStage()
     train(finished, Budget(minutes=0.03, learning_rate=0.05, average=0.9), tmp_path, seed=1)
     assert finished.seen == []  # its budget is spent
     more = SlopeStage()
     train(more, Budget(minutes=0.04, learning_rate=0.05, average=0.9), tmp_path, seed=1)
-    assert more.seen[0] == len(first.seen)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "slope.jsonl").read_text().splitlines()]
+    assert more.seen == numbers(first.seen[-1] + 2, len(more.seen), 2)
+    lines = [json.loads(line) for line in (tmp_path / "slope.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
     assert steps == sorted(steps) and steps[-1] == len(first.seen) + len(more.seen)
+    assert lines[-1]["samples"] == 2 * steps[-1] and lines[-1]["learning_rate"] == 0.05
     # What a step draws follows from the seed and the step, wherever training began.
     again = SlopeStage()
     train(again, Budget(minutes=0.005, learning_rate=0.05), tmp_path / "other", seed=1)
@@ -259,12 +301,12 @@ def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, mon
     first, second = SlopeStage(), SlopeStage()
     two = Replica(index=1, count=2)
     train(second, Budget(minutes=0.01, learning_rate=0.05), tmp_path, seed=1, replica=two)
-    assert second.seen[:3] == [1, 3, 5]
+    assert second.seen[:3] == [14, 18, 22]
     assert second.trained.slope.item() > 0.01
     left = torch.load(tmp_path / "slope-1.weights", weights_only=True)["slope"]
     monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 10**9)  # the first one then meets once, below
     train(first, Budget(minutes=0.0001, learning_rate=1e-9), tmp_path, seed=1, replica=Replica(index=0, count=2))
-    assert first.seen[0] == 0 and abs(first.trained.slope.item()) < 1e-3
+    assert first.seen[0] == 12 and abs(first.trained.slope.item()) < 1e-3
     seen: dict = {}
     loop._meet(first.trained, tmp_path, "slope", Replica(index=0, count=2), seen)
     assert abs(first.trained.slope.item() - left.item() / 2) < 1e-3
@@ -272,3 +314,124 @@ def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, mon
     loop._meet(first.trained, tmp_path, "slope", Replica(index=0, count=2), seen)
     assert first.trained.slope.item() == before  # what was met once does not pull again
     assert sorted(path.name for path in tmp_path.glob("slope*.pt")) == ["slope-1.pt", "slope.pt"]
+    assert load_weights(tmp_path, "slope").keys() == {"slope"}
+
+
+def test_one_replica_goes_on_as_two_and_two_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 10**9)
+    alone = SlopeStage()
+    train(alone, Budget(minutes=0.005, learning_rate=0.05), tmp_path, seed=1)
+    both = [SlopeStage(), SlopeStage()]
+    for index in (1, 0):  # the second joins what the first left
+        train(both[index], Budget(minutes=0.01, learning_rate=1e-6), tmp_path, seed=1, replica=Replica(index=index, count=2))
+    drawn = [number for stage in (alone, *both) for number in stage.seen]
+    assert len(set(drawn)) == len(drawn)  # nothing is seen twice
+    assert min(both[0].seen + both[1].seen) > alone.seen[-1]
+    assert abs(both[1].trained.slope.item() - alone.trained.slope.item()) < 0.01
+    last = SlopeStage()
+    train(last, Budget(minutes=0.015, learning_rate=1e-6), tmp_path, seed=1)
+    assert last.seen[0] > both[0].seen[-1]
+
+
+def test_processes_draw_ahead_what_one_would_draw():
+    drawn = draw_ahead(SlopeDraw(), 6, 4, workers=2)
+    assert [(number, int(batch[0][0])) for number, batch in (next(drawn) for _ in range(5))] == [
+        (number, number) for number in (6, 10, 14, 18, 22)
+    ]
+
+
+def test_batches_are_used_again_among_the_latest():
+    drawn = reuse(draw_ahead(SlopeDraw(), 0, 2, workers=0), 3)
+    seen = [next(drawn)[0] for _ in range(600)]
+    assert seen[::3] == numbers(0, 200, 2)
+    later = [(new, again) for index, new in enumerate(seen[::3]) for again in seen[3 * index + 1 : 3 * index + 3]]
+    assert all(0 <= new - again < 2 * 64 for new, again in later) and len({new - again for new, again in later}) > 30
+
+
+def test_every_stage_gets_its_share_of_the_minutes():
+    for replicas in (1, 2):
+        lanes = [lane for round_ in plan("all", 100.0, replicas) for lane in round_]
+        tasks = [task for lane in lanes for task in lane]
+        assert {task.stage for task in tasks} == set(SHARES)
+        assert abs(sum(task.minutes for task in tasks) - 100 * replicas) < 1e-6  # each lane has all the time
+    (lanes,) = plan("decoder", 7.0, 2)
+    assert [(task.stage, task.minutes, task.replica) for (task,) in lanes] == [
+        ("decoder", 7.0, Replica(index=n, count=2)) for n in range(2)
+    ]
+    assert plan("bundle", 7.0, 2) == []
+
+
+def test_weights_of_others_begin_a_training_and_end_in_a_bundle(tmp_path):
+    """A folder with a UNet and a text encoder alone takes everything else from the built-in family, which comes back whole."""
+    from safetensors.torch import load_file, save_file
+
+    shipped = SHIPPED / "miniature"
+    start = tmp_path / "start"
+    start.mkdir()
+    unet = load_file(shipped / "sd/unet/diffusion_pytorch_model.safetensors")
+    unet["conv_out.bias"] = unet["conv_out.bias"] + 1
+    save_file(unet, start / "unet.safetensors")
+    save_file(load_file(shipped / "sd/text_encoder/model.safetensors"), start / "text_encoder.safetensors")
+    line = train_family(TrainConfig(output=str(tmp_path / "family"), start=str(start), stage="bundle"))
+    assert line == f"bundle: {tmp_path}/family/miniature"
+    for path in sorted(shipped.rglob("*.safetensors")):
+        made, wanted = load_file(tmp_path / "family/miniature" / path.relative_to(shipped)), load_file(path)
+        assert made.keys() == wanted.keys()
+        for name, value in wanted.items():
+            moved = "unet" in str(path) and name == "conv_out.bias"
+            assert torch.allclose(made[name].float(), value.float() + moved, atol=1e-3), (path, name)
+    for name in ("lcm_unet/diffusion_pytorch_model.safetensors", "scoring_clip/model.safetensors"):
+        made, wanted = load_file(tmp_path / "family" / name), load_file(SHIPPED / name)
+        assert all(torch.equal(made[key], wanted[key]) for key in wanted)
+
+
+def test_a_wider_unet_is_told_from_its_weights(tmp_path):
+    wide = Denoiser((64, 96, 128))
+    save_weights(tmp_path, "denoiser", wide.state_dict())
+    loaded = load_denoiser(tmp_path)
+    assert tuple(loaded.unet.config.block_out_channels) == (64, 96, 128)
+    assert torch.equal(loaded.unet.conv_in.weight, wide.unet.conv_in.weight.half().float())
+
+
+def test_a_folder_that_holds_no_weights_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="start: got .*allowed: a bundle's folder"):
+        begin(tmp_path, str(tmp_path))
+    with pytest.raises(ConfigError, match="holds no weights of denoiser"):
+        load_denoiser(tmp_path)
+    (tmp_path / "denoiser.pt").touch()
+    with pytest.raises(ConfigError, match="an older version"):
+        begin(tmp_path, "")
+
+
+def test_options_are_words_of_key_and_value():
+    words = ["output=a=b", "minutes=2", "batch=512", "learning_rate=", "channels=64,96, 128", "seed=3"]
+    config = parse_options(TrainConfig, words)
+    assert (config.output, config.minutes, config.batch, config.learning_rate) == ("a=b", 2.0, 512, None)
+    assert (config.channels, config.seed) == ([64, 96, 128], 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["output=a", "minute=2"], "minute: got an unknown option; allowed: output=..."),
+        (["output=a", "--help"], "--help: got an unknown option"),
+        (["output=a", "seed=1", "seed=1"], "seed: got it twice"),
+        (["output=a", "seed=1.5"], "seed: got '1.5'; allowed: int"),
+        (["output=a", "stage=unet"], "stage: got 'unet'; allowed: all, components, decoder"),
+        (["output=a", "channels=48,96"], "channels: got [48, 96]; allowed: three multiples of 16"),
+        (["minutes=1"], "output: got ''; allowed: a local folder"),
+    ],
+)
+def test_wrong_options_are_refused(words, said):
+    with pytest.raises(ConfigError) as error:
+        parse_options(TrainConfig, words)
+    assert said in str(error.value)
+
+
+def test_training_needs_no_more_than_a_bare_machine_has(tmp_path, repository):
+    """It starts without Ray, Arrow and OmegaConf, and says what it takes."""
+    command = [sys.executable, "-S", "-m", "vimaedit.miniature.training", "minuets=1"]
+    environment = bare_environment(tmp_path, repository)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "minuets: got an unknown option; allowed: output=... stage=..." in done.stderr

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +23,15 @@ from vimaedit.types import EditRequest, Status
 
 MEGABYTE = 1_000_000
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     folder = tmp_path_factory.mktemp("family")
-    command = [sys.executable, "-m", "jobs.train_miniature", f"output={folder}", "minutes=0.1"]
+    command = [sys.executable, "-m", "jobs.train_miniature", f"output={folder}", "minutes=0.1", "batch=4"]
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == f"bundle: {folder}/miniature"
     for stage in ("decoder", "denoiser", "clip", "scoring_clip", "ip_adapter", "consistency"):
@@ -96,3 +99,34 @@ def test_a_place_that_is_no_local_folder_is_refused(capsys: pytest.CaptureFixtur
     assert "output: got 's3://bucket/family'; allowed: a local folder" in capsys.readouterr().err
     assert main(["output=x", "minutes=0"]) == 2
     assert "minutes: got 0.0; allowed: 0.1 to 100000" in capsys.readouterr().err
+
+
+def test_an_interrupted_training_leaves_no_process_and_goes_on(tmp_path: Path, repository: Path) -> None:
+    command = [sys.executable, "-m", "vimaedit.miniature.training", f"output={tmp_path}", "stage=clip", "batch=4", "replicas=2"]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    running = subprocess.Popen([*command, "minutes=30"], cwd=repository, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "checkpoints" / "clip-1.weights").is_file():  # both replicas have made steps and met
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.5)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=20) == 4
+    for _ in range(100):
+        if not session_processes(running.pid):
+            break
+        time.sleep(0.2)
+    assert not session_processes(running.pid)
+    done = subprocess.run(
+        [*command, "minutes=0.1"], cwd=repository, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == f"weights: {tmp_path}/checkpoints/clip.safetensors"
+
+
+def session_processes(session: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ProcessLookupError):
+            if os.getsid(int(path.name)) == session:
+                found.append(int(path.name))
+    return found

@@ -166,5 +166,5 @@ class AdapterStage:
         shown = {"image_embeds": [images[:, None]]}
         with arithmetic(self.device, self.dtype), attention_kernels(self.device):
             predicted = unet(noisy, timesteps, context, added_cond_kwargs=shown, return_dict=False)[0]
-        errors = (predicted.float() - velocity_to(noisy, wanted, alphas)).square() * weights
+        errors: Tensor = (predicted.float() - velocity_to(noisy, wanted, alphas)).square() * weights
         return errors.mean(dim=(1, 2, 3))

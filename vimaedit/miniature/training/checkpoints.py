@@ -124,7 +124,8 @@ def load_clip(checkpoints: Path, stage: str) -> CLIPModel:
 
 def load_decoder(checkpoints: Path) -> nn.Module:
     """Return the autoencoder's decoder."""
-    return _loaded(new_autoencoder().decoder, load_weights(checkpoints, "decoder"))
+    decoder: nn.Module = new_autoencoder().decoder
+    return _loaded(decoder, load_weights(checkpoints, "decoder"))
 
 
 def _loaded(network: Network, weights: Mapping[str, Tensor]) -> Network:

@@ -54,7 +54,8 @@ def encode_corrections(components: Components, edits: Sequence[Edit]) -> tuple[T
     """Return the latents of what is seen and of what is wanted, (B, C, h, w), and the weights of their errors, (B, 1, h, w)."""
     if not edits:
         side = CANVAS_SIZE // VAE_FACTOR
-        return *torch.zeros(2, 0, LATENT_CHANNELS, side, side).unbind(), torch.zeros(0, 1, side, side)
+        empty = torch.zeros(0, LATENT_CHANNELS, side, side)
+        return empty, empty, empty[:, :1]
     pictures = render_batch([each.source for each in edits] + [each.target for each in edits])
     seen, wanted = components.encode(to_pixels(pictures)).chunk(2)
     masks = torch.stack([torch.from_numpy(edit_mask(each, CANVAS_SIZE)) for each in edits])

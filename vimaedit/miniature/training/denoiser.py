@@ -118,7 +118,7 @@ class DenoiserStage:
         noisy = add_noise(seen, noise, alphas)
         with arithmetic(self.device, self.dtype), attention_kernels(self.device):
             predicted = denoiser(noisy, timesteps, ids)
-        errors = (predicted.float() - velocity_to(noisy, wanted, alphas)).square() * weights
+        errors: Tensor = (predicted.float() - velocity_to(noisy, wanted, alphas)).square() * weights
         return errors.mean(dim=(1, 2, 3))
 
 

@@ -44,8 +44,12 @@ class Stage(Protocol):
 
     name: str
     trained: nn.Module
-    draw: Draw
     batch: int
+
+    @property
+    def draw(self) -> Draw:
+        """Return what draws batches, in this process or another."""
+        ...
 
     def loss(self, *batch: Tensor) -> Tensor:
         """Return the loss on what `draw` returned."""
