@@ -92,9 +92,7 @@ class PairDraw:
         start = first // self.batch * num_corrections
         corrections = [training_correction(self.stage, start + n) for n in range(num_corrections)]
         before, after, weights = encode_corrections(self.components, corrections)
-        pairs = [
-            training_scene(self.stage, first + num_corrections + n) for n in range(self.batch - num_corrections)
-        ]
+        pairs = [training_scene(self.stage, first + num_corrections + n) for n in range(self.batch - num_corrections)]
         plain = self.components.encode(to_pixels(render_batch([scene for scene, _ in pairs])))
         ids = tokenize(self.tokenizer, [each.target_prompt for each in corrections] + [caption for _, caption in pairs])
         latents = [each.numpy().astype(np.float16) for each in (before, after, weights, plain)]
