@@ -59,8 +59,10 @@ def quiet_engine() -> None:
     """Leave the console to this job's own progress line; Ray Data's log file in its session folder still has everything."""
     from ray.data import DataContext
 
+    from pipelines.cluster.private import PROGRESS_LOGGER
+
     DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that its bars are off
+    logging.getLogger(PROGRESS_LOGGER).setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
         if handler.get_name() == "console":
             handler.setLevel(logging.WARNING)

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from pipelines.cluster.place import start_actor
+from pipelines.cluster.session import start_actor
 from pipelines.cluster.telemetry import observe_rows_left
 
 logger = logging.getLogger(__name__)

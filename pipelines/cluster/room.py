@@ -14,10 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.data._internal.execution.backpressure_policy import BackpressurePolicy  # nothing public holds an operator back
-from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
 from pipelines.cluster.place import Placement
+from pipelines.cluster.private import ActorPoolMapOperator, BackpressurePolicy
 from vimaedit.errors import VimaeditError
 
 logger = logging.getLogger(__name__)

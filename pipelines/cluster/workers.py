@@ -1,24 +1,17 @@
-"""Questions that only a worker of the editing kind can answer, asked before the plan is made."""
+"""Workers: a task in the place of an actor, waiting for the first, and what only a worker can tell before a plan is made."""
 
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import ray
 
-from pipelines.cluster.place import Placement, get
+from pipelines.cluster.place import Placement
+from pipelines.cluster.session import get
 from pipelines.cluster.weights import with_local_weights
-from pipelines.edit.blocks import UnitRows
-from pipelines.edit.read import read_unit
-from pipelines.edit.write import encode_unit
-from pipelines.output.context import RunContext
-from pipelines.output.parts import part_bytes
-from pipelines.output.plan import Unit
-from pipelines.records.scan import InputFile
 from pipelines.store.masking import mask_urls
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
@@ -41,21 +34,9 @@ class Probe:
     versions: dict[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A measured first batch: `rows` edited in `seconds` after a warm-up, and the bytes of their part."""
-
-    rows: int
-    seconds: float
-    bytes: int
-
-    @property
-    def row_seconds(self) -> float:
-        return self.seconds / self.rows
-
-    @property
-    def row_bytes(self) -> float:
-        return self.bytes / self.rows
+def on_worker(function: Any, placement: Placement, **options: Any) -> Any:
+    """Make a task of a function that runs in the place of one actor, with its CPUs and its GPU."""
+    return ray.remote(function).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
 
 
 def probe(edit: EditConfig, model: ModelConfig, placement: Placement) -> Probe:
@@ -63,7 +44,7 @@ def probe(edit: EditConfig, model: ModelConfig, placement: Placement) -> Probe:
 
     Raises: ConfigError where the model cannot be had or does not fit the options.
     """
-    found: Probe = get(_on_worker(_probe, placement).remote(edit, model, placement.use_gpu))
+    found: Probe = get(on_worker(_probe, placement).remote(edit, model, placement.use_gpu))
     size = edit.canvas.size or found.facts.canvas_size
     if size % found.facts.granularity:
         raise ConfigError(
@@ -80,7 +61,7 @@ def await_worker(placement: Placement, *, timeout_s: float = GPU_WAIT_S) -> None
     if not placement.waits:
         return
     logger.info("no GPU is there yet: waiting up to %.0f s for the cluster to bring one", timeout_s)
-    began = _on_worker(_begin, placement).remote()
+    began = on_worker(_begin, placement).remote()
     try:
         ray.get(began, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
@@ -89,24 +70,6 @@ def await_worker(placement: Placement, *, timeout_s: float = GPU_WAIT_S) -> None
             f"device: got cuda, but no GPU has come within {timeout_s:g} s; allowed: a cluster that has one or brings one, or cpu"
         ) from None
     logger.info("a GPU is there")
-
-
-def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placement) -> Sample | None:
-    """Edit the unit's requests on a worker, write nothing, and time it; None where none of them can be edited.
-
-    A request that kills its process is the run's to find; here it only makes the unit unfit for a measurement.
-    """
-    measured = _on_worker(_measure, placement, max_retries=1).remote(context, file, unit)
-    try:
-        sample: Sample | None = get(measured)
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        logger.warning("unit %s cannot be measured: %s", unit.id, mask_urls(str(error)).splitlines()[0])
-        return None
-    return sample
-
-
-def _on_worker(function: Any, placement: Placement, **options: Any) -> Any:
-    return ray.remote(function).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, **options)
 
 
 def _begin() -> None:
@@ -143,18 +106,3 @@ def _gpu(model: ModelConfig) -> tuple[str, float]:
     if not torch.cuda.is_available():
         raise ConfigError(f"device: got {model.device}, but torch {torch.__version__} sees no GPU on the worker; allowed: cpu")
     return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 2**30
-
-
-def _measure(context: RunContext, file: InputFile, unit: Unit) -> Sample | None:
-    from pipelines.edit.actor import EditActor
-
-    actor = EditActor(context)
-    read = read_unit(context, file, unit)
-    if all(row.status is not None for row in read.rows):
-        return None
-    actor.edit_rows(unit, read.rows)
-    again: UnitRows = read_unit(context, file, unit)
-    started = time.perf_counter()
-    actor.edit_rows(unit, again.rows)
-    seconds = time.perf_counter() - started
-    return Sample(rows=len(again.rows), seconds=seconds, bytes=len(part_bytes(context, unit.id, encode_unit(context, again))))

@@ -19,10 +19,9 @@ from pipelines.cluster.progress import Report
 from pipelines.cluster.telemetry import observe_batch
 from pipelines.cluster.weights import with_local_weights
 from pipelines.edit.blocks import from_block, to_block
-from pipelines.edit.deaths import starting, this_worker
+from pipelines.edit.deaths import Deaths, RequestKey, Suspects, starting, this_worker, write_suspects
 from pipelines.edit.failures import Failure, describe, device_error, free_memory
 from pipelines.edit.riding import RidingMetrics
-from pipelines.edit.suspects import Deaths, RequestKey, Suspects, write_suspects
 from pipelines.output.context import RunContext
 from pipelines.output.plan import Unit, batches
 from pipelines.records.row import Row

@@ -1,28 +1,45 @@
-"""What every editing actor is doing, noted in one small actor, so that the request that kills its process is found.
+"""Requests whose editing process has died: noted in one small actor while a run is at work, and as small objects in its output.
 
-A process that dies says nothing any more. What it was editing then stands here, and the next process that takes up the unit is told.
-Starts of actors stand here too: a model that nobody can load ends the run with the cause.
+A process that dies says nothing any more. What it was editing then stands in the ledger, and the next process that takes up the unit
+is told. Starts of actors stand there too: a model that nobody can load ends the run with the cause.
 """
 
 from __future__ import annotations
 
-import logging
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
-from pipelines.cluster.place import start_actor
-from pipelines.edit.suspects import Deaths, RequestKey, Suspects
+from pipelines.cluster.session import start_actor
+from pipelines.store.location import Location, list_files, put_atomic, read_bytes
 from vimaedit.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 START_TRIES = 3  # of loading the model: what is wrong with it after them stays wrong
 UNSAID = "its process was killed or crashed"
+
+
+class RequestKey(NamedTuple):
+    """A request within its unit, whose requests are all of one file."""
+
+    input_row: int
+    edit_index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deaths:
+    """How often a request's process died while it was edited, how often of these while nothing else ran, and the last cause."""
+
+    all: int = 0
+    alone: int = 0
+    cause: str = ""
+
+
+Suspects = dict[RequestKey, Deaths]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,3 +185,37 @@ def explaining_starts(ledger: Any) -> Iterator[None]:
 
 def _start_error(text: str, is_config: bool) -> Exception:
     return ConfigError(text) if is_config else RuntimeError(f"no editing actor could start: {text}")
+
+
+def suspects_place(output: Location, unit: str) -> Location:
+    """Name the object that holds a unit's suspects."""
+    return output / "state" / "suspects" / f"{unit}.json"
+
+
+def write_suspects(output: Location, unit: str, suspects: Mapping[RequestKey, Deaths], run: str) -> None:
+    """Store the suspects of a unit. `run` says of which work the deaths are: settings and generation."""
+    requests = [{**key._asdict(), "died": deaths.all, "died_alone": deaths.alone} for key, deaths in suspects.items()]
+    text = json.dumps({"run": run, "requests": requests}, indent=2)
+    put_atomic(suspects_place(output, unit), text.encode())
+
+
+def read_suspects(output: Location, units: Iterable[str], run: str) -> dict[str, Suspects]:
+    """Read the stored suspects of some units. Their deaths count only where they are of the same `run`."""
+    wanted = set(units)
+    found = {}
+    for name, _ in list_files(output / "state" / "suspects", ".json"):
+        unit = name.removesuffix(".json")
+        if unit in wanted:
+            found[unit] = _parse(read_bytes(suspects_place(output, unit)), run)
+    return found
+
+
+def _parse(text: bytes, run: str) -> Suspects:
+    content = json.loads(text)
+    same = content["run"] == run
+    return {
+        RequestKey(entry["input_row"], entry["edit_index"]): Deaths(all=entry["died"], alone=entry["died_alone"])
+        if same
+        else Deaths()
+        for entry in content["requests"]
+    }

@@ -16,16 +16,16 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from pipelines.cluster.logs import fields, set_run
-from pipelines.cluster.place import end_actor, own_error, place_again, set_engine
+from pipelines.cluster.place import Placement, place
 from pipelines.cluster.progress import ProgressCallback, ProgressState, Report, report_to, reporting, start_counter
 from pipelines.cluster.room import ClusterShrank, room_policies
+from pipelines.cluster.session import end_actor, look_at_cluster, own_error, set_engine
 from pipelines.edit.actor import EditActor, deaths_run
-from pipelines.edit.deaths import explaining_starts, start_ledger
+from pipelines.edit.deaths import explaining_starts, read_suspects, start_ledger
 from pipelines.edit.prepare import Prepared, prepare
 from pipelines.edit.read import UnitSource
 from pipelines.edit.sheet import write_sheet
 from pipelines.edit.sink import UnitSink
-from pipelines.edit.suspects import read_suspects
 from pipelines.exits import EXIT_STOPPED
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
@@ -172,7 +172,7 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
         if isinstance(reason, ClusterShrank):
             logger.warning("%s", reason)
             gc.collect()  # lets go of the old pool's actors
-            prepared = dataclasses.replace(prepared, placement=place_again(context.job, context.threads))
+            prepared = dataclasses.replace(prepared, placement=_place_again(context))
         elif reason is not None:
             seconds = time.monotonic() - started
             return dataclasses.replace(
@@ -188,6 +188,11 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
             f"not there or not the plan's after {ROUNDS} rounds; something else deletes or writes there"
         )
     return _finish(context, prepared, work, lock, dataclasses.replace(summary, edited=edited), started)
+
+
+def _place_again(context: RunContext) -> Placement:
+    """Decide anew, for what a cluster has left, where to edit; the threads of an actor are settled."""
+    return place(dataclasses.replace(context.job, threads=context.threads), look_at_cluster(context.job))
 
 
 def _stored_parts(prepared: Prepared) -> dict[str, Part]:

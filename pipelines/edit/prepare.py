@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import vimaedit
-from pipelines.cluster.place import Placement, auto_batch_size, connect, look_at_cluster, place
-from pipelines.cluster.workers import Probe, Sample, await_worker, measure, probe
+from pipelines.cluster.place import Placement, auto_batch_size, place
+from pipelines.cluster.session import connect, look_at_cluster
+from pipelines.cluster.workers import Probe, await_worker, probe
+from pipelines.edit.sample import Sample, measure
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import config_digest

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipelines.cluster.place import connect
 from pipelines.cluster.progress import ProgressState
+from pipelines.cluster.session import connect
 from pipelines.edit.edit import DryRunReport, plan_dry_run, run_edit
 from pipelines.evaluate.config import EvaluateConfig, edit_job, score_job
 from pipelines.evaluate.report.gather import gather

@@ -15,8 +15,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.cluster.place import Placement, connect, look_at_cluster, place
+from pipelines.cluster.place import Placement, place
 from pipelines.cluster.progress import ProgressState
+from pipelines.cluster.session import connect, look_at_cluster
 from pipelines.cluster.weights import stated_recipe
 from pipelines.cluster.workers import Probe, await_worker, probe
 from pipelines.edit.edit import run_edit

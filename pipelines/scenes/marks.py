@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from pipelines.cluster.place import get
+from pipelines.cluster.session import get
 from pipelines.store.location import Location, list_files, open_reader, put_atomic, retry_remote
 from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
 from vimaedit.scenes.reading.agreement import MaskAgreement, compare_masks, region_psnr, true_cells

@@ -8,7 +8,8 @@ from typing import Any
 
 import ray
 
-from pipelines.cluster.place import Placement, get
+from pipelines.cluster.place import Placement
+from pipelines.cluster.session import get
 from pipelines.cluster.weights import local_copy, with_local_weights
 from pipelines.output.config import EditJobConfig
 from vimaedit.scenes.captions import draw_wording, write_caption

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import ray
-
-from pipelines.cluster.place import Placement, get
+from pipelines.cluster.place import Placement
+from pipelines.cluster.session import get
 from pipelines.cluster.weights import local_copy
+from pipelines.cluster.workers import on_worker
 from pipelines.options import Networks
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import BACKBONES
@@ -58,8 +58,7 @@ def find_absent(networks: MetricNetworks, placement: Placement) -> dict[str, str
     """Load the networks once on a worker of the measuring kind: which metrics cannot be had, and why."""
     if not BACKBONES.keys() & set(networks.groups):
         return {}
-    task = ray.remote(_find_absent).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
-    absent: dict[str, str] = get(task.remote(networks, placement.threads, placement.use_gpu))
+    absent: dict[str, str] = get(on_worker(_find_absent, placement).remote(networks, placement.threads, placement.use_gpu))
     return absent
 
 

@@ -24,8 +24,9 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 import vimaedit
-from pipelines.cluster.place import Placement, connect, look_at_cluster, place, set_engine
+from pipelines.cluster.place import Placement, place
 from pipelines.cluster.progress import ProgressCallback, ProgressState
+from pipelines.cluster.session import connect, look_at_cluster, set_engine
 from pipelines.cluster.workers import await_worker
 from pipelines.exits import EXIT_LOSSES
 from pipelines.options import Place, option_names

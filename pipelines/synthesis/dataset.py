@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from pipelines.cluster.place import set_engine
+from pipelines.cluster.session import set_engine
 from pipelines.output.parts import open_result_writer
 from pipelines.store.location import locate, put_atomic
 from pipelines.store.parquet import take_rows, write_groups

@@ -12,7 +12,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from pipelines.cluster.place import Placement, set_engine
+from pipelines.cluster.place import Placement
+from pipelines.cluster.session import set_engine
 from pipelines.store.location import Location, exists, list_files, locate, put_atomic, read_bytes
 from pipelines.store.masking import mask_urls
 from pipelines.store.text import cut, without_secrets

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
-from pipelines.cluster.place import auto_batch_size, connect, get, look_at_cluster, place
+from pipelines.cluster.place import auto_batch_size, place
+from pipelines.cluster.session import connect, get, look_at_cluster
 from pipelines.cluster.weights import with_local_weights
-from pipelines.cluster.workers import await_worker
+from pipelines.cluster.workers import await_worker, on_worker
 from pipelines.edit.actor import edit_batch
 from pipelines.records.parse import parse_record
 from pipelines.records.pictures import decode_picture
@@ -94,7 +93,7 @@ def estimate_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] 
     making = settle(making, placement)
     chunks = cut_chunks(making.captions, [config.limit])
     records = sum(chunk.count for chunk in chunks)
-    measure = ray.remote(_measure).options(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)
+    measure = on_worker(_measure, placement)
     batch_size, sample = get(measure.remote(making, chunks))
     candidates = kept = 0.0
     seconds: dict[str, float] = {}

@@ -14,7 +14,8 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipelines.cluster.place import Placement, own_error, set_engine
+from pipelines.cluster.place import Placement
+from pipelines.cluster.session import own_error, set_engine
 from pipelines.cluster.weights import local_copy
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit

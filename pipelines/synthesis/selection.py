@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from pipelines.cluster.place import set_engine
+from pipelines.cluster.session import set_engine
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
 from pipelines.store.location import Location, exists, locate, retry_remote

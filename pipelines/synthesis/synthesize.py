@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 import vimaedit
-from pipelines.cluster.place import Placement, connect, look_at_cluster, place
+from pipelines.cluster.place import Placement, place
 from pipelines.cluster.progress import ProgressCallback
+from pipelines.cluster.session import connect, look_at_cluster
 from pipelines.cluster.workers import await_worker
 from pipelines.edit.edit import RunSummary, run_edit
 from pipelines.exits import EXIT_LOSSES

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import ray
 
-from pipelines.cluster.place import get
+from pipelines.cluster.session import get
 from pipelines.store.location import list_files, locate
 from pipelines.store.parquet import READ_ROWS, read_batches, read_table
 from pipelines.synthesis.filters import KEPT

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from pipelines.cluster.place import get
+from pipelines.cluster.session import get
 from pipelines.evaluate.report.data import Board, MethodBoard, Result, Sample
 from pipelines.evaluate.report.pictures import Key, RunRows, ShownRow, part_rows
 from pipelines.ingest.ingest import IngestSummary

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.place import Cluster, Placement, check_reachable, place
+from pipelines.cluster.place import Cluster, Placement, place
+from pipelines.cluster.session import check_reachable
 from pipelines.options import Place
 from vimaedit.errors import ConfigError
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
 from pipelines.cluster import room as shrinking
 from pipelines.cluster.place import Placement
+from pipelines.cluster.private import ActorPoolMapOperator
 from pipelines.cluster.room import LOOK_S, SHRUNK_S, ClusterShrank, RoomPolicy, RoomWatch, room_policies
 
 OPTIONS: dict[str, Any] = {"num_actors": 2, "likely_actors": 2, "threads": 1, "num_cpus": 1.0}

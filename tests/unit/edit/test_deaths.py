@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipelines.edit.deaths import START_TRIES, UNSAID, Ledger, Worker
-from pipelines.edit.suspects import Deaths, RequestKey, Suspects, read_suspects, suspects_place, write_suspects
+from pipelines.edit.deaths import (
+    START_TRIES,
+    UNSAID,
+    Deaths,
+    Ledger,
+    RequestKey,
+    Suspects,
+    Worker,
+    read_suspects,
+    suspects_place,
+    write_suspects,
+)
 from pipelines.store.location import locate
 
 A, B, C = RequestKey(3, 0), RequestKey(3, 1), RequestKey(5, 0)

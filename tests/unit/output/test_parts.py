@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.cluster.place import auto_batch_size, own_error
+from pipelines.cluster.place import auto_batch_size
+from pipelines.cluster.session import own_error
 from pipelines.edit.prepare import is_large
 from pipelines.edit.sheet import CELL_PX, COLUMNS, HEADER_PX, draw_sheet
 from pipelines.output.config import EditJobConfig
