@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jobs._cli.main import run_job
 from pipelines.exits import EXIT_DONE
 from pipelines.output.status import RunStatus, StatusConfig, read_status
-from pipelines.store.lock import STALE_S
+from pipelines.store.patience import LOCK_STALE_S
 from vimaedit.types import Status
 
 
@@ -37,8 +37,8 @@ def _state(status: RunStatus) -> str:
     if status.is_released:
         ended = f", interrupted by {status.interrupted}" if status.interrupted else ""
         return f"not finished, nobody at work{ended}: the same command goes on"
-    if status.age_s is not None and status.age_s > STALE_S:
-        return f"not finished; its driver has said nothing for more than {STALE_S:g} s: the same command goes on"
+    if status.age_s is not None and status.age_s > LOCK_STALE_S:
+        return f"not finished; its driver has said nothing for more than {LOCK_STALE_S:g} s: the same command goes on"
     return "running" if status.planned else "being planned"
 
 

@@ -17,12 +17,10 @@ import ray
 
 from pipelines.cluster.place import Placement
 from pipelines.cluster.private import ActorPoolMapOperator, BackpressurePolicy
+from pipelines.store.patience import ROOM_LOOK_S, SHRUNK_S
 from vimaedit.errors import VimaeditError
 
 logger = logging.getLogger(__name__)
-
-LOOK_S = 5.0
-SHRUNK_S = 60.0  # for a lost node to be replaced, before the pool is given up
 
 
 class ClusterShrank(VimaeditError):
@@ -46,7 +44,7 @@ class RoomWatch:
         """Look at the cluster now and then. Raises: ClusterShrank where the room has been missing for long."""
         now = self.clock()
         if now >= self.next_look:
-            self.next_look = now + LOOK_S
+            self.next_look = now + ROOM_LOOK_S
             self._look(now)
         return self.short_since is None
 

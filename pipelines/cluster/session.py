@@ -16,10 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines.cluster.place import Cluster, actor_threads
 from pipelines.cluster.private import ask_first, autoscaler_limits
 from pipelines.options import Place
+from pipelines.store.patience import CONNECT_S, ENGINE_START_TRIES, NO_LIMIT, NO_PROGRESS_S, NO_PROGRESS_UNITS
 from vimaedit.errors import ConfigError, VimaeditError
 
-LEAST_PROGRESS_TIMEOUT_S = 1800.0
-CONNECT_TIMEOUT_S = 10.0
 ADDRESS = re.compile(r"(ray://)?(?P<host>[^/@\s]+):(?P<port>\d+)")
 ADDRESSES = "allowed: HOST:PORT of a running cluster, auto, local, or leave it out for a Ray of this process's own"
 
@@ -63,7 +62,7 @@ def check_reachable(address: str) -> None:
         raise ConfigError(f"ray_address: got {address!r}; {ADDRESSES}")
     host, port = named["host"].strip("[]"), int(named["port"])
     try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+        socket.create_connection((host, port), CONNECT_S).close()
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(f"ray_address: got {address!r}, where nobody answers ({error}); {ADDRESSES}") from error
 
@@ -95,9 +94,9 @@ def set_engine(unit_seconds: float, policies: Sequence[Any] = ()) -> None:
     context.target_max_block_size = None  # one block per task, whatever its size
     context.max_errored_blocks = 0
     context.actor_init_retry_on_errors = True
-    context.max_consecutive_actor_init_deaths = 3
+    context.max_consecutive_actor_init_deaths = ENGINE_START_TRIES
     ask_first(context, policies)
-    context.execution_no_progress_timeout_s = max(LEAST_PROGRESS_TIMEOUT_S, 5 * unit_seconds)
+    context.execution_no_progress_timeout_s = max(NO_PROGRESS_S, NO_PROGRESS_UNITS * unit_seconds)
 
 
 def start_actor(kind: type[Any], *arguments: Any) -> Any:
@@ -106,7 +105,7 @@ def start_actor(kind: type[Any], *arguments: Any) -> Any:
     Ray keeps no record of its calls: there are thousands in a run, and each would stay in the head's memory.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    options = {"num_cpus": 0, "max_restarts": NO_LIMIT, "max_task_retries": NO_LIMIT, "scheduling_strategy": here}
     return ray.remote(kind).options(**options, enable_task_events=False).remote(*arguments)
 
 

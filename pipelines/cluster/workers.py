@@ -13,13 +13,12 @@ from pipelines.cluster.place import Placement
 from pipelines.cluster.session import get
 from pipelines.cluster.weights import with_local_weights
 from pipelines.store.masking import mask_urls
+from pipelines.store.patience import GPU_WAIT_S
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.models.files import ModelFacts
 
 logger = logging.getLogger(__name__)
-
-GPU_WAIT_S = 900.0  # a cloud's machine, its image and its drivers take up to ten minutes
 
 
 @dataclass(frozen=True, kw_only=True)

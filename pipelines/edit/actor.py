@@ -27,12 +27,12 @@ from pipelines.output.plan import Unit, batches
 from pipelines.records.row import Row
 from pipelines.store.location import locate
 from pipelines.store.masking import mask_urls
+from pipelines.store.patience import DEATHS_ALONE
 from vimaedit.errors import VimaeditError, shown
 from vimaedit.types import Editor, EditResult, Status
 
 logger = logging.getLogger(__name__)
 
-DEATHS_ALONE = 2  # of its process while it ran alone make a request a killer
 LOST_DEVICE = 17  # exit code of a process that can no longer use its GPU
 
 Slots = list[Row | None]

@@ -17,9 +17,9 @@ import ray
 
 from pipelines.cluster.session import start_actor
 from pipelines.store.location import Location, list_files, put_atomic, read_bytes
+from pipelines.store.patience import LOAD_TRIES
 from vimaedit.errors import ConfigError
 
-START_TRIES = 3  # of loading the model: what is wrong with it after them stays wrong
 UNSAID = "its process was killed or crashed"
 
 
@@ -113,12 +113,12 @@ class Ledger:
         if before is not None and before.pid != worker.pid and self.is_alive(before.node):
             self.start_deaths[worker.actor] = self.start_deaths.get(worker.actor, 0) + 1
         deaths = self.start_deaths.get(worker.actor, 0)
-        if deaths >= START_TRIES:
+        if deaths >= LOAD_TRIES:
             text = f"the process of an editing actor died {deaths} times in a row while it loaded the model"
             self.start_error = f"{text}; its node's log and memory may say why", False
-            self.failed_starts = START_TRIES
+            self.failed_starts = LOAD_TRIES
             return self.start_error
-        hopeless = self.start_error is not None and not self.has_started and self.failed_starts >= START_TRIES
+        hopeless = self.start_error is not None and not self.has_started and self.failed_starts >= LOAD_TRIES
         return self.start_error if hopeless else None
 
     def started(self, worker: Worker) -> None:

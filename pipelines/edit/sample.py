@@ -20,6 +20,7 @@ from pipelines.output.parts import part_bytes
 from pipelines.output.plan import Unit
 from pipelines.records.scan import InputFile
 from pipelines.store.masking import mask_urls
+from pipelines.store.patience import SAMPLE_RETRIES
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placeme
 
     A request that kills its process is the run's to find; here it only makes the unit unfit for a measurement.
     """
-    measured = on_worker(_measure, placement, max_retries=1).remote(context, file, unit)
+    measured = on_worker(_measure, placement, max_retries=SAMPLE_RETRIES).remote(context, file, unit)
     try:
         sample: Sample | None = get(measured)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:

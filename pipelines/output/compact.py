@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.options import Shards, check_bases, check_given
-from pipelines.output.finish import is_complete, write_success
+from pipelines.output.complete import is_complete, write_success
 from pipelines.output.parts import FOOTER_KEY, open_result_writer, part_name, read_parts
 from pipelines.store.listing import refuse_output_in_input
 from pipelines.store.location import Location, check_writable, exists, list_files, locate, new_file, put_atomic, read_bytes

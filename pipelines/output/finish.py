@@ -1,4 +1,4 @@
-"""The end of a run: count what was written, say so in the output, and mark it complete last."""
+"""The end of a run: count what was written, and say so in the output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.exits import EXIT_DONE, EXIT_LOSSES
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.parts import Part
-from pipelines.store.location import Location, exists, put_atomic, read_bytes, retry
+from pipelines.store.location import Location, exists, put_atomic, read_bytes
 from pipelines.store.parquet import put_table
 from pipelines.store.text import without_secrets
 from vimaedit.types import Status
@@ -65,23 +65,6 @@ def read_run(output: Location) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(read_bytes(place))
     return content
-
-
-def write_success(output: Location) -> None:
-    """Mark the output complete."""
-    put_atomic(output / "_SUCCESS", b"")
-
-
-def is_complete(output: Location) -> bool:
-    """Whether the output is marked complete."""
-    return exists(output / "_SUCCESS")
-
-
-def withdraw_success(output: Location) -> None:
-    """Take the mark away, before anything is done that it does not cover."""
-    place = output / "_SUCCESS"
-    if is_complete(output):
-        retry(lambda: place.fs.rm_file(place.path))
 
 
 def count_statuses(parts: Iterable[Part]) -> dict[str, int]:

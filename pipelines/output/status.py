@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.options import check_given
-from pipelines.output.finish import count_statuses, is_complete, read_run
+from pipelines.output.complete import is_complete
+from pipelines.output.finish import count_statuses, read_run
 from pipelines.output.parts import read_parts
 from pipelines.output.plan import load_plan
 from pipelines.output.resume import find_work

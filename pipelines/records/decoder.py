@@ -13,14 +13,12 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 
+from pipelines.store.patience import DECODER_CPU_S, DECODER_STOP_S, DECODER_TRIES
 from vimaedit.errors import RequestError, VimaeditError
 from vimaedit.images import CanvasSpec, FittedPicture, decode_image, decode_mask, fit_picture
 
-TRIES = 2  # of a picture whose process dies: the node may have been short of memory for other reasons
-CPU_SECONDS = 300  # of one record; the largest picture allowed takes some of them
 ROOM_BYTES = 1024**3  # of memory beside what the process begins with, ...
 BYTES_PER_PIXEL = 24  # ... and for each pixel that is allowed: several copies of four channels while colours are converted
-STOP_SECONDS = 5.0
 READY = "ready"
 PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -86,13 +84,13 @@ class Decoder:
         DecodingFailed; RuntimeError where no process can be started.
         """
         with self.lock:
-            for tried in range(1, TRIES + 1):
+            for tried in range(1, DECODER_TRIES + 1):
                 try:
                     reply = self._ask(record)
                     break
                 except _Died as death:
-                    if tried == TRIES:
-                        raise DecoderDied(TRIES, str(death)) from death
+                    if tried == DECODER_TRIES:
+                        raise DecoderDied(DECODER_TRIES, str(death)) from death
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -103,7 +101,7 @@ class Decoder:
             self.connection.close()
         if self.process is not None:
             try:
-                self.process.wait(STOP_SECONDS)
+                self.process.wait(DECODER_STOP_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -112,12 +110,12 @@ class Decoder:
     def _ask(self, record: CodedRecord) -> DecodedRecord | Exception:
         connection = self.connection or self._start()
         try:
-            connection.send((record, CPU_SECONDS))
+            connection.send((record, DECODER_CPU_S))
             reply: DecodedRecord | Exception = connection.recv()
         except (EOFError, OSError) as error:
             code = self._end_code()
             if code == -signal.SIGXCPU:
-                got, allowed = f"more than {CPU_SECONDS} s of CPU to decode it", "a picture that decodes faster"
+                got, allowed = f"more than {DECODER_CPU_S} s of CPU to decode it", "a picture that decodes faster"
                 return RequestError("image_too_slow", field="image", got=got, allowed=allowed)
             how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             raise _Died(f"it ended {how}") from error

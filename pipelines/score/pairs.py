@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.output.finish import is_complete
+from pipelines.output.complete import is_complete
 from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.score.config import ScoreConfig
 from pipelines.store.listing import list_input

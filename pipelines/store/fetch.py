@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from pipelines.store.location import PATIENT_ATTEMPTS, Location, locate, read_bytes, retry
+from pipelines.store.location import Location, locate, read_bytes, retry
 from pipelines.store.masking import mask_url, mask_urls
+from pipelines.store.patience import FETCH_SOCKET_S, FETCH_TOTAL_S, MAX_REDIRECTS, PATIENT_ATTEMPTS
 from vimaedit.errors import RequestError
 
-MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 512 * 1024 * 1024
-TIMEOUT_S = 30.0  # of one operation on a socket
-TOTAL_TIMEOUT_S = 120.0  # of all tries together with their redirects, headers and bodies
 PIECE_BYTES = 1024 * 1024
 QUOTED_BEFORE = "/%:@!$&'()*+,;=~?-._"  # may stand in a path or query; `%` begins what was quoted before
 WEB = ("http", "https")
@@ -59,7 +57,7 @@ def fetch(reference: str, rules: ReferenceRules) -> bytes:
     if _scheme(reference) in WEB:
         if not rules.allow_http:
             raise _outside(reference, f"a path under {mask_urls(rules.root)}, or allow_http=true")
-        deadline = time.monotonic() + TOTAL_TIMEOUT_S
+        deadline = time.monotonic() + FETCH_TOTAL_S
         return retry(lambda: _fetch_http(reference, rules, deadline))
     place = resolve(reference, rules.root)
     try:
@@ -278,8 +276,8 @@ def _seconds_left(deadline: float) -> float:
     """
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError(f"not complete after {TOTAL_TIMEOUT_S:g} s")
-    return min(TIMEOUT_S, left)
+        raise TimeoutError(f"not complete after {FETCH_TOTAL_S:g} s")
+    return min(FETCH_SOCKET_S, left)
 
 
 class _TimedReads(io.RawIOBase):

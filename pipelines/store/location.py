@@ -18,15 +18,12 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.store.masking import mask_urls
+from pipelines.store.patience import ATTEMPTS, FIRST_DELAY_S, MAX_DELAY_S, PATIENT_ATTEMPTS
 from vimaedit.errors import ConfigError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 5
-FIRST_DELAY_S = 0.5
-MAX_DELAY_S = 60.0
-PATIENT_ATTEMPTS = 13  # about five minutes: what a unit's work stands on is worth waiting for
 # Raised by clients of object stores below the file system interface: resets, time-outs, endpoints that do not answer.
 CLIENT_MODULES = frozenset({"aiohttp", "aiobotocore", "botocore", "urllib3"})
 PERMANENT_CLIENT_ERRORS = frozenset({"NoCredentialsError", "ParamValidationError", "ProfileNotFound", "NoRegionError"})

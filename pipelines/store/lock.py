@@ -15,18 +15,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.store.location import ATTEMPTS, PATIENT_ATTEMPTS, Location, put_atomic, read_bytes, retry
+from pipelines.store.location import Location, put_atomic, read_bytes, retry
 from pipelines.store.masking import mask_urls
+from pipelines.store.patience import (
+    ATTEMPTS,
+    LOCK_POLL_S,
+    LOCK_RENEW_ATTEMPTS,
+    LOCK_RENEW_S,
+    LOCK_SETTLE_S,
+    LOCK_STALE_S,
+    PATIENT_ATTEMPTS,
+)
 from vimaedit.errors import ConfigError, VimaeditError
 
 logger = logging.getLogger(__name__)
 
-RENEW_S = 10.0
-STALE_S = 45.0  # unchanged for so long on the watcher's own clock, a lock is nobody's any more
-POLL_S = 2.0
 NAMESPACE = "/proc/self/ns/pid"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-SETTLE_S = 0.5  # after a take that nothing guards: whoever else took it at the same time has written by then
 
 
 class LockLost(VimaeditError):
@@ -66,7 +71,7 @@ class Lock:
                 return
             self._verify(ATTEMPTS)
             self.record |= {"renewals": self.record["renewals"] + 1, "renewed_at": time.time(), **self.facts}
-            _put(self.place, self.record, attempts=1)
+            _put(self.place, self.record, attempts=LOCK_RENEW_ATTEMPTS)
 
     def release(self, **facts: Any) -> None:
         """Say that the lock is free, once; `facts` stand in it. Raises: LockLost."""
@@ -108,7 +113,7 @@ def hold_lock(output: Location) -> Iterator[Lock]:
     ended = threading.Event()
 
     def keep() -> None:
-        while not ended.wait(RENEW_S):
+        while not ended.wait(LOCK_RENEW_S):
             try:
                 lock.renew()
             except LockLost as error:
@@ -117,7 +122,7 @@ def hold_lock(output: Location) -> Iterator[Lock]:
                     lock.on_lost()
                 return
             except Exception as error:
-                logger.warning("lock: not renewed (%s: %s); again in %g s", type(error).__name__, error, RENEW_S)
+                logger.warning("lock: not renewed (%s: %s); again in %g s", type(error).__name__, error, LOCK_RENEW_S)
 
     thread = threading.Thread(target=keep, name="lock", daemon=True)
     thread.start()
@@ -175,21 +180,21 @@ def _take(place: Location) -> dict[str, Any]:
         if found is None:
             if _create(place, record | {"renewed_at": time.time()}):
                 return record
-        elif is_free(found) or (watched == found and time.monotonic() - since >= STALE_S):
+        elif is_free(found) or (watched == found and time.monotonic() - since >= LOCK_STALE_S):
             if not is_free(found):
-                logger.warning("lock: taken over from %s; unchanged for %g s", describe_holder(found), STALE_S)
+                logger.warning("lock: taken over from %s; unchanged for %g s", describe_holder(found), LOCK_STALE_S)
             _put(place, record | {"renewed_at": time.time()})
             if _settled(place, record):
                 return record
         elif watched is None:
             watched, since = found, time.monotonic()
-            logger.info("lock: held by %s; taken over if it is not renewed within %g s", describe_holder(found), STALE_S)
+            logger.info("lock: held by %s; taken over if it is not renewed within %g s", describe_holder(found), LOCK_STALE_S)
         elif found != watched:
             raise ConfigError(
                 f"output: got {mask_urls(place.url)}, which is held by {describe_holder(found)}; allowed: one run at a time, "
                 "so wait for its end or stop it"
             )
-        time.sleep(min(POLL_S, STALE_S / 4))
+        time.sleep(min(LOCK_POLL_S, LOCK_STALE_S / 4))
 
 
 def _create(place: Location, record: dict[str, Any]) -> bool:
@@ -239,7 +244,7 @@ def _is_refusal(error: OSError) -> bool:
 
 def _settled(place: Location, record: dict[str, Any]) -> bool:
     """Whether a lock that was just written stands after a while."""
-    time.sleep(SETTLE_S)
+    time.sleep(LOCK_SETTLE_S)
     return _is_own(place, record)
 
 

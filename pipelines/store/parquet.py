@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.store.location import PATIENT_ATTEMPTS, Location, is_transient, open_reader, put_atomic, read_bytes, retry_remote
+from pipelines.store.location import Location, is_transient, open_reader, put_atomic, read_bytes, retry_remote
 from pipelines.store.masking import mask_urls
+from pipelines.store.patience import PATIENT_ATTEMPTS
 from vimaedit.errors import ConfigError
 
 T = TypeVar("T")

@@ -20,8 +20,9 @@ from pipelines.cluster.session import connect, look_at_cluster
 from pipelines.cluster.workers import await_worker
 from pipelines.edit.edit import RunSummary, run_edit
 from pipelines.exits import EXIT_LOSSES
+from pipelines.output.complete import is_complete, withdraw_success, write_success
 from pipelines.output.config import EditJobConfig
-from pipelines.output.finish import is_complete, read_run, withdraw_success, write_success
+from pipelines.output.finish import read_run
 from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.store.listing import refuse_output_in_input
 from pipelines.store.location import Location, check_writable, list_files, locate, put_atomic

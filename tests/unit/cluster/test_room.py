@@ -7,7 +7,8 @@ import pytest
 from pipelines.cluster import room as shrinking
 from pipelines.cluster.place import Placement
 from pipelines.cluster.private import ActorPoolMapOperator
-from pipelines.cluster.room import LOOK_S, SHRUNK_S, ClusterShrank, RoomPolicy, RoomWatch, room_policies
+from pipelines.cluster.room import ClusterShrank, RoomPolicy, RoomWatch, room_policies
+from pipelines.store.patience import ROOM_LOOK_S, SHRUNK_S
 
 OPTIONS: dict[str, Any] = {"num_actors": 2, "likely_actors": 2, "threads": 1, "num_cpus": 1.0}
 
@@ -36,13 +37,13 @@ def test_a_pool_is_given_up_where_its_room_stays_away() -> None:
     cluster = Cluster()
     watch = cluster.watch(3)
     cluster.step(watch, 100)
-    assert cluster.looks == 100 / LOOK_S
+    assert cluster.looks == 100 / ROOM_LOOK_S
     assert cluster.held == 0
     cluster.cpus = 2
     cluster.step(watch, SHRUNK_S)
-    assert cluster.held >= SHRUNK_S - LOOK_S  # nothing is begun meanwhile
+    assert cluster.held >= SHRUNK_S - ROOM_LOOK_S  # nothing is begun meanwhile
     with pytest.raises(ClusterShrank, match="^2 CPUs are left of 3 at least; placing the editing actors anew$"):
-        cluster.step(watch, 2 * LOOK_S)
+        cluster.step(watch, 2 * ROOM_LOOK_S)
 
 
 def test_a_node_that_is_replaced_in_time_ends_nothing_and_neither_does_a_cluster_without_any() -> None:
@@ -71,16 +72,16 @@ def test_actors_are_held_back_and_what_is_edited_is_written(monkeypatch: pytest.
     cluster = Cluster()
     held = policy(monkeypatch, cluster, Placement(use_gpu=False, **OPTIONS), 2)
     assert held.can_add_input(actors) and held.can_add_input(write)
-    cluster.cpus, cluster.now = 2, cluster.now + LOOK_S
+    cluster.cpus, cluster.now = 2, cluster.now + ROOM_LOOK_S
     assert not held.can_add_input(actors) and held.can_add_input(write)
-    cluster.cpus, cluster.now = 3, cluster.now + LOOK_S
+    cluster.cpus, cluster.now = 3, cluster.now + ROOM_LOOK_S
     assert held.can_add_input(actors)
 
 
 def test_a_pool_that_a_few_units_made_smaller_needs_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster()
     held = policy(monkeypatch, cluster, Placement(use_gpu=False, **OPTIONS), 1)
-    cluster.cpus, cluster.now = 2, cluster.now + LOOK_S
+    cluster.cpus, cluster.now = 2, cluster.now + ROOM_LOOK_S
     assert held.can_add_input(object.__new__(ActorPoolMapOperator))
 
 

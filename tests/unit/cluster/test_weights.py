@@ -9,6 +9,7 @@ import pytest
 from pipelines.cluster import weights
 from pipelines.cluster.weights import local_copy
 from pipelines.store import location as storage
+from pipelines.store.patience import ATTEMPTS
 from vimaedit.errors import ConfigError
 
 
@@ -68,7 +69,7 @@ def test_a_transfer_that_breaks_off_is_tried_again_and_leaves_no_copy(
     most = 10**6
     with pytest.raises(ConnectionError, match="weights.safetensors: got 7 of 1009 bytes$"):
         local_copy("clip", f"file://{file}")
-    assert len(broken) == storage.ATTEMPTS and [path for path in cache.iterdir() if path.suffix != ".lock"] == []
+    assert len(broken) == ATTEMPTS and [path for path in cache.iterdir() if path.suffix != ".lock"] == []
     broken.clear()
     most = 1
     assert Path(local_copy("clip", f"file://{file}")).read_bytes() == b"w" * 1009 and len(broken) == 1

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from pipelines.edit.deaths import (
-    START_TRIES,
     UNSAID,
     Deaths,
     Ledger,
@@ -18,6 +17,7 @@ from pipelines.edit.deaths import (
     write_suspects,
 )
 from pipelines.store.location import locate
+from pipelines.store.patience import LOAD_TRIES
 
 A, B, C = RequestKey(3, 0), RequestKey(3, 1), RequestKey(5, 0)
 
@@ -86,7 +86,7 @@ def test_suspects_outlive_the_driver_and_count_only_for_the_same_work(tmp_path: 
 def test_a_process_that_keeps_dying_while_it_loads_is_given_up() -> None:
     noted = ledger(dead="n7")
     assert noted.start(worker(1, "n7")) is None  # this one dies with its node
-    assert [noted.start(worker(pid)) for pid in range(2, 2 + START_TRIES)] == [None] * START_TRIES
+    assert [noted.start(worker(pid)) for pid in range(2, 2 + LOAD_TRIES)] == [None] * LOAD_TRIES
     text, is_config = noted.start(worker(23)) or ("", True)
     assert (
         text
@@ -109,12 +109,12 @@ def test_tries_in_one_process_are_no_deaths_and_a_start_forgets_them() -> None:
 
 def test_wrong_configuration_is_not_tried_for_ever_but_flaky_starts_are() -> None:
     noted = ledger()
-    for _ in range(START_TRIES):
+    for _ in range(LOAD_TRIES):
         assert noted.start(worker()) is None
         noted.failed_start(worker(), "model: got x", True)
     assert noted.start(worker(13, actor="a2")) == ("model: got x", True) == noted.why_not_started()
     flaky = ledger()
-    for _ in range(START_TRIES + 1):
+    for _ in range(LOAD_TRIES + 1):
         assert flaky.start(worker()) is None
         flaky.failed_start(worker(), "OSError: reset", False)
 
@@ -123,6 +123,6 @@ def test_an_actor_that_cannot_start_among_others_that_did_condemns_nobody() -> N
     noted = ledger()
     noted.start(worker())
     noted.started(worker())
-    for _ in range(START_TRIES + 1):
+    for _ in range(LOAD_TRIES + 1):
         noted.failed_start(worker(17, "n2", "a2"), "model: got x", True)
         assert noted.start(worker(19, "n3", "a3")) is None

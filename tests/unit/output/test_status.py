@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.status import main
+from pipelines.output.complete import write_success
 from pipelines.output.config import EditJobConfig
-from pipelines.output.finish import write_manifest, write_run, write_success
+from pipelines.output.finish import write_manifest, write_run
 from pipelines.output.parts import part_bytes, part_name, read_parts
 from pipelines.output.plan import StoredPlan, make_plan, store_plan
 from pipelines.records.scan import scan_inputs

@@ -125,7 +125,7 @@ def test_a_process_killed_between_pictures_is_replaced(decoder: Decoder) -> None
 
 
 def test_time_and_memory_end(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CPU_SECONDS", 1)
+    monkeypatch.setattr(module, "DECODER_CPU_S", 1)
     started = time.monotonic()
     with pytest.raises(RequestError, match="image: got more than 1 s of CPU to decode it; allowed: a picture that decodes"):
         decoder(record(picture(end=b"LOOP")))

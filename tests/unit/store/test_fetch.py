@@ -253,7 +253,7 @@ def test_an_answer_that_ends_early_or_drips_is_the_infrastructures(
         fetch(f"{site}/short", listed)
     with pytest.raises(ConnectionError, match="/chunk: IncompleteRead"):
         fetch(f"{site}/chunk", listed)
-    monkeypatch.setattr(references, "TOTAL_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(references, "FETCH_TOTAL_S", 0.1)
     for path in ("/drip", "/drip-headers"):
         started = time.monotonic()
         with pytest.raises(TimeoutError, match=f"{path}: (not complete after 0.1 s|timed out)"):

@@ -12,6 +12,7 @@ import pytest
 from pipelines.store import location as storage
 from pipelines.store.location import check_writable, exists, is_transient, list_files, locate, put_atomic, read_bytes, retry
 from pipelines.store.masking import mask_urls
+from pipelines.store.patience import ATTEMPTS, MAX_DELAY_S, PATIENT_ATTEMPTS
 from vimaedit.errors import ConfigError
 
 
@@ -104,12 +105,12 @@ def test_a_refusal_is_not_waited_for_as_long_as_an_outage(monkeypatch: pytest.Mo
         raise ConnectionResetError("reset")
 
     with pytest.raises(PermissionError):
-        retry(refused, attempts=storage.PATIENT_ATTEMPTS)
-    assert len(waits) == storage.ATTEMPTS - 1
+        retry(refused, attempts=PATIENT_ATTEMPTS)
+    assert len(waits) == ATTEMPTS - 1
     waits.clear()
     with pytest.raises(ConnectionResetError):
-        retry(out, attempts=storage.PATIENT_ATTEMPTS)
-    assert len(waits) == storage.PATIENT_ATTEMPTS - 1 and 120 < sum(waits) < 420 and max(waits) <= storage.MAX_DELAY_S
+        retry(out, attempts=PATIENT_ATTEMPTS)
+    assert len(waits) == PATIENT_ATTEMPTS - 1 and 120 < sum(waits) < 420 and max(waits) <= MAX_DELAY_S
 
 
 @pytest.mark.parametrize("url", ["foo://bucket/x", "nothing+odd://x", "s3://[", "github://x", "dir://x"])

@@ -22,7 +22,7 @@ from vimaedit.errors import ConfigError
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("RENEW_S", 0.05), ("STALE_S", 0.6), ("POLL_S", 0.05), ("SETTLE_S", 0.05)):
+    for name, seconds in (("LOCK_RENEW_S", 0.05), ("LOCK_STALE_S", 0.6), ("LOCK_POLL_S", 0.05), ("LOCK_SETTLE_S", 0.05)):
         monkeypatch.setattr(lock_module, name, seconds)
 
 
@@ -76,7 +76,7 @@ def test_a_signal_releases_the_lock_for_drivers_of_any_host(tmp_path: Path, monk
     found = read_lock(place_of(tmp_path))
     assert found is not None and found["released"] and found["interrupted"] == "SIGTERM"
     write_lock(tmp_path, **{**found, "host": "elsewhere"})
-    monkeypatch.setattr(lock_module, "STALE_S", 1000.0)
+    monkeypatch.setattr(lock_module, "LOCK_STALE_S", 1000.0)
     with hold_lock(locate(str(tmp_path))) as lock:
         assert "interrupted" not in lock.record
 
@@ -107,7 +107,7 @@ def test_a_second_driver_is_told_of_the_first(tmp_path: Path) -> None:
 def test_a_released_lock_and_that_of_a_dead_process_here_are_taken_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock_module, "STALE_S", 1000.0)
+    monkeypatch.setattr(lock_module, "LOCK_STALE_S", 1000.0)
     write_lock(tmp_path, released=True)
     with hold_lock(locate(str(tmp_path))):
         pass
