@@ -263,7 +263,7 @@ class ModelConfig:
     """Which weights, where and in which precision."""
 
     model: str = "miniature"  # built-in name, bundle folder, diffusers folder, checkpoint file, or hub id
-    ip_adapter: str | None = None  # file, folder or hub id; None: the bundle's own, or the public one for a real SD1.5
+    ip_adapter: str | None = None  # file, folder or hub id; None: the bundle's own, or the public one of its family
     clip: str | None = None  # folder or hub id with both CLIP towers; None: as above
     model_config: str | None = None  # local diffusers folder with configs and tokenizer for a checkpoint file
     revision: str | None = None  # of a hub id: branch, tag or commit

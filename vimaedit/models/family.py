@@ -1,8 +1,8 @@
-"""What a family of models is, and what Stable Diffusion 1.x is: the one place where a family is named.
+"""What a family of models is: all that is known of a kind of models beside what its own files say.
 
-A model's own files say much of what there is to know (sides, channels, how latents are scaled, the length of a text, noise
-levels); that is read from them. A family says the rest. Nothing here imports torch or diffusers, so that planning stays
-light, until a pipeline is asked for.
+Those say much (channels, how latents are scaled, the length of a text, noise levels), and what they say is read from them. Each
+family stands in a file of its own beside this one and is named nowhere else. Nothing here imports torch or diffusers until a
+pipeline is asked for, so that planning stays light.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from vimaedit.errors import ConfigError
 
 Config = Mapping[str, Any]  # of one network, as its config.json has it
 
@@ -72,42 +70,6 @@ def unet_sizes(unet: Config, autoencoder: Config) -> tuple[int, int]:
     sample_size = unet["sample_size"]
     latents = sample_size if isinstance(sample_size, int) else min(sample_size)
     return latents * reduction(autoencoder), reduction(autoencoder) * reduction(unet)
-
-
-SD1 = Family(
-    title="Stable Diffusion 1.x",
-    pipeline="StableDiffusionPipeline",
-    layouts=("StableDiffusionPipeline", "LatentConsistencyModelPipeline"),
-    networks=("unet", "vae", "text_encoder"),
-    configs="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    predictions=("epsilon", "v_prediction"),
-    image_prompt=ImagePrompt(
-        adapter="h94/IP-Adapter",
-        file="models/ip-adapter_sd15.safetensors",
-        clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        text_width=768,
-        clip_side=224,
-    ),
-    sizes=unet_sizes,
-    window_side=0.5,
-    self_side=0.5,
-    cross_side=0.25,
-)
-
-FAMILIES = (SD1,)  # the first is that of a checkpoint file which comes without configs
-
-
-def family_of(index: Config, option: str = "model") -> Family:
-    """Return the family of a diffusers pipeline by its model_index.json; `option` names it in the error.
-
-    Raises: ConfigError for any other kind of pipeline.
-    """
-    named = index.get("_class_name")
-    for family in FAMILIES:
-        if named in family.layouts:
-            return family
-    allowed = ", ".join(f"{family.title} layout ({family.pipeline})" for family in FAMILIES)
-    raise ConfigError(f"{option}: got a {named}; allowed: models of the {allowed}")
 
 
 def pipeline_class(family: Family) -> Any:

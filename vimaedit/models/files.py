@@ -14,9 +14,11 @@ from typing import Any
 
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
-from vimaedit.models.family import FAMILIES, Family, ImagePrompt, family_of, pipeline_class
+from vimaedit.models.family import Config, Family, ImagePrompt, pipeline_class
+from vimaedit.models.sd1 import SD1
 from vimaedit.recipes import config_of, recipe_of
 
+FAMILIES = (SD1,)  # the first is that of a checkpoint file which comes without configs
 BUNDLE_FILE = "bundle.json"
 BUILT_IN = ("miniature", "miniature-lcm", "random")
 SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"  # of the built-in family
@@ -91,6 +93,19 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         variant=model.variant,
         bundle=_bundle_facts(model.model),
     )
+
+
+def family_of(index: Config, option: str = "model") -> Family:
+    """Return the family of a diffusers pipeline by its model_index.json; `option` names it in the error.
+
+    Raises: ConfigError for any other kind of pipeline.
+    """
+    named = index.get("_class_name")
+    for family in FAMILIES:
+        if named in family.layouts:
+            return family
+    allowed = ", ".join(f"{family.title} layout ({family.pipeline})" for family in FAMILIES)
+    raise ConfigError(f"{option}: got a {named}; allowed: models of the {allowed}")
 
 
 def model_facts(files: ModelFiles) -> ModelFacts:

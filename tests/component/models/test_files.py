@@ -19,10 +19,11 @@ from vimaedit.config import EditConfig, GroundingSides, Lora, ModelConfig
 from vimaedit.engine.load import load_editor
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.random_bundle import random_bundle
-from vimaedit.models import family
+from vimaedit.models import files as model_files
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.models.files import model_digest, model_facts, resolve_model
 from vimaedit.models.networks import choose_device, load_networks
+from vimaedit.models.sd1 import SD1
 
 
 @pytest.fixture(scope="module")
@@ -150,15 +151,15 @@ def test_other_families_are_named(bundle: Path, tmp_path: Path) -> None:
 
 def test_a_second_family_is_known_by_its_entry_alone(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = dataclasses.replace(
-        family.SD1, title="Wide Diffusion", layouts=("WidePipeline",), window_side=0.25, self_side=1.0, cross_side=0.5
+        SD1, title="Wide Diffusion", layouts=("WidePipeline",), window_side=0.25, self_side=1.0, cross_side=0.5
     )
-    monkeypatch.setattr(family, "FAMILIES", (family.SD1, wide))
+    monkeypatch.setattr(model_files, "FAMILIES", (SD1, wide))
     copy = Path(shutil.copytree(bundle / "sd", tmp_path / "wide"))
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "WidePipeline"}))
     model = ModelConfig(model=str(copy), device="cpu")
     files = resolve_model(model, image_guidance=False)
-    assert files.family is wide and resolve_model(ModelConfig(model=str(bundle))).family is family.SD1
+    assert files.family is wide and resolve_model(ModelConfig(model=str(bundle))).family is SD1
     backbone = Backbone(load_networks(files, model), EditConfig(image_guidance=False))
     sides = {site.name: site.side for site in list_sites(backbone.networks.unet)}
     assert (backbone.self_side, backbone.cross_side) == (1.0, 0.5)

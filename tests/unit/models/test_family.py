@@ -8,7 +8,9 @@ import re
 import pytest
 
 from vimaedit.errors import ConfigError
-from vimaedit.models.family import SD1, family_of, reduction, unet_sizes
+from vimaedit.models.family import reduction, unet_sizes
+from vimaedit.models.files import family_of
+from vimaedit.models.sd1 import SD1
 
 UNET = {"sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768}
 AUTOENCODER = {"block_out_channels": [128, 256, 512, 512]}
