@@ -27,7 +27,6 @@ from pipelines.edit.read import UnitSource
 from pipelines.edit.sheet import write_sheet
 from pipelines.edit.sink import UnitSink
 from pipelines.exits import EXIT_STOPPED
-from pipelines.output.complete import is_complete, withdraw_success, write_success
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import RESULTS_VERSION
@@ -35,7 +34,7 @@ from pipelines.output.finish import count_statuses, exit_code, read_run, write_m
 from pipelines.output.parts import Part, read_parts
 from pipelines.output.plan import Plan, StoredPlan, Unit, load_plan, store_plan
 from pipelines.output.resume import Work, check_mode, find_work, raise_generation
-from pipelines.store.location import Location, check_writable, locate
+from pipelines.store.location import Location, check_writable, is_complete, locate, withdraw_success, write_success
 from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import ROUNDS

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from pipelines.ingest.sources import Entry, Source, open_source
 from pipelines.options import Rejects, check_bases, check_given
-from pipelines.records.features import feature_of
 from pipelines.records.schema import BENCHMARK_FIELDS
+from pipelines.records.types import feature_of
 from pipelines.store.location import Location, check_writable, exists, list_files, locate, new_file, put_atomic, read_bytes
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import BrokenParquet, open_writer, read_footer, write_group

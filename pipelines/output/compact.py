@@ -10,10 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.options import Shards, check_bases, check_given
-from pipelines.output.complete import is_complete, write_success
 from pipelines.output.parts import FOOTER_KEY, open_result_writer, part_name, read_parts
 from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import Location, check_writable, exists, list_files, locate, new_file, put_atomic, read_bytes
+from pipelines.store.location import (
+    Location,
+    check_writable,
+    exists,
+    is_complete,
+    list_files,
+    locate,
+    new_file,
+    put_atomic,
+    read_bytes,
+    write_success,
+)
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import GROUP_ROWS, read_footer, read_groups, read_table, write_groups
 from vimaedit.errors import ConfigError

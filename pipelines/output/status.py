@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.options import check_given
-from pipelines.output.complete import is_complete
 from pipelines.output.finish import count_statuses, read_run
 from pipelines.output.parts import read_parts
 from pipelines.output.plan import load_plan
 from pipelines.output.resume import find_work
-from pipelines.store.location import locate
+from pipelines.store.location import is_complete, locate
 from pipelines.store.lock import describe_holder, read_lock
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import ConfigError

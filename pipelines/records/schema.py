@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.records.features import IMAGE, feature_of, input_features
-from pipelines.records.types import UnwritableType, common_type, written_type
+from pipelines.records.types import IMAGE, UnwritableType, common_type, feature_of, input_features, written_type
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import columns_of
 

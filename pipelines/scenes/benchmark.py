@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.records.features import IMAGE, feature_of
 from pipelines.records.schema import BENCHMARK_FIELDS
+from pipelines.records.types import IMAGE, feature_of
 from vimaedit.config import check_choice, check_range
 from vimaedit.images import encode_image, encode_mask
 from vimaedit.scenes.benchmark import MAX_COUNT, MAX_SEED, benchmark_seed, spread_categories

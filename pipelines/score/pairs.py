@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.output.complete import is_complete
 from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.score.config import ScoreConfig
 from pipelines.store.listing import list_input
-from pipelines.store.location import Location, list_files, locate
+from pipelines.store.location import Location, is_complete, list_files, locate
 from pipelines.store.parquet import BrokenParquet, read_batches, read_footer
 from vimaedit.errors import ConfigError
 from vimaedit.types import Status

@@ -24,6 +24,7 @@ from vimaedit.errors import ConfigError
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+COMPLETE_MARK = "_SUCCESS"
 # Raised by clients of object stores below the file system interface: resets, time-outs, endpoints that do not answer.
 CLIENT_MODULES = frozenset({"aiohttp", "aiobotocore", "botocore", "urllib3"})
 PERMANENT_CLIENT_ERRORS = frozenset({"NoCredentialsError", "ParamValidationError", "ProfileNotFound", "NoRegionError"})
@@ -175,6 +176,23 @@ def new_file(place: Location) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def write_success(folder: Location) -> None:
+    """Mark what a folder holds as complete."""
+    put_atomic(folder / COMPLETE_MARK, b"")
+
+
+def is_complete(folder: Location) -> bool:
+    """Whether a folder is marked complete."""
+    return exists(folder / COMPLETE_MARK)
+
+
+def withdraw_success(folder: Location) -> None:
+    """Take the mark away, before anything is done that it does not cover."""
+    place = folder / COMPLETE_MARK
+    if is_complete(folder):
+        retry(lambda: place.fs.rm_file(place.path))
 
 
 def check_writable(output: Location) -> None:

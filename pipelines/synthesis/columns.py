@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.records.features import IMAGE, feature_of
+from pipelines.records.types import IMAGE, feature_of
 from pipelines.store.parquet import open_writer, table_bytes, write_group
 from pipelines.synthesis.input import Record
 from vimaedit.errors import RequestError

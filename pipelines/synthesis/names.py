@@ -6,8 +6,8 @@ import json
 
 import pyarrow as pa
 
-from pipelines.records.features import IMAGE, feature_of
 from pipelines.records.schema import OUTPUT_NAMES
+from pipelines.records.types import IMAGE, feature_of
 from pipelines.synthesis.columns import PAIR_FIELDS
 
 SCORES = (

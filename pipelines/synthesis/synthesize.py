@@ -20,12 +20,20 @@ from pipelines.cluster.session import connect, look_at_cluster
 from pipelines.cluster.workers import await_worker
 from pipelines.edit.edit import RunSummary, run_edit
 from pipelines.exits import EXIT_LOSSES
-from pipelines.output.complete import is_complete, withdraw_success, write_success
 from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import read_run
 from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import Location, check_writable, list_files, locate, put_atomic
+from pipelines.store.location import (
+    Location,
+    check_writable,
+    is_complete,
+    list_files,
+    locate,
+    put_atomic,
+    withdraw_success,
+    write_success,
+)
 from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import read_footer

@@ -12,7 +12,7 @@ import pytest
 from jobs.compact import main as compact
 from jobs.status import main as status
 from pipelines.edit.edit import run_edit
-from pipelines.records.features import is_feature
+from pipelines.records.types import is_feature
 from pipelines.store.location import list_files, locate, put_atomic, read_bytes
 from tests.pipeline.conftest import MakeJob, MakePicture
 

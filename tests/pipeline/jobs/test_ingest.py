@@ -16,9 +16,9 @@ from PIL import Image
 from jobs.ingest import main
 from pipelines.ingest.ingest import IngestConfig, run_ingest
 from pipelines.ingest.sources import PLUS_EXTRA, is_published
-from pipelines.records.features import IMAGE, input_features
 from pipelines.records.scan import scan_inputs
 from pipelines.records.schema import BENCHMARK_FIELDS
+from pipelines.records.types import IMAGE, input_features
 from pipelines.store.location import locate
 from tests.piebench_tree import draw, write_mapping, write_plus_plus, write_tree
 from vimaedit.errors import ConfigError

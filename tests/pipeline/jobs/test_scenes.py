@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from jobs.scenes import main
-from pipelines.records.features import IMAGE, input_features
 from pipelines.records.schema import INPUT_COLUMNS, map_columns
+from pipelines.records.types import IMAGE, input_features
 from vimaedit.scenes.reading.reader import attributes_of, layout_of, read_scene
 from vimaedit.scenes.render import render_scene
 from vimaedit.scenes.scenes import scene_from_json

@@ -12,12 +12,11 @@ import pytest
 from jobs.compact import main
 from pipelines.edit.write import encode_row
 from pipelines.output.compact import CompactConfig, compact, cut_shards
-from pipelines.output.complete import write_success
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.finish import write_manifest, write_run
 from pipelines.output.parts import part_bytes, part_name, read_parts
-from pipelines.store.location import Location, locate, put_atomic
+from pipelines.store.location import Location, locate, put_atomic, write_success
 from tests.contexts import make_context
 from tests.unit.edit.test_write import finished
 from vimaedit.errors import ConfigError

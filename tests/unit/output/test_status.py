@@ -12,14 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.status import main
-from pipelines.output.complete import write_success
 from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import write_manifest, write_run
 from pipelines.output.parts import part_bytes, part_name, read_parts
 from pipelines.output.plan import StoredPlan, make_plan, store_plan
 from pipelines.records.scan import scan_inputs
 from pipelines.records.schema import output_schema
-from pipelines.store.location import locate, put_atomic
+from pipelines.store.location import locate, put_atomic, write_success
 from tests.contexts import make_context
 from vimaedit.models.files import ModelFacts
 

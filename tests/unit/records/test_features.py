@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.records.features import IMAGE, feature_of, input_features
+from pipelines.records.types import IMAGE, feature_of, input_features
 
 VALUE = {"dtype": "int8", "_type": "Value"}
 

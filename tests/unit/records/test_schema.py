@@ -5,8 +5,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipelines.records.features import IMAGE
 from pipelines.records.schema import OUTPUT_FIELDS, image_leaves, map_columns, output_schema
+from pipelines.records.types import IMAGE
 from vimaedit.errors import ConfigError
 
 REQUIRED = ["image", "source_prompt", "target_prompt"]

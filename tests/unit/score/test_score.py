@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.records.features import IMAGE
+from pipelines.records.types import IMAGE
 from pipelines.score.config import SCORE_SCHEMA, ScoreConfig
 from pipelines.score.pairs import Edited, Pair, edited_columns, find_pairs, match
 from pipelines.score.read import ScoreContext, frame_box, is_framed, load_pairs, read_rows_of, resize, through_jpeg
