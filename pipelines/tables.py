@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipelines.store.masking import mask_urls
-from pipelines.store.text import printable
+from pipelines.store.masking import mask_urls, printable
 
 # What Markdown would take for a cell's end, an escape, code, emphasis or a link. Brackets alone, as of intervals, are none.
 MARKDOWN_SIGNS = re.compile(r"[\\`*|]|(?<=\])[(:\[]")

@@ -11,9 +11,9 @@ from typing import TypeVar
 from jobs._cli.help import help_text
 from jobs._cli.options import CommandLine, config_yaml, load_config, parse_command_line
 from jobs._cli.signals import exit_on_signals, leave
-from pipelines.cluster.logs import JsonFormatter
+from pipelines.cluster.logs import JsonFormatter, TextFormatter
 from pipelines.exits import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR
-from pipelines.store.masking import mask_urls
+from pipelines.store.masking import mask_urls, printable_lines
 from vimaedit.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -66,20 +66,13 @@ def run_job(
         return EXIT_ERROR
 
 
-class _MaskingFormatter(logging.Formatter):
-    """Keeps credentials out of the log: URLs stand in messages, arguments and tracebacks alike."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return mask_urls(super().format(record))
-
-
 def _log_to_stderr(log_format: str = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
-    text = _MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    text = TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _refuse(name: str, error: Exception) -> int:
-    print(f"jobs.{name}: {mask_urls(str(error))}", file=sys.stderr)
+    print(f"jobs.{name}: {printable_lines(mask_urls(str(error)))}", file=sys.stderr)
     return EXIT_CONFIG

@@ -26,7 +26,7 @@ from jobs._cli.values import (
     file_assignments,
     recipe_assignments,
 )
-from pipelines.store.text import cut, without_secrets
+from pipelines.store.masking import cut, refuse_credentials, without_secrets
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 
@@ -85,6 +85,12 @@ def load_config(config_type: type[Config], line: CommandLine, required: Sequence
     given = [*in_file, *check_once(in_words)]
     if missing := [key for key in required if (key,) not in dict(given)]:
         raise ConfigError(f"{', '.join(missing)}: got nothing; required: {' '.join(f'{key}=...' for key in required)}")
+    for path, value in given:  # before anything is asked of a store
+        if isinstance(value, str):
+            try:
+                refuse_credentials(value)
+            except ConfigError as error:
+                raise ConfigError(f"{'.'.join(path)}: {error}") from None
     config = OmegaConf.structured(config_type)
     for path, value in [*_stated(config_type, dict(given)), *given]:
         tree = value

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from jobs._cli.fields import TEXT_TYPES, describe_type, field_types, option_type
-from pipelines.store.text import cut
+from pipelines.store.masking import cut
 from vimaedit.errors import ConfigError
 
 NULL_TAG = "tag:yaml.org,2002:null"

@@ -16,11 +16,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from pipelines.store.masking import mask_urls
+from pipelines.store.masking import CONTROLS, mask_urls, printable, printable_lines, without_secrets
 
 PACKAGES = ("pipelines", "vimaedit")
 _run: dict[str, str] = {}  # what this process works on
 _unit: ContextVar[Mapping[str, str] | None] = ContextVar("unit", default=None)  # what this thread works on
+
+
+class TextFormatter(logging.Formatter):
+    """Formats a record for people: no credentials, and no name or text that forges a line or steers a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(mask_urls(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:
+        return printable_lines(mask_urls(super().formatException(ei)))
 
 
 class JsonFormatter(logging.Formatter):
@@ -41,7 +51,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(_masked(line), ensure_ascii=False)
+        text = json.dumps(without_secrets(line), ensure_ascii=False)
+        return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # JSON itself quotes some of them only
 
 
 def set_run(run: str, attempt: str) -> None:
@@ -53,6 +64,8 @@ def start_worker(run: str, attempt: str, log_format: str) -> None:
     """Let a worker process log as its run asks; it may come from another run or be called again and again."""
     set_run(run, attempt)
     if log_format != "json":
+        if logging.lastResort is not None:  # what writes warnings of processes that nobody has set up
+            logging.lastResort.setFormatter(TextFormatter())
         return
     for name in PACKAGES:
         logger = logging.getLogger(name)
@@ -77,12 +90,3 @@ def about(unit: str, path: str) -> Iterator[None]:
 def fields(event: str, names: Sequence[Mapping[str, Any]] = (), /, **more: Any) -> dict[str, Any]:
     """Return what a line says beside its text, as `extra` of a logging call: the event, names of rows, and numbers."""
     return {"fields": {"event": event, **({"records": names} if names else {}), **more}}
-
-
-def _masked(value: Any) -> Any:
-    """Mask credentials in every text of a JSON value. In the line as a whole, quotes would hide where a URL ends."""
-    if isinstance(value, str):
-        return mask_urls(value)
-    if isinstance(value, Mapping):
-        return {name: _masked(each) for name, each in value.items()}
-    return [_masked(each) for each in value] if isinstance(value, list | tuple) else value

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
 from pipelines.store.location import Location, put_atomic
+from pipelines.store.masking import cut
 from pipelines.store.parquet import read_batches
-from pipelines.store.text import cut
 
 COLUMNS = (("image", "source"), ("edit_mask", "edit mask"), ("critical_mask", "critical mask"), ("edited_image", "edited"))
 TEXT_COLUMNS = ("id", "edit_index", "source_prompt", "target_prompt", "status", "error_message", "warnings")

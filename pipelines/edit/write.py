@@ -14,8 +14,7 @@ from pipelines.edit.blocks import UnitRows
 from pipelines.output.context import RunContext
 from pipelines.records.row import Row
 from pipelines.records.schema import OUTPUT_FIELDS
-from pipelines.store.masking import mask_urls
-from pipelines.store.text import cut_quotes
+from pipelines.store.masking import cut_quotes, mask_urls
 from vimaedit.errors import RequestError, shown
 from vimaedit.images import decode_image, encode_image, encode_mask, paste_back, paste_mask
 from vimaedit.metrics.background import background_metrics

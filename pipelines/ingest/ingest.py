@@ -19,7 +19,7 @@ from pipelines.options import Rejects, check_bases, check_given
 from pipelines.records.schema import BENCHMARK_FIELDS
 from pipelines.records.types import feature_of
 from pipelines.store.location import Location, check_writable, exists, list_files, locate, new_file, put_atomic, read_bytes
-from pipelines.store.masking import mask_urls
+from pipelines.store.masking import mask_urls, printable
 from pipelines.store.parquet import BrokenParquet, open_writer, read_footer, write_group
 from vimaedit.config import check_choice
 from vimaedit.errors import ConfigError, RequestError
@@ -60,6 +60,10 @@ class Defect:
     place: str
     problem: str
 
+    def text(self) -> str:
+        """Say it in one line."""
+        return printable(mask_urls(f"{self.entry} ({self.place}): {self.problem}"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class IngestSummary:
@@ -83,8 +87,8 @@ class IngestSummary:
     def text(self) -> str:
         """Say it in a few lines."""
         lines = [f"{self.benchmark}: {self.records} records of {self.entries} entries, {len(self.left_out)} left out"]
-        lines += [f"  left out {each.entry} ({each.place}): {each.problem}" for each in self.left_out]
-        lines += [f"  incomplete {each.entry} ({each.place}): {each.problem}" for each in self.incomplete]
+        lines += [f"  left out {each.text()}" for each in self.left_out]
+        lines += [f"  incomplete {each.text()}" for each in self.incomplete]
         lines.append("categories: " + (", ".join(f"{name} {count}" for name, count in self.categories.items()) or "none"))
         lines.append("blend words: " + (", ".join(f"{name} {count}" for name, count in self.blend_words.items()) or "none"))
         if self.notes:

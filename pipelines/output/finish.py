@@ -15,8 +15,8 @@ from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.parts import Part
 from pipelines.store.location import Location, exists, put_atomic, read_bytes
+from pipelines.store.masking import without_secrets
 from pipelines.store.parquet import put_table
-from pipelines.store.text import without_secrets
 from vimaedit.types import Status
 
 

@@ -17,8 +17,7 @@ from pipelines.output.parts import Part
 from pipelines.output.plan import Plan, StoredPlan, Unit, limit_units, retry_plan
 from pipelines.records.scan import InputFile, InputSet
 from pipelines.store.location import Location, list_files
-from pipelines.store.masking import mask_urls
-from pipelines.store.text import cut, without_secrets
+from pipelines.store.masking import cut, mask_urls, without_secrets
 from vimaedit.errors import ConfigError
 
 SHOWN_DIFFERENCES = 5

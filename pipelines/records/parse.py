@@ -13,7 +13,7 @@ from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
 from pipelines.records.types import is_list_type
 from pipelines.records.values import ALLOWED, OVERRIDES, converted, wrong_type
-from pipelines.store.text import cut
+from pipelines.store.masking import cut
 from vimaedit.errors import RequestError, shown
 from vimaedit.seeds import derive_seed
 from vimaedit.types import BlendPhrase, EditRequest, RequestOverrides

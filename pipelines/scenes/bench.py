@@ -49,8 +49,7 @@ from pipelines.scenes.models import (
 from pipelines.scenes.report import markdown
 from pipelines.scenes.table import DEFAULT, Found, make_numbers, trade
 from pipelines.store.location import Location, check_writable, exists, locate, open_reader, put_atomic, read_bytes
-from pipelines.store.masking import mask_urls
-from pipelines.store.text import without_secrets
+from pipelines.store.masking import mask_urls, without_secrets
 from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
 from vimaedit.errors import ConfigError
 from vimaedit.recipes import config_of, recipe_of

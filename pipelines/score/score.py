@@ -49,8 +49,7 @@ from pipelines.score.table import (
     write_summary,
 )
 from pipelines.store.location import Location, check_writable, locate
-from pipelines.store.masking import mask_urls
-from pipelines.store.text import without_secrets
+from pipelines.store.masking import mask_urls, without_secrets
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import METRICS
 from vimaedit.types import Status

@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.store.masking import mask_urls
+from pipelines.store.masking import mask_urls, refuse_credentials
 from pipelines.store.patience import ATTEMPTS, FIRST_DELAY_S, MAX_DELAY_S, PATIENT_ATTEMPTS
 from vimaedit.errors import ConfigError
 
@@ -55,8 +55,10 @@ class Location:
 def locate(url: str) -> Location:
     """Find the file system of a local path or of any fsspec URL. Listings are never cached: others write there too.
 
-    Raises: ConfigError for a scheme that fsspec does not know, whose package is missing or that needs more than a URL.
+    Raises: ConfigError for a scheme that fsspec does not know, whose package is missing or that needs more than a URL, and for
+    an object store's URL with credentials.
     """
+    refuse_credentials(url)
     try:
         fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except Exception as error:  # each file system's constructor refuses in its own way

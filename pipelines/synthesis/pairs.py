@@ -15,8 +15,7 @@ import ray.data
 from pipelines.cluster.place import Placement
 from pipelines.cluster.session import set_engine
 from pipelines.store.location import Location, exists, list_files, locate, put_atomic, read_bytes
-from pipelines.store.masking import mask_urls
-from pipelines.store.text import cut, without_secrets
+from pipelines.store.masking import cut, mask_urls, without_secrets
 from pipelines.synthesis.columns import pair_file, pair_schema, rejected_file
 from pipelines.synthesis.config import SynthesizeConfig, pair_settings
 from pipelines.synthesis.input import CaptionSet, Chunk

@@ -10,8 +10,8 @@ import ray
 
 from pipelines.evaluate.report.pictures import code_masks, code_picture
 from pipelines.store.location import locate, put_atomic
+from pipelines.store.masking import cut
 from pipelines.store.parquet import take_rows
-from pipelines.store.text import cut
 from pipelines.synthesis.card import MEANINGS, category_table, funnel_table
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.filters import KEPT, outcomes

@@ -35,9 +35,8 @@ from pipelines.store.location import (
     write_success,
 )
 from pipelines.store.lock import Lock, hold_lock
-from pipelines.store.masking import mask_urls
+from pipelines.store.masking import mask_urls, without_secrets
 from pipelines.store.parquet import read_footer
-from pipelines.store.text import without_secrets
 from pipelines.synthesis.card import write_card
 from pipelines.synthesis.columns import PAIR_FIELDS
 from pipelines.synthesis.config import SynthesizeConfig, score_settings

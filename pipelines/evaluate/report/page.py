@@ -21,7 +21,7 @@ from pipelines.evaluate.report.tables import (
     title,
     warning_list,
 )
-from pipelines.store.text import without_secrets
+from pipelines.store.masking import without_secrets
 from pipelines.tables import escaped
 from vimaedit.metrics.names import METRICS
 from vimaedit.piebench.published import PUBLISHED

@@ -12,7 +12,7 @@ import pytest
 
 from jobs._cli.progress import progress_line
 from pipelines.cluster import logs
-from pipelines.cluster.logs import JsonFormatter, about, fields, set_run
+from pipelines.cluster.logs import JsonFormatter, TextFormatter, about, fields, set_run
 from tests.contexts import make_row
 
 SECRET = "https://ann:hush@host/a.png?X-Amz-Signature=hush&size=3"
@@ -81,3 +81,35 @@ def test_no_line_carries_credentials() -> None:
     text = json.dumps(found)
     assert "hush" not in text and text.count("https://***@host/a.png?X-Amz-Signature=***&size=3") == 4
     assert "Traceback" in found["exception"] and found["message"].endswith("\n")
+
+
+FORGED = "cat\n2030-01-01 00:00:00,000 INFO jobs.edit: all is well\r\x1b[2J\x9b1A\u202e"
+
+
+def test_no_name_forges_a_line_of_the_log_or_steers_a_terminal() -> None:
+    logger = logging.getLogger("pipelines.somewhere")
+    try:
+        raise OSError(FORGED)
+    except OSError:
+        error = sys.exc_info()
+    record = logger.makeRecord(logger.name, logging.WARNING, __file__, 1, "record %s: %s", (FORGED, SECRET), error)
+    text = TextFormatter("%(levelname)s %(message)s").format(record)
+    first, *others = text.split("\n")
+    assert first.startswith(
+        r"WARNING record cat\n2030-01-01 00:00:00,000 INFO jobs.edit: all is well\r\x1b[2J\x9b1A\u202e: https://***@"
+    )
+    assert others[0] == "Traceback (most recent call last):" and all(line.startswith("  ") for line in others[1:])
+    assert not any(sign in text for sign in "\r\x1b\x9b\u202e") and "hush" not in text
+    found = line_of("record %s", FORGED, exc_info=error)
+    assert found["message"] == f"record {FORGED}" and FORGED in found["exception"]
+    line = JsonFormatter().format(record)
+    assert not any(sign in line for sign in "\n\r\x1b\x9b\u202e")
+
+
+def test_a_worker_that_nobody_has_set_up_shows_warnings_in_the_same_way() -> None:
+    program = (
+        "import logging; from pipelines.cluster.logs import start_worker; start_worker('run', 'attempt', 'text');"
+        f"logging.getLogger('pipelines.edit').warning('record %s', {FORGED!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stderr == "record cat\\n2030-01-01 00:00:00,000 INFO jobs.edit: all is well\\r\\x1b[2J\\x9b1A\\u202e\n"

@@ -16,7 +16,7 @@ from pipelines.output.context import RunContext
 from pipelines.output.finish import write_run
 from pipelines.records.row import Row
 from pipelines.store.location import locate
-from pipelines.store.text import cut, cut_quotes, without_secrets
+from pipelines.store.masking import cut, cut_quotes, without_secrets
 from tests.contexts import make_context, make_picture, make_row
 from vimaedit.models.files import ModelFacts
 from vimaedit.types import EditResult, Status

@@ -77,6 +77,18 @@ def test_the_log_shows_no_credentials(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Traceback" in errors and "https://***@host/a" in errors and "hush" not in errors
 
 
+def test_a_refusal_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("label=x", outcome=ConfigError("label: got \x1b[2J\rx\njobs.count: all is well; allowed: y")) == 2
+    assert capsys.readouterr().err == "jobs.count: label: got \\x1b[2J\\rx\n  jobs.count: all is well; allowed: y\n"
+
+
+def test_credentials_in_a_stores_url_are_refused_with_the_options_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("label=s3://KEY:HU/SH@bucket/a", outcome=ZeroDivisionError()) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("jobs.count: label: got 's3://***@bucket/a', which holds credentials; allowed: a URL without them")
+    assert "HU" not in errors and "SH@" not in errors
+
+
 def test_help_and_print_config_do_not_run_the_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help", outcome=ZeroDivisionError()) == 0
     assert capsys.readouterr().out == textwrap.dedent("""\
