@@ -24,11 +24,11 @@ from pipelines.output.compact import CompactConfig
 from pipelines.output.config import EditJobConfig
 from pipelines.output.status import StatusConfig
 from pipelines.scenes.benchmark import ScenesConfig
-from pipelines.scenes.train import TrainConfig
 from pipelines.score.config import ScoreConfig
 from pipelines.synthesis.config import SynthesizeConfig
 from vimaedit.config import EditConfig, Lora, ModelConfig, Windows
 from vimaedit.errors import ConfigError
+from vimaedit.miniature.training.options import TrainConfig
 from vimaedit.models.files import recipe_config
 from vimaedit.pipeline import ViMAEditPipeline
 
