@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/demo
 ORACLE := ../shared/oracle
 
-.PHONY: venv demo test test-faults test-slow soak parity fuzz check clean
+.PHONY: venv demo bench test test-faults test-slow soak parity fuzz check clean
 .DEFAULT_GOAL := venv
 
 venv: $(VENV)/.installed
@@ -25,6 +25,9 @@ demo: venv
 	@echo "The first twelve scenes of the test split, edited by the built-in model miniature; nothing is picked out."
 	@echo "It changes backgrounds and styles, shapes seldom: see vimaedit/miniature/weights/README.md."
 	@echo "For photographs name a real model: model=stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+bench: venv
+	$(BIN)/python -m tests.timing.$(SUITE) $(ARGS)
 
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not parity and not gpu and not faults and not fuzz and not slow"

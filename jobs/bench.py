@@ -1,7 +1,6 @@
 """Measure by one command: suite=miniature edits drawn scenes with the recipe and its ablations, suite=few-steps with fewer steps.
 
-suite=engine and suite=gpu time the engine, suite=growth how its time and memory grow, suite=pipeline what Ray, reading and writing add
-to it, suite=images what coding pictures takes. suite=NAME --help lists the keys of a suite.
+suite=NAME --help lists the keys of a suite.
 """
 
 from __future__ import annotations
@@ -19,18 +18,13 @@ from jobs._cli.signals import exit_on_signals
 if TYPE_CHECKING:
     from pipelines.cluster.progress import ProgressState
     from pipelines.scenes.bench import SceneBenchConfig
-    from pipelines.timing.engine_bench import EngineBenchConfig
-    from pipelines.timing.gpu_bench import GpuBenchConfig
-    from pipelines.timing.growth_bench import GrowthBenchConfig
-    from pipelines.timing.image_bench import ImageBenchConfig
-    from pipelines.timing.pipeline_bench import PipelineBenchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
     """What a command line without a known suite is held against."""
 
-    suite: str = ""  # miniature, few-steps: edits of drawn scenes with exact answers; engine, growth, gpu, pipeline, images: time, memory, size
+    suite: str = ""  # miniature, few-steps: edits of drawn scenes with exact answers
 
     def __post_init__(self) -> None:
         from vimaedit.config import check_choice
@@ -59,44 +53,9 @@ def _few_steps() -> Suite:
     return Suite(FewStepBenchConfig, _run_miniature, ("suite", "output"))
 
 
-def _engine() -> Suite:
-    from pipelines.timing.engine_bench import EngineBenchConfig
-
-    return Suite(EngineBenchConfig, _run_engine, ("suite",))
-
-
-def _gpu() -> Suite:
-    from pipelines.timing.gpu_bench import GpuBenchConfig
-
-    return Suite(GpuBenchConfig, _run_gpu, ("suite",))
-
-
-def _growth() -> Suite:
-    from pipelines.timing.growth_bench import GrowthBenchConfig
-
-    return Suite(GrowthBenchConfig, _run_growth, ("suite",))
-
-
-def _images() -> Suite:
-    from pipelines.timing.image_bench import ImageBenchConfig
-
-    return Suite(ImageBenchConfig, _run_images, ("suite",))
-
-
-def _pipeline() -> Suite:
-    from pipelines.timing.pipeline_bench import PipelineBenchConfig
-
-    return Suite(PipelineBenchConfig, _run_pipeline, ("suite",))
-
-
 SUITES: dict[str, Callable[[], Suite]] = {
     "miniature": _miniature,
     "few-steps": _few_steps,
-    "engine": _engine,
-    "growth": _growth,
-    "gpu": _gpu,
-    "pipeline": _pipeline,
-    "images": _images,
 }
 
 
@@ -139,50 +98,6 @@ def _run_miniature(config: SceneBenchConfig) -> int:
     for place in summary.places:
         print(place)
     return summary.exit_code
-
-
-def _run_engine(config: EngineBenchConfig) -> int:
-    from pipelines.timing.engine_bench import run_engine_bench
-
-    _, tables = run_engine_bench(config, _say)
-    print("\n\n".join(table.text() for table in tables))
-    return 0
-
-
-def _run_gpu(config: GpuBenchConfig) -> int:
-    from pipelines.timing.gpu_bench import run_gpu_bench
-
-    _, tables = run_gpu_bench(config, _say)
-    print("\n\n".join(table.text() for table in tables))
-    return 0
-
-
-def _run_growth(config: GrowthBenchConfig) -> int:
-    from pipelines.timing.growth_bench import run_growth_bench
-
-    _, tables = run_growth_bench(config, _say)
-    print("\n\n".join(table.text() for table in tables))
-    return 0
-
-
-def _run_images(config: ImageBenchConfig) -> int:
-    from pipelines.timing.image_bench import run_image_bench
-
-    _, tables = run_image_bench(config, _say)
-    print("\n\n".join(table.text() for table in tables))
-    return 0
-
-
-def _run_pipeline(config: PipelineBenchConfig) -> int:
-    from pipelines.timing.pipeline_bench import run_pipeline_bench
-
-    _, tables = run_pipeline_bench(config, _say)
-    print("\n\n".join(table.text() for table in tables))
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:

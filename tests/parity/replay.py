@@ -33,6 +33,7 @@ from tests.parity.dpl_case import replay_dpl_case
 from tests.parity.harness_cases import replay_harness_case
 from tests.parity.virtual_cases import replay_infedit_case, replay_leditspp_case
 from tests.parity.words import recorded_words
+from tests.timing.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.engine.batch import StepState
 from vimaedit.engine.editor import BatchEditor
@@ -41,7 +42,6 @@ from vimaedit.engine.prepare import PreparedEdit
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.models.networks import load_networks
-from vimaedit.performance.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
 from vimaedit.recipes import method_config
 from vimaedit.step.rows import RowKind
 from vimaedit.step.solvers import add_noise, method_schedule

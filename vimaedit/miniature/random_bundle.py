@@ -64,20 +64,6 @@ class Layout:
 MINIATURE = Layout(
     name="random", canvas_size=128, channels=(48, 96, 96), layers_per_block=1, heads=4, grounding_sides=(0.5, 0.5)
 )
-# The attention layers, sides and picture of SD 1.5, narrow enough for a CPU: what a program does with the maps costs what it costs there.
-SMALL_SD15 = Layout(
-    name="small-sd15", canvas_size=512, channels=(32, 64, 128, 128), layers_per_block=2, heads=1, grounding_sides=(0.5, 0.25)
-)
-SD15 = Layout(
-    name="sd15",
-    canvas_size=512,
-    channels=(320, 640, 1280, 1280),
-    layers_per_block=2,
-    heads=8,
-    grounding_sides=(0.5, 0.25),
-    context_size=768,
-    vae_channels=(128, 256, 512, 512),
-)
 
 
 def random_bundle(cache_root: Path | None = None) -> Path:

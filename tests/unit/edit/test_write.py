@@ -98,3 +98,10 @@ def test_texts_are_cut_and_masked() -> None:
     config = {"model": SECRET, "lora": [{"path": SECRET, "scale": 0.5}], "limit": None}
     masked = "s3://***@bucket/model"
     assert without_secrets(config) == {"model": masked, "lora": [{"path": masked, "scale": 0.5}], "limit": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "coding"), [({}, "webp"), ({"frame": "original"}, "png"), ({"image_format": "jpeg"}, "jpeg")]
+)
+def test_pictures_are_written_as_is_best_for_their_frame(options: dict, coding: str) -> None:
+    assert EditJobConfig(input="a", output="b", **options).picture_coding == coding

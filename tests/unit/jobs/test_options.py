@@ -222,7 +222,7 @@ def test_an_option_given_twice_in_a_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("[!_]*.py")))
 def test_every_job_refuses_a_key_given_twice(job: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["suite=images"] if job == "bench" else []
+    words = ["suite=miniature"] if job == "bench" else []
     assert importlib.import_module(f"jobs.{job}").main([*words, "output=a.parquet", "output=b.parquet"]) == 2
     assert capsys.readouterr() == ("", f"jobs.{job}: output: got it twice; allowed: once\n")
 

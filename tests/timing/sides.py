@@ -4,13 +4,12 @@
 - `stock`: what one gets from a pipeline: edits one after the other, four UNet rows each, the library's own attention. It grounds and
   couples nothing, so it does less; its pictures are no edits.
 - `maps`: the method written down plainly, edits one after the other, with every attention map of a step and their sums over the
-  steps in memory, as published attention controllers keep them. It is part of the tests, so this side runs from a checkout.
+  steps in memory, as published attention controllers keep them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.reference import attention
+from tests.reference import edit as reference
+from tests.reference.inputs import reference_inputs
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.engine.batch import EditBatch, StepState
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.engine.prepare import PreparedEdit
-from vimaedit.errors import ConfigError
+from vimaedit.miniature.random_bundle import Layout, write_random_bundle
 from vimaedit.models.backbone import Backbone, Conditioning
 from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.models.networks import load_networks
@@ -33,6 +35,21 @@ from vimaedit.step.rows import TARGET, RowKind
 from vimaedit.step.solvers import add_noise, build_schedule, predict_x0
 from vimaedit.types import BlendPhrase, EditRequest
 
+# The attention layers, sides and picture of SD 1.5, narrow enough for a CPU: what a program does with the maps costs what it costs there.
+SMALL_SD15 = Layout(
+    name="small-sd15", canvas_size=512, channels=(32, 64, 128, 128), layers_per_block=2, heads=1, grounding_sides=(0.5, 0.25)
+)
+SD15 = Layout(
+    name="sd15",
+    canvas_size=512,
+    channels=(320, 640, 1280, 1280),
+    layers_per_block=2,
+    heads=8,
+    grounding_sides=(0.5, 0.25),
+    context_size=768,
+    vae_channels=(128, 256, 512, 512),
+)
+LAYOUTS = {layout.name: layout for layout in (SD15, SMALL_SD15)}  # their weights are drawn
 WORDS = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "diamond", "house")
 
 
@@ -42,6 +59,14 @@ class Outcome:
 
     latents: np.ndarray
     masks: np.ndarray | None
+
+
+def find_model(name: str, scratch: Path) -> Path:
+    """Return the bundle's folder of a model; one of `LAYOUTS` is written into `scratch`."""
+    if name not in LAYOUTS:
+        return resolve_model(ModelConfig(model=name)).diffusers.parent
+    write_random_bundle(scratch / name, layout=LAYOUTS[name])
+    return scratch / name
 
 
 def load_editor(model: str, config: EditConfig, device: str, dtype: str) -> BatchEditor:
@@ -77,25 +102,14 @@ def drawn_requests(count: int, canvas_size: int, targets: int = 1) -> list[EditR
 def prepare_side(
     name: str, editor: BatchEditor, edits: Sequence[PreparedEdit], batch: EditBatch, model_folder: Path
 ) -> Callable[[], Outcome]:
-    """Return what denoises prepared and encoded edits in one of the ways; all models are loaded by then.
-
-    Raises: ConfigError if `maps` is asked for outside of a checkout.
-    """
+    """Return what denoises prepared and encoded edits in one of the ways; all models are loaded by then."""
     if name == "fused":
         return lambda: run_fused(editor, edits, batch)
     if name == "stock":
         return lambda: run_stock(editor, edits, batch)
-    try:
-        reference = importlib.import_module("tests.reference.edit")
-        attention = importlib.import_module("tests.reference.attention")
-        inputs = importlib.import_module("tests.reference.inputs")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "sides: got maps, which is part of the tests; allowed: it, from a checkout, or fused, stock"
-        ) from error
     device = batch.x0.device
     models = reference.load_models(model_folder, device, editor.backbone.dtype)
-    alone = [inputs.reference_inputs(editor.config, editor, edit, editor.encode([edit])) for edit in edits]
+    alone = [reference_inputs(editor.config, editor, edit, editor.encode([edit])) for edit in edits]
     alone = [_on_device(each, device) for each in alone]
 
     def run_maps() -> Outcome:

@@ -1,12 +1,19 @@
-"""What this process has used so far: CPU time and memory, by the operating system's own accounts (Linux)."""
+"""What processes have used so far, CPU time and memory, by the operating system's own accounts (Linux), and whether memory grows."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import resource
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+
+WARM_SHARE = 0.2  # of the rows; caches fill up to there
 
 
 def cpu_seconds() -> float:
@@ -71,3 +78,32 @@ def process_name(process: int) -> str:
 def _status_mb(field: str, process: int | str = "self") -> float:
     found = re.search(rf"^{field}:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     return int(found[1]) * 1024 / 1e6 if found is not None else 0.0  # one that is ending has no memory left
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySample:
+    """Memory that processes hold alone, MB, when `rows` were edited: of the driver, of all editing actors, of all other workers."""
+
+    rows: int
+    driver_mb: float
+    actors_mb: float
+    workers_mb: float
+
+
+def memory_sample(rows: int, actors: Collection[int]) -> MemorySample:
+    """Look at this process, the editing `actors` and what else works for it."""
+    others = [each for each in descendants(os.getpid()) if each not in actors and process_name(each).startswith("ray::")]
+    return MemorySample(
+        rows=rows,
+        driver_mb=private_mb(os.getpid()),
+        actors_mb=sum(private_mb(each) for each in actors),
+        workers_mb=sum(private_mb(each) for each in others),
+    )
+
+
+def growth_mb(samples: Sequence[MemorySample], name: str) -> float | None:
+    """Return by how many MB a column of the samples grows with 1000 rows, once the run is warm: a straight line's slope. None for too few."""
+    last = samples[-1].rows
+    warm = [each for each in samples if WARM_SHARE * last <= each.rows < last]
+    rows, values = np.array([each.rows for each in warm]), np.array([getattr(each, name) for each in warm])
+    return float(1000 * np.polyfit(rows, values, 1)[0]) if len({*rows.tolist()}) > 1 else None

@@ -1,27 +1,26 @@
-"""How the engine's time and memory grow: `python -m vimaedit.performance.growth '{"model": ..., "points": [...], ...}'`.
-
-Prints one line of JSON, a list of `PointFigures`, of all points in turn, as often as there are rounds.
-"""
+"""Amounts of work for the engine, and what each takes: time, memory, rows of the UNet."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import sys
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from tests.timing.machine import count_operations
+from tests.timing.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
+from tests.timing.sides import drawn_requests, load_editor
 from vimaedit.attention.routing import shared_steps
 from vimaedit.config import Canvas, EditConfig
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.models.backbone import Backbone, Conditioning
-from vimaedit.performance.operations import count_operations
-from vimaedit.performance.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
-from vimaedit.performance.savings import ONE_BRANCH, ONE_PROJECTION, THIRD_ROW
-from vimaedit.performance.sides import drawn_requests, load_editor
+
+# What the engine saves itself, and can be made to do after all, to see what each saving brings.
+THIRD_ROW = "no row for an unguided source"  # its unconditional one
+ONE_BRANCH = "rows of a branch attended once before any text"
+ONE_PROJECTION = "keys and values made once"
+SAVINGS = (THIRD_ROW, ONE_BRANCH, ONE_PROJECTION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +125,3 @@ def count_rows(config: EditConfig, point: Point) -> int:
     shared = shared_steps(config, point.steps) if point.targets > 1 else 0
     own = 4 if point.without == THIRD_ROW else 3
     return point.edits * own * (point.steps - shared) + (point.edits * 2 + point.edits // point.targets) * shared
-
-
-def main(settings: dict[str, Any]) -> None:
-    """Measure what the settings say."""
-    points = [Point(**each) for each in settings["points"]]
-    found = measure_points(settings["model"], points, settings["rounds"], settings["threads"])
-    print(json.dumps([[dataclasses.asdict(each) for each in figures] for figures in found]))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -1,19 +1,21 @@
-"""How the engine's CPU time and memory grow with rows, steps, batch, picture and edits of one picture; all in one process, in turn."""
+"""How the engine's CPU time and memory grow with rows, steps, batch, picture and edits of one picture; all in one process, in turn.
+
+`python -m tests.timing.growth key=value ...`
+"""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.store.location import check_writable, locate
 from pipelines.tables import Table
-from pipelines.timing.bench_output import write_numbers
-from pipelines.timing.engine_bench import environment, run_python
+from tests.timing.points import SAVINGS, Point, PointFigures, measure_points
+from tests.timing.report import processor, run_suite, say
 from vimaedit.config import check_range, check_types
-from vimaedit.performance.savings import SAVINGS
 
 EXPECTED = {
     "edits": "2.00 +- 0.05",
@@ -32,10 +34,9 @@ NOTES = {
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthBenchConfig:
-    """The suite `growth` of `jobs.bench`: ratios of CPU time and memory between more and less of the same work."""
+    """Ratios of CPU time and memory between more and less of the same work."""
 
-    suite: str = "growth"  # this one
-    output: str | None = None  # folder, local or any fsspec URL; gets growth.json and growth.md
+    output: str = ""  # Markdown file to whose end the tables are added
     model: str = "random"  # built-in name or bundle folder
     steps: int = 10  # denoising steps, where steps do not vary
     edits: int = 8  # edits, where they do not vary
@@ -49,73 +50,56 @@ class GrowthBenchConfig:
         check_range("edits", self.edits, 8, 4096)
 
 
-def run_growth_bench(config: GrowthBenchConfig, show: Callable[[str], None]) -> tuple[dict[str, Any], list[Table]]:
-    """Measure, write what `output` asks for, and return the numbers and their tables. `show` is told what is done now.
+def measure(config: GrowthBenchConfig) -> Iterator[Table]:
+    """Measure and yield the tables.
 
     Raises: ConfigError for a model that cannot be loaded.
     """
-    output = None if config.output is None else locate(config.output)
-    if output is not None:
-        check_writable(output)
-    show("measuring what the machine can do")
-    ceilings = json.loads(run_python(["-m", "vimaedit.performance.ceilings", str(config.threads)], config.threads))
     planned = list(plan_points(config))
-    show(f"measuring {len(planned)} amounts of work, {config.rounds} times each")
-    points = [point for _, _, point in planned]
-    wanted = {"model": config.model, "points": points, "rounds": config.rounds, "threads": config.threads}
-    rounds = json.loads(run_python(["-m", "vimaedit.performance.growth", json.dumps(wanted)], config.threads))
-    settings = {name: getattr(config, name) for name in ("model", "steps", "edits", "threads", "rounds")}
-    numbers = {
-        "environment": environment(),
-        "settings": settings,
-        "ceilings": ceilings,
-        "laws": [
-            {"law": law, "value": value, **point, **summarise([figures[place] for figures in rounds], law)}
-            for place, (law, value, point) in enumerate(planned)
-        ],
-    }
-    tables = make_tables(numbers)
-    if output is not None:
-        write_numbers(output, "growth", numbers, tables)
-    return numbers, tables
+    say(f"measuring {len(planned)} amounts of work, {config.rounds} times each")
+    rounds = measure_points(config.model, [point for _, _, point in planned], config.rounds, config.threads)
+    laws = [
+        {"law": law, "value": value, **summarise([figures[place] for figures in rounds], law)}
+        for place, (law, value, _) in enumerate(planned)
+    ]
+    yield from make_tables(config, laws)
 
 
-def plan_points(config: GrowthBenchConfig) -> Iterator[tuple[str, int | str, dict[str, Any]]]:
+def plan_points(config: GrowthBenchConfig) -> Iterator[tuple[str, int | str, Point]]:
     """Yield what is measured: the law, the value that varies, and the amount of work."""
-    usual = {"edits": config.edits, "batch": 4, "steps": config.steps}
+    usual = Point(edits=config.edits, batch=4, steps=config.steps)
     for edits in (config.edits, 2 * config.edits):
-        yield "edits", edits, {**usual, "edits": edits}
+        yield "edits", edits, dataclasses.replace(usual, edits=edits)
     for steps in (config.steps, 5 * config.steps):
-        yield "steps", steps, {**usual, "edits": 4, "steps": steps}
+        yield "steps", steps, dataclasses.replace(usual, edits=4, steps=steps)
     for batch in (1, 2, 4, 8):
-        yield "batch", batch, {**usual, "batch": batch}
+        yield "batch", batch, dataclasses.replace(usual, batch=batch)
     for size in (128, 192, 256):
-        yield "size", size, {**usual, "edits": 4, "size": size}
+        yield "size", size, dataclasses.replace(usual, edits=4, size=size)
     for law, source_variance in (("targets", True), ("targets, source without variance", False)):
         for targets in (1, 2, 4, 8):
-            yield law, targets, {**usual, "batch": 8, "targets": targets, "source_variance": source_variance}
+            yield law, targets, dataclasses.replace(usual, batch=8, targets=targets, source_variance=source_variance)
     for saving in ("", *SAVINGS):
-        yield "saving undone", saving or "nothing", {**usual, "edits": 4, "without": saving}
+        yield "saving undone", saving or "nothing", dataclasses.replace(usual, edits=4, without=saving)
 
 
-def summarise(figures: Sequence[Mapping[str, float]], law: str) -> dict[str, Any]:
+def summarise(figures: Sequence[PointFigures], law: str) -> dict[str, Any]:
     """Take the medians over the rounds, and the range of the CPU time that the law is about."""
-    seconds = [each["whole_s" if law == "edits" else "denoise_s"] for each in figures]
+    seconds = [each.whole_s if law == "edits" else each.denoise_s for each in figures]
     return {
         "cpu_s": statistics.median(seconds),
         "cpu_s_range": [min(seconds), max(seconds)],
-        "memory_mb": statistics.median(each["memory_mb"] for each in figures),
-        "rows": figures[0]["rows"],
-        "operations": figures[0]["operations"],
+        "memory_mb": statistics.median(each.memory_mb for each in figures),
+        "rows": figures[0].rows,
+        "operations": figures[0].operations,
     }
 
 
-def make_tables(numbers: Mapping[str, Any]) -> list[Table]:
+def make_tables(config: GrowthBenchConfig, laws: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Lay out the numbers, a table for each law."""
-    facts, settings = numbers["environment"], numbers["settings"]
     tables = []
     for law, note in NOTES.items():
-        own = [each for each in numbers["laws"] if each["law"] == law]
+        own = [each for each in laws if each["law"] == law]
         first = own[0]
         tables.append(
             Table(
@@ -134,13 +118,8 @@ def make_tables(numbers: Mapping[str, Any]) -> list[Table]:
                 note=note,
             )
         )
-    tables[0] = Table(
-        title=tables[0].title,
-        columns=tables[0].columns,
-        rows=tables[0].rows,
-        note=f"{tables[0].note} {facts['processor']}, {settings['threads']} threads, torch {facts['torch']}, model {settings['model']}. "
-        f"Medians of {settings['rounds']} rounds.",
-    )
+    conditions = f"{processor()}, {config.threads} threads, model {config.model}. Medians of {config.rounds} rounds."
+    tables[0] = dataclasses.replace(tables[0], note=f"{tables[0].note} {conditions}")
     return tables
 
 
@@ -152,3 +131,7 @@ def _expected(point: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     if point["law"] == "saving undone":
         return f"{point['operations'] / first['operations']:.3f}"
     return EXPECTED.get(point["law"], "-")
+
+
+if __name__ == "__main__":
+    sys.exit(run_suite("growth", GrowthBenchConfig, measure, sys.argv[1:]))

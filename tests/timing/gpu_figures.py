@@ -1,19 +1,16 @@
-"""What an accelerator makes of the networks and of whole edits: `python -m vimaedit.performance.gpu '{"model": ..., ...}'`.
+"""What an accelerator makes of the networks and of whole edits, a figure at a time: `{"section": ..., ...}`.
 
-Prints one line of JSON for each figure as it is found, `{"section": ..., ...}`, so that what was measured before a failure is kept.
 Weights may be drawn ones: speed does not depend on values. It runs on a CPU too, with a small model, to see that it runs at all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vimaedit.config import EditConfig
+from tests.timing.machine import count_operations
+from tests.timing.sides import drawn_requests, load_editor, prepare_side
+from vimaedit.config import EditConfig, check_choice, check_range, check_types
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.models.backbone import Backbone
 from vimaedit.models.networks import choose_device
-from vimaedit.performance.operations import count_operations
-from vimaedit.performance.sides import drawn_requests, load_editor, prepare_side
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -37,29 +34,44 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+CONTROLS = ("stock", "maps")
+COMPILERS = ("inductor", "eager")
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuSettings:
-    """What to measure. `model`: bundle folder; `compiler`: torch's name of it; `matrix`: side of the ceiling's product; `copy_mb`: of
-    its copy."""
+class GpuBenchConfig:
+    """Ceilings, UNet rows, whole edits, autoencoder and memory on one device."""
 
-    model: str
-    device: str
-    dtype: str
-    steps: int
-    rows: list[int]
-    backends: list[str]
-    compiled_rows: list[int]
-    batches: list[int]
-    compiled_batches: list[int]
-    compiler: str
-    vae_batches: list[int]
-    controls: list[str]
-    matrix: int
-    copy_mb: int
-    repeats: int
+    output: str = ""  # Markdown file to whose end the tables are added
+    model: str = "sd15"  # sd15, small-sd15: drawn weights, at full size or narrow; or a built-in name or bundle folder
+    device: str = "cuda"  # cuda, cuda:NUMBER, or cpu to see that it runs
+    dtype: str = "float16"  # of the networks
+    steps: int = 50  # denoising steps of whole edits
+    rows: list[int] = field(default_factory=lambda: [3, 6, 12, 24, 48, 96])  # UNet rows of a forward pass
+    backends: list[str] = field(default_factory=lambda: ["flash", "cudnn", "efficient"])  # of attention
+    compiled_rows: list[int] = field(default_factory=lambda: [48])  # rows for which the UNet is compiled; each takes minutes
+    batches: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])  # edits at once
+    compiled_batches: list[int] = field(default_factory=lambda: [16])  # edits at once, compiled; each takes minutes
+    compiler: str = "inductor"  # of those; eager: torch only traces them, to see on a CPU that it can
+    vae_batches: list[int] = field(default_factory=lambda: [1, 4, 8, 16])  # pictures at once
+    controls: list[str] = field(default_factory=lambda: list(CONTROLS))  # other ways to edit
+    matrix: int = 8192  # side of the matrices of the ceiling
+    copy_mb: int = 4096  # size of the copy of the ceiling
+    repeats: int = 10  # of every short piece of work; medians count
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice("dtype", self.dtype, ("float16", "bfloat16", "float32"))
+        for name, low, high in (("steps", 1, 999), ("matrix", 8, 65536), ("copy_mb", 1, 65536), ("repeats", 1, 1000)):
+            check_range(name, getattr(self, name), low, high)
+        for name in ("rows", "compiled_rows", "batches", "compiled_batches", "vae_batches"):
+            for each in getattr(self, name):
+                check_range(name, each, 1, 4096)
+        check_choice("compiler", self.compiler, COMPILERS)
+        for name, allowed in (("backends", tuple(BACKENDS)), ("controls", CONTROLS)):
+            for each in getattr(self, name):
+                check_choice(name, each, allowed)
 
 
 class Clock:
@@ -96,25 +108,27 @@ class Clock:
         return torch.cuda.max_memory_allocated(self.device) / 1e9 if self.device.type == "cuda" else None
 
 
-def measure(settings: GpuSettings) -> Iterator[dict[str, Any]]:
-    """Measure everything, a figure at a time."""
+def find_figures(settings: GpuBenchConfig, model: Path) -> Iterator[dict[str, Any]]:
+    """Measure everything, a figure at a time. `model`: the bundle's folder."""
     device = choose_device(settings.device)
     clock, dtype = Clock(device), getattr(torch, settings.dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     yield {"section": "environment", "device": name, "torch": torch.__version__, "dtype": settings.dtype}
     ceilings = measure_ceilings(settings, clock, dtype)
     yield {"section": "ceilings", **ceilings}
-    editor = load_editor(settings.model, EditConfig(steps=settings.steps, blend="given"), settings.device, settings.dtype)
+    editor = load_editor(str(model), EditConfig(steps=settings.steps, blend="given"), settings.device, settings.dtype)
     unet, vae = editor.backbone.networks.unet, editor.backbone.networks.vae
     flops = count_row_flops(unet, device, dtype)
     yield {"section": "row", "gflop": flops / 1e9, "parameters_m": sum(p.numel() for p in unet.parameters()) / 1e6}
     yield from measure_rows(settings, clock, unet, flops, ceilings["matmul_tflops"])
-    yield from measure_edits(settings, clock, editor, flops, ceilings["matmul_tflops"])
+    yield from measure_edits(settings, model, clock, editor, flops, ceilings["matmul_tflops"])
     yield from measure_vae(settings, clock, vae, editor.canvas.size)
-    yield from measure_compiled_edits(settings, clock, editor, flops, ceilings["matmul_tflops"])  # minutes, so last of all
+    yield from measure_compiled_edits(
+        settings, model, clock, editor, flops, ceilings["matmul_tflops"]
+    )  # minutes, so last of all
 
 
-def measure_ceilings(settings: GpuSettings, clock: Clock, dtype: torch.dtype) -> dict[str, float]:
+def measure_ceilings(settings: GpuBenchConfig, clock: Clock, dtype: torch.dtype) -> dict[str, float]:
     """Return the rate of a large matrix product, TFLOP/s, and of a copy (read and write), TB/s."""
     side = settings.matrix
     a, b = (torch.rand(side, side, device=clock.device).to(dtype) for _ in range(2))
@@ -149,7 +163,7 @@ def count_row_flops(unet: UNet2DConditionModel, device: torch.device, dtype: tor
 
 @torch.inference_mode()
 def measure_rows(
-    settings: GpuSettings, clock: Clock, unet: UNet2DConditionModel, flops: int, ceiling: float
+    settings: GpuBenchConfig, clock: Clock, unet: UNet2DConditionModel, flops: int, ceiling: float
 ) -> Iterator[dict[str, Any]]:
     """Time forward passes by rows, memory layout and attention backend, eager and compiled."""
     dtype = getattr(torch, settings.dtype)
@@ -190,11 +204,11 @@ def _attention(backend: str) -> Iterator[bool]:
 
 
 def measure_edits(
-    settings: GpuSettings, clock: Clock, editor: BatchEditor, flops: int, ceiling: float
+    settings: GpuBenchConfig, model: Path, clock: Clock, editor: BatchEditor, flops: int, ceiling: float
 ) -> Iterator[dict[str, Any]]:
     """Time whole edits, from encoded to denoised latents: the engine by batch, then the other ways one by one."""
     for side, count in [*(("fused", each) for each in settings.batches), *((each, 1) for each in settings.controls)]:
-        seconds = edit_seconds(side, count, editor, clock, Path(settings.model))
+        seconds = edit_seconds(side, count, editor, clock, model)
         rows = (4 if side != "fused" else 3) * settings.steps
         yield {
             "section": "edits",
@@ -206,7 +220,7 @@ def measure_edits(
 
 
 def measure_compiled_edits(
-    settings: GpuSettings, clock: Clock, editor: BatchEditor, flops: int, ceiling: float
+    settings: GpuBenchConfig, model: Path, clock: Clock, editor: BatchEditor, flops: int, ceiling: float
 ) -> Iterator[dict[str, Any]]:
     """Time the engine compiled, by batch. Inductor's generator for CPUs fails on passes that record, so there are no figures there."""
     can_compile = clock.device.type == "cuda" or settings.compiler != "inductor"
@@ -216,7 +230,7 @@ def measure_compiled_edits(
     for count in settings.compiled_batches:
         figures: dict[str, Any] = {}
         if can_compile:
-            seconds = edit_seconds("fused", count, compiled, clock, Path(settings.model))
+            seconds = edit_seconds("fused", count, compiled, clock, model)
             figures = _speed(seconds, 3 * settings.steps * flops, ceiling, clock)
         yield {"section": "edits", "side": "fused", "mode": "compiled", "at_once": count, **figures}
 
@@ -245,7 +259,7 @@ def _speed(seconds: float, flops: int, ceiling: float, clock: Clock) -> dict[str
 
 
 @torch.inference_mode()
-def measure_vae(settings: GpuSettings, clock: Clock, vae: AutoencoderKL, canvas: int) -> Iterator[dict[str, Any]]:
+def measure_vae(settings: GpuBenchConfig, clock: Clock, vae: AutoencoderKL, canvas: int) -> Iterator[dict[str, Any]]:
     """Time the autoencoder's two ways by batch."""
     dtype = getattr(torch, settings.dtype)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -257,10 +271,3 @@ def measure_vae(settings: GpuSettings, clock: Clock, vae: AutoencoderKL, canvas:
         for way, work in (("encode", partial(vae.encode, pictures)), ("decode", partial(vae.decode, latents))):
             seconds = clock.median_s(work, settings.repeats) / batch
             yield {"section": "vae", "way": way, "at_once": batch, "ms_per_picture": 1000 * seconds, "peak_gb": clock.peak_gb()}
-
-
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    own = GpuSettings(**given)
-    for figure in measure(own):
-        print(json.dumps(figure), flush=True)

@@ -1,4 +1,4 @@
-"""Time one way of editing in a process of its own: `python -m vimaedit.performance.side '{"side": "fused", ...}'`.
+"""Time one way of editing in a process of its own: `python -m tests.timing.side '{"side": "fused", ...}'`.
 
 The settings are those of `SideSettings` as JSON; what was measured is printed as one line of JSON, a `SideFigures`.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.timing.process import cpu_seconds, forget_peak, peak_mb, resident_mb
+from tests.timing.sides import drawn_requests, load_editor, prepare_side
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.models.files import resolve_model
-from vimaedit.performance.process import cpu_seconds, forget_peak, peak_mb, resident_mb
-from vimaedit.performance.sides import drawn_requests, load_editor, prepare_side
 
 
 @dataclass(frozen=True, kw_only=True)

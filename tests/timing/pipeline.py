@@ -1,19 +1,22 @@
-"""What the pipeline costs beside the editing itself: rows per second through Ray against a plain loop, start and end, memory."""
+"""What the pipeline costs beside the editing itself: rows per second through Ray against a plain loop, start and end, memory.
+
+`python -m tests.timing.pipeline key=value ...`
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.output.config import IMAGE_FORMATS
-from pipelines.store.location import check_writable, locate
 from pipelines.tables import Table
-from pipelines.timing.bench_output import write_numbers
-from pipelines.timing.engine_bench import environment, run_python
-from pipelines.timing.memory_use import MemorySample, growth_mb
+from tests.timing.engine import run_python
+from tests.timing.process import MemorySample, growth_mb
+from tests.timing.report import processor, run_suite, say
 from vimaedit.config import check_choice, check_range, check_types
 from vimaedit.errors import ConfigError
 
@@ -26,10 +29,9 @@ MEMORY_COLUMNS = {"driver_mb": "driver", "actors_mb": "editing actor", "workers_
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineBenchConfig:
-    """The suite `pipeline` of `jobs.bench`: editing runs with an editor that sleeps, so that what is left is the pipeline's own time."""
+    """Editing runs with an editor that sleeps, so that what is left is the pipeline's own time."""
 
-    suite: str = "pipeline"  # this one
-    output: str | None = None  # folder, local or any fsspec URL; gets pipeline.json and pipeline.md
+    output: str = ""  # Markdown file to whose end the tables are added
     actors: list[int] = field(default_factory=lambda: list(GOALS))  # how many sleep side by side, a run each
     rows: int = 160  # records for each actor
     batch: int = 16  # records of a batch
@@ -55,28 +57,18 @@ class PipelineBenchConfig:
             raise ConfigError("actors, model_rows, memory_rows: got nothing to measure; allowed: at least one of them")
 
 
-def run_pipeline_bench(config: PipelineBenchConfig, show: Callable[[str], None]) -> tuple[dict[str, Any], list[Table]]:
-    """Measure, write what `output` asks for, and return the numbers and their tables. `show` is told what is done now.
+def measure(config: PipelineBenchConfig) -> Iterator[Table]:
+    """Measure and yield the tables.
 
     Raises: ConfigError for a model that cannot be loaded.
     """
-    output = None if config.output is None else locate(config.output)
-    if output is not None:
-        check_writable(output)
-    show("measuring what the machine can do")
-    ceilings = json.loads(run_python(["-m", "vimaedit.performance.ceilings", "1"], 1))
     runs = []
     for run in plan_runs(config):
-        show(f"{run['editor']}: {run['rows']} rows, {run['actors']} actors")
+        say(f"{run['editor']}: {run['rows']} rows, {run['actors']} actors")
         settings = {name: value for name, value in run.items() if name != "editor"} | {"launched": time.time()}
-        timing = json.loads(run_python(["-m", "pipelines.timing.pipeline_timing", json.dumps(settings)], 1))
+        timing = json.loads(run_python(["-m", "tests.timing.pipeline_run", json.dumps(settings)], 1))
         runs.append({**run, **summarise(run, timing)})
-    settings = {name: value for name, value in vars(config).items() if name not in ("suite", "output")}
-    numbers = {"environment": environment(), "settings": settings, "ceilings": ceilings, "runs": runs}
-    tables = make_tables(numbers)
-    if output is not None:
-        write_numbers(output, "pipeline", numbers, tables)
-    return numbers, tables
+    yield from make_tables(config, runs)
 
 
 def plan_runs(config: PipelineBenchConfig) -> list[dict[str, Any]]:
@@ -116,9 +108,8 @@ def summarise(run: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def make_tables(numbers: Mapping[str, Any]) -> list[Table]:
+def make_tables(config: PipelineBenchConfig, runs: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Lay out the numbers."""
-    facts, settings, runs = numbers["environment"], numbers["settings"], numbers["runs"]
     rates = [each for each in runs if each["loop_rows_s"] is not None]
     watched = [each for each in runs if each["memory"]]
     tables = [
@@ -133,8 +124,8 @@ def make_tables(numbers: Mapping[str, Any]) -> list[Table]:
                 )
                 for each in rates
             ),
-            note=f"{facts['processor']}, {facts['cores']} cores; ray {facts['ray']}, torch {facts['torch']}. Pictures of "
-            f"{settings['size']} px from JPEG to {settings['image_format']}; those of the model at its own size, as WebP. Ratio: the rate while all "
+            note=f"{processor()}. Pictures of {config.size} px from JPEG to {config.image_format}; those of the model at its own size, "
+            "as WebP. Ratio: the rate while all "
             "actors are at work, over as many plain loops; with start and end: from the first batch to the last row written. Gap: the "
             "median time that an actor waits between two batches.",
         ),
@@ -170,3 +161,7 @@ def _goal(run: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_suite("pipeline", PipelineBenchConfig, measure, sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Time an editing run from start to end: `python -m pipelines.timing.pipeline_timing '{"rows": 96, ...}'` prints one line of JSON.
+"""Time an editing run from start to end: `python -m tests.timing.pipeline_run '{"rows": 96, ...}'` prints one line of JSON.
 
 A process of its own, as `python -m jobs.edit` is one: what starting takes is part of what is measured.
 """
@@ -32,11 +32,11 @@ from pipelines.edit.read import read_unit
 from pipelines.output.config import EditJobConfig
 from pipelines.output.plan import load_plan
 from pipelines.store.location import locate
-from pipelines.timing.memory_use import MemorySample, memory_sample
+from tests.timing.pictures import grainy_picture
+from tests.timing.process import MemorySample, memory_sample
+from tests.timing.traced import SleepingEditor, Trace, TracedEditor, read_trace
 from vimaedit.config import Canvas
 from vimaedit.images import encode_image
-from vimaedit.performance.pictures import grainy_picture
-from vimaedit.performance.traced import SleepingEditor, Trace, TracedEditor, read_trace
 from vimaedit.types import Editor
 
 PICTURES = 16  # different ones in the input, in turn
@@ -232,6 +232,6 @@ def main(words: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     # By its name: what an actor is handed must be found in the module, not in `__main__`.
-    from pipelines.timing import pipeline_timing
+    from tests.timing import pipeline_run
 
-    pipeline_timing.main(sys.argv[1:])
+    pipeline_run.main(sys.argv[1:])

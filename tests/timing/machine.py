@@ -1,13 +1,13 @@
-"""What the processor can do at best: `python -m vimaedit.performance.ceilings THREADS` prints one line of JSON."""
+"""What the processor can do at best, and what some work asks of one: operations of convolutions, products and attention."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 _SIDE = 2048  # of the matrices
 _COPIED = 256 * 2**20  # bytes
@@ -36,5 +36,15 @@ def _best(work: Callable[[], object]) -> float:
     return min(seconds)
 
 
-if __name__ == "__main__":
-    print(json.dumps(measure_ceilings(int(sys.argv[1]))))
+def count_operations(work: Callable[[], object]) -> int:
+    """Do the work and return its operations, two for each multiplication with its addition."""
+    # The counter does not know the name that attention has on CPUs.
+    own = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def _attention(query: Any, key: Any, value: Any, *others: Any, out_shape: Any = None, **named: Any) -> int:
+    count: int = sdpa_flop_count(query, key, value)
+    return count

@@ -1,1 +1,0 @@
-"""What the engine and the pipeline cost, measured."""

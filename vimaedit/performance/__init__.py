@@ -1,1 +1,0 @@
-"""What the engine costs, beside other ways to do the same."""
