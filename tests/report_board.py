@@ -15,8 +15,8 @@ import numpy as np
 
 from pipelines.evaluate.report.data import Board, MethodBoard, Result, Sample
 from pipelines.evaluate.report.page import render
-from pipelines.evaluate.report.pictures import code_masks, code_picture
 from pipelines.ingest.ingest import Defect, IngestSummary
+from pipelines.output.thumbnails import code_masks, code_picture
 from vimaedit.metrics.names import METRICS, SEVEN
 from vimaedit.scenes.benchmark import benchmark_seed, spread_categories
 from vimaedit.scenes.edits import CATEGORIES, edit_mask, make_edit

@@ -16,8 +16,8 @@ from pipelines.cluster.session import set_engine
 from pipelines.output.parts import open_result_writer
 from pipelines.store.location import locate, put_atomic
 from pipelines.store.parquet import take_rows, write_groups
+from pipelines.synthesis.columns import DATA_FIELDS, REJECTED_FIELDS, SCORES, with_features
 from pipelines.synthesis.filters import KEPT
-from pipelines.synthesis.names import DATA_FIELDS, REJECTED_FIELDS, SCORES, with_features
 from pipelines.synthesis.scoring import run_through
 from pipelines.synthesis.selection import SPLITS, Group, Selected, Selecting, clear_folder, read_decisions
 

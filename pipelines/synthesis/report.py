@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from pipelines.evaluate.report.pictures import code_masks, code_picture
+from pipelines.output.thumbnails import code_masks, code_picture
 from pipelines.store.location import locate, put_atomic
 from pipelines.store.masking import cut
 from pipelines.store.parquet import take_rows

@@ -21,8 +21,8 @@ from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
 from pipelines.store.location import Location, list_files, locate
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, put_table, read_batches, read_footer
+from pipelines.synthesis.columns import SCORE_SCHEMA, SCORES
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
-from pipelines.synthesis.names import SCORE_SCHEMA, SCORES
 from vimaedit.errors import ConfigError
 from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
 from vimaedit.scenes.reading.agreement import region_psnr

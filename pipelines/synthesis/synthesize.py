@@ -38,13 +38,12 @@ from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls, without_secrets
 from pipelines.store.parquet import read_footer
 from pipelines.synthesis.card import write_card
-from pipelines.synthesis.columns import PAIR_FIELDS
+from pipelines.synthesis.columns import PAIR_FIELDS, TAKEN
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.dataset import write_dataset
 from pipelines.synthesis.filters import make_bounds
 from pipelines.synthesis.input import cut_chunks, scan_captions
 from pipelines.synthesis.making import Making
-from pipelines.synthesis.names import TAKEN
 from pipelines.synthesis.pairs import check_settings, make_pairs, pair_source
 from pipelines.synthesis.report import EXAMPLES, write_report
 from pipelines.synthesis.scoring import score_parts

@@ -10,7 +10,6 @@ from string import Template
 from typing import Any
 
 from pipelines.evaluate.report.data import Board, MethodBoard, Result, Sample
-from pipelines.evaluate.report.pictures import MASK_COLOURS
 from pipelines.evaluate.report.plots import Dot, Point, colour_of, dots, scatter
 from pipelines.evaluate.report.tables import (
     FIGURE_OF,
@@ -21,6 +20,7 @@ from pipelines.evaluate.report.tables import (
     title,
     warning_list,
 )
+from pipelines.output.thumbnails import MASK_COLOURS
 from pipelines.store.masking import without_secrets
 from pipelines.tables import escaped
 from vimaedit.metrics.names import METRICS

@@ -1,24 +1,18 @@
-"""Thumbnails for the report: small pictures as WebP, masks as PNG of four colours."""
+"""What the report shows of runs: their warnings, and thumbnails of some rows."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from pipelines.output.thumbnails import code_masks, code_picture
 from pipelines.store.location import Location
 from pipelines.store.parquet import read_batches
 from vimaedit.images import MAX_PIXELS, decode_image, decode_mask, fit_mask
 from vimaedit.types import BoolArray, Status, UInt8Array
 
-QUALITY = 78  # of WebP
-# Neither, the editor's mask alone, the reference mask alone, both.
-MASK_COLOURS = ((24, 24, 27), (234, 138, 41), (56, 118, 214), (250, 250, 250))
 BATCH_ROWS = 8  # decoded from Parquet at a time
 COLUMNS = ("input_file", "input_row", "edit_index", "status", "warnings", "blend_words_used", "grounded")
 PICTURE_COLUMNS = ("image", "edited_image", "edit_mask", "original_size", "crop_box", "reference_mask", "reference_image")
@@ -92,37 +86,6 @@ def row_thumbnails(row: Mapping[str, Any], px: int, shared: bool) -> dict[str, b
     if edited is not None:
         pictures["edited"] = code_picture(edited, px)
     return pictures
-
-
-def code_picture(picture: UInt8Array, px: int) -> bytes:
-    """Code a picture (height, width, 3) with its longer side at most `px`."""
-    image = Image.fromarray(picture)
-    image.thumbnail((px, px), Image.Resampling.BOX if max(image.size) > 4 * px else Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=QUALITY, method=2)
-    return buffer.getvalue()
-
-
-def code_masks(own: BoolArray | None, reference: BoolArray | None, px: int) -> bytes:
-    """Code an editor's mask and the reference mask, either (height, width), in the colours of `MASK_COLOURS`."""
-    masks = [mask for mask in (own, reference) if mask is not None]
-    height, width = masks[0].shape
-    scale = min(1.0, px / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = [
-        None if mask is None else np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        for mask in (own, reference)
-    ]
-    both = reference is None or own is None  # a single mask is shown as such
-    indices = np.zeros((size[1], size[0]), dtype=np.uint8)
-    for bit, mask in enumerate(small):
-        if mask is not None:
-            indices |= mask.astype(np.uint8) * (3 if both else 1 + bit)
-    image = Image.fromarray(indices)
-    image.putpalette([value for colour in MASK_COLOURS for value in colour])
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=False, bits=2)
-    return buffer.getvalue()
 
 
 def _picture(value: Any) -> UInt8Array | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.synthesis.names import SCORE_SCHEMA
+from pipelines.synthesis.columns import SCORE_SCHEMA
 from pipelines.synthesis.scoring import Scorer
 from vimaedit.errors import ConfigError
 from vimaedit.images import encode_image, encode_mask

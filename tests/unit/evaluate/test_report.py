@@ -18,9 +18,10 @@ from PIL import Image
 
 from pipelines.evaluate.report.data import Board
 from pipelines.evaluate.report.page import TEMPLATES, gallery_data, notes, plots, render, script_json
-from pipelines.evaluate.report.pictures import MASK_COLOURS, code_masks, code_picture, row_thumbnails
+from pipelines.evaluate.report.pictures import row_thumbnails
 from pipelines.evaluate.report.plots import DOT_PX, Dot, Point, colour_of, dots, scatter
 from pipelines.evaluate.report.tables import category_table, comparison_table, provenance, summary_table
+from pipelines.output.thumbnails import MASK_COLOURS, code_masks, code_picture
 from tests.report_board import METHODS, make_board, value_of
 from vimaedit.images import encode_image, encode_mask
 from vimaedit.methods import METHODS as EDITORS

@@ -17,13 +17,12 @@ import pytest
 from pipelines.output.plan import Unit
 from pipelines.store.location import locate
 from pipelines.synthesis.card import card_text, category_table, funnel_table
-from pipelines.synthesis.columns import pair_file, pair_schema
+from pipelines.synthesis.columns import TAKEN, pair_file, pair_schema
 from pipelines.synthesis.config import Filters, Generator, Spread, SynthesizeConfig
 from pipelines.synthesis.dataset import Shard, cut_shards
 from pipelines.synthesis.filters import make_bounds
 from pipelines.synthesis.input import CaptionSet, cut_chunks, read_records, scan_captions
 from pipelines.synthesis.making import Maker, Making
-from pipelines.synthesis.names import TAKEN
 from pipelines.synthesis.pairs import check_settings, pair_source
 from pipelines.synthesis.scale import Estimate, Measured, estimate_text
 from pipelines.synthesis.selection import Selected, make_groups

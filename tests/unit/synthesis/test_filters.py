@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.synthesis.columns import SCORES
 from pipelines.synthesis.config import Filters
 from pipelines.synthesis.filters import best_score, choose_best, judge, make_bounds, outcomes, rank_of
-from pipelines.synthesis.names import SCORES
 from pipelines.synthesis.scoring import pixel_scores
 from pipelines.synthesis.selection import split_of
 
