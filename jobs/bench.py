@@ -60,8 +60,8 @@ SUITES: dict[str, Callable[[], Suite]] = {
 
 
 def _run_miniature(config: SceneBenchConfig) -> int:
+    from jobs._cli.cluster import start
     from jobs._cli.progress import ProgressLine
-    from jobs.edit import quiet_engine
     from pipelines.scenes.bench import run_scene_bench
     from pipelines.scenes.report import plain_text
     from pipelines.store.lock import release_held
@@ -69,10 +69,7 @@ def _run_miniature(config: SceneBenchConfig) -> int:
     if config.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
         config = dataclasses.replace(config, ray_address=os.environ.get("RAY_ADDRESS") or None)
 
-    def on_started() -> None:
-        quiet_engine()
-        exit_on_signals(release_held)
-
+    on_started = start(config.ray_address, release_held)
     lines: dict[str, ProgressLine] = {}
     ended: set[str] = set()
 

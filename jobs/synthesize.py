@@ -2,77 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs._cli.signals import exit_on_signals
 
-# What takes seconds to import is imported where it is used, so that a signal finds the job's handlers in place before.
+# What takes seconds to import is imported where it is used, see jobs/edit.py.
 if TYPE_CHECKING:
-    from pipelines.cluster.progress import ProgressState
     from pipelines.synthesis.config import SynthesizeConfig
-    from pipelines.synthesis.synthesize import SynthesisSummary
 
 logger = logging.getLogger("jobs.synthesize")
 
 REQUIRED = ("input", "output")
 
 
-def summary_text(summary: SynthesisSummary) -> str:
-    """Say what a synthesis came to: candidates by outcome, records by split, and where they lie."""
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in summary.counts.items())
-    records = ", ".join(f"{count} {split}" for split, count in summary.records.items())
-    total = sum(summary.counts.values())
-    lines = [f"{total} candidates in {summary.seconds:.1f} s: {counts}", f"records: {records}"] if total else []
-    if summary.was_finished:
-        lines.insert(0, "finished before: nothing was done")
-    lines += [summary.truth] if summary.truth else []
-    lines += summary.places
-    if summary.stop_reason:
-        lines.append(f"stopped early: {summary.stop_reason}")
-    return "\n".join(lines)
-
-
 def _synthesize(config: SynthesizeConfig) -> int:
-    from jobs._cli.progress import progress_line
-    from jobs.edit import quiet_engine
+    from jobs._cli.cluster import on_cluster, progress, start, warn
     from pipelines.store.lock import release_held
-    from pipelines.synthesis.synthesize import run_synthesis
+    from pipelines.synthesis.begin import begin_synthesis, find_finished
 
-    if config.ray_address is None:  # `ray job submit` and RayJob name their cluster in the environment
-        config = dataclasses.replace(config, ray_address=os.environ.get("RAY_ADDRESS") or None)
+    config = on_cluster(config)
     logger.info(
         "model %s, %d candidates of a pair, input %s, output %s", config.model, config.candidates, config.input, config.output
     )
-
-    def on_started() -> None:
-        quiet_engine()
-        exit_on_signals(None if config.dry_run else release_held)
-
+    begun = begin_synthesis(config)
     if config.dry_run:
+        on_started = start(config.ray_address)  # it writes nothing, so there is nothing to save either
         from pipelines.synthesis.scale import estimate_synthesis, estimate_text
 
-        estimate = estimate_synthesis(config, on_started)
-        for warning in estimate.warnings:
-            logger.warning("%s", warning)
+        estimate = estimate_synthesis(config, on_started, begun)
+        warn(estimate.warnings)
         print(estimate_text(estimate))
         return 0
-    line = progress_line(config.log_format, "candidates")
+    summary = find_finished(begun)
+    if summary is None:
+        on_started = start(config.ray_address, release_held)
+        from pipelines.synthesis.synthesize import run_synthesis
 
-    def show(state: ProgressState) -> None:
-        line(state.done, state.total, state.counts)
-
-    try:
-        summary = run_synthesis(config, show, on_started)
-    finally:
-        line.close()
-    for warning in summary.warnings:
-        logger.warning("%s", warning)
-    print(summary_text(summary))
+        with progress(config.log_format, "candidates") as show:
+            summary = run_synthesis(config, show, on_started, begun)
+    warn(summary.warnings)
+    print(summary.text())
     return summary.exit_code
 
 

@@ -107,7 +107,6 @@ class ViMAEditPipeline:
 
         given = {"steps": num_inference_steps, "target_guidance": guidance_scale}
         config = self._configure({**options, **{key: value for key, value in given.items() if value is not None}})
-        editor = self._editor(config)
         for name, prompt in (("source_prompt", source_prompt), ("target_prompt", target_prompt)):
             if not isinstance(prompt, str):
                 raise RequestError("wrong_type", field=name, got=type(prompt).__name__, allowed="a text")
@@ -121,6 +120,7 @@ class ViMAEditPipeline:
             given_mask=None if mask is None else _read_mask(mask, config),
             seed=_seed(generator, config.seed),
         )
+        editor = self._editor(config)  # last, since it may take long to load
         edit = editor.prepare(request)
         batch = editor.encode([edit])
 
@@ -152,18 +152,19 @@ class ViMAEditPipeline:
 
     def _load(self, config: EditConfig) -> tuple[Any, ModelFiles, ModelFacts]:
         from vimaedit.models.files import model_facts, resolve_model
-        from vimaedit.models.networks import load_networks
 
         if self._loaded is None or (config.image_guidance and self._loaded[0].clip is None):
             files = resolve_model(self.model, image_guidance=config.image_guidance)
+            from vimaedit.models.networks import load_networks  # torch, once it is known that there is a model
+
             self._loaded = load_networks(files, self.model), files, model_facts(files)
         return self._loaded
 
     def _editor(self, config: EditConfig) -> Any:
+        networks, _, facts = self._load(config)
         from vimaedit.engine.editor import BatchEditor
         from vimaedit.models.backbone import Backbone
 
-        networks, _, facts = self._load(config)
         return BatchEditor(Backbone(networks, config), config, facts)
 
 

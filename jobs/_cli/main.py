@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from jobs._cli.console import own_stderr
 from jobs._cli.help import help_text
 from jobs._cli.options import CommandLine, config_yaml, load_config, parse_command_line
+from jobs._cli.progress import LogHandler
 from jobs._cli.signals import exit_on_signals, leave
 from pipelines.cluster.logs import JsonFormatter, TextFormatter
 from pipelines.exits import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR
@@ -36,6 +38,8 @@ def run_job(
 
     0, 3 and 5 come from `run` itself; wrong configuration and an unreadable input give 2, any other error 1, a signal 4.
     """
+    if words is None:
+        own_stderr()
     try:
         line = parse_command_line(sys.argv[1:] if words is None else words)
         if line.help:
@@ -67,7 +71,7 @@ def run_job(
 
 
 def _log_to_stderr(log_format: str = "text") -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogHandler(sys.stderr)
     text = TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler])

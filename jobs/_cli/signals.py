@@ -12,6 +12,8 @@ from types import FrameType
 from pipelines.exits import EXIT_INTERRUPTED
 
 SAVE_STATE_S = 2.0
+STDERR = 2
+console = STDERR  # a descriptor of what the process was started with as its stderr, see console.py
 
 
 def exit_on_signals(save_state: Callable[[str], None] | None = None) -> None:
@@ -37,5 +39,5 @@ def exit_on_signals(save_state: Callable[[str], None] | None = None) -> None:
 def leave(name: str) -> None:
     """End the process as interrupted by the signal of this name, without its exit handlers: they would wait for the cluster."""
     with contextlib.suppress(OSError):
-        os.write(2, f"\ninterrupted by {name}\n".encode())
+        os.write(console, f"\ninterrupted by {name}\n".encode())
     os._exit(EXIT_INTERRUPTED)

@@ -14,13 +14,16 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from jobs._cli.fields import TEXT_TYPES, describe_type, field_types, option_type
 from pipelines.store.masking import cut
-from vimaedit.errors import ConfigError
+from vimaedit.errors import ConfigError, RequestError
+
+if TYPE_CHECKING:
+    from vimaedit import BlendPhrase
 
 NULL_TAG = "tag:yaml.org,2002:null"
 INT_TAG = "tag:yaml.org,2002:int"
@@ -166,6 +169,38 @@ def compose_yaml(text: str) -> yaml.Node | None:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
+
+
+def parse_blend_words(text: str) -> tuple[BlendPhrase, ...]:
+    """Read `cat dog` or `[{source: ..., target: ...}]`; a null side is None.
+
+    Raises: ConfigError for another form.
+    """
+    from vimaedit.words.phrases import parse_blend
+
+    try:
+        return parse_blend(_read_phrases(text) if text.lstrip().startswith("[") else text)
+    except RequestError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _read_phrases(text: str) -> list[dict[str, str | None]]:
+    error = ConfigError(f"blend_words: got {text!r}; allowed: two words, or [{{source: PHRASE, target: PHRASE}}, ...]")
+    try:
+        node = compose_yaml(text)
+    except yaml.YAMLError as cause:
+        raise error from cause
+    phrases: list[dict[str, str | None]] = []
+    for entry in node.value if isinstance(node, yaml.SequenceNode) else [None]:
+        pairs = entry.value if isinstance(entry, yaml.MappingNode) else []
+        if not all(isinstance(side, yaml.ScalarNode) for pair in pairs for side in pair):
+            raise error
+        # The nodes' own text, so that a phrase may be `no` or `7`.
+        sides = {side.value: None if phrase.tag == NULL_TAG else phrase.value for side, phrase in pairs}
+        if not sides or not sides.keys() <= {"source", "target"}:
+            raise error
+        phrases.append(sides)
+    return phrases
 
 
 def _one_line(error: yaml.YAMLError) -> str:

@@ -14,9 +14,7 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
-__all__ = ["PROGRESS_LOGGER", "ActorPoolMapOperator", "BackpressurePolicy", "ask_first", "autoscaler_limits"]
-
-PROGRESS_LOGGER = "ray.data._internal.progress"  # warns that its bars are off
+__all__ = ["ActorPoolMapOperator", "BackpressurePolicy", "ask_first", "autoscaler_limits"]
 
 
 def ask_first(context: DataContext, policies: Sequence[Any]) -> None:

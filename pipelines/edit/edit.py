@@ -8,8 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import ray
 import ray.data
@@ -21,20 +19,22 @@ from pipelines.cluster.progress import ProgressCallback, ProgressState, Report, 
 from pipelines.cluster.room import ClusterShrank, room_policies
 from pipelines.cluster.session import end_actor, look_at_cluster, own_error, set_engine
 from pipelines.edit.actor import EditActor, deaths_run
+from pipelines.edit.begin import Begun, begin, find_finished
 from pipelines.edit.deaths import explaining_starts, read_suspects, start_ledger
 from pipelines.edit.prepare import Prepared, prepare
 from pipelines.edit.read import UnitSource
-from pipelines.edit.sheet import write_sheet
+from pipelines.edit.sheet import try_sheet
 from pipelines.edit.sink import UnitSink
 from pipelines.exits import EXIT_STOPPED
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import RESULTS_VERSION
-from pipelines.output.finish import count_statuses, exit_code, read_run, write_manifest, write_run
+from pipelines.output.finish import count_statuses, exit_code, write_manifest, write_run
 from pipelines.output.parts import Part, read_parts
 from pipelines.output.plan import Plan, StoredPlan, Unit, load_plan, store_plan
-from pipelines.output.resume import Work, check_mode, find_work, raise_generation
-from pipelines.store.location import Location, check_writable, is_complete, locate, withdraw_success, write_success
+from pipelines.output.resume import Work, find_work, raise_generation
+from pipelines.output.summary import DryRunReport, RunSummary
+from pipelines.store.location import locate, withdraw_success, write_success
 from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import ROUNDS
@@ -44,76 +44,33 @@ logger = logging.getLogger(__name__)
 UNKNOWN_ROW_SECONDS = 60.0  # taken for the no-progress limit where no rate was measured
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunSummary:
-    """What a run came to. `counts` by status, `edited` of all `rows` in this attempt, in `seconds`; paths are URLs.
-
-    `was_finished`: an earlier attempt had come to the end, and nothing was done. Stopped early, counts and rows are this attempt's.
-    """
-
-    exit_code: int
-    counts: dict[str, int]
-    rows: int
-    edited: int
-    seconds: float
-    units: int
-    data: str
-    run_json: str | None
-    sheet: str | None
-    stop_reason: str | None
-    warnings: tuple[str, ...]
-    was_finished: bool = False
-
-    @property
-    def rows_per_second(self) -> float:
-        return self.edited / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DryRunReport:
-    """What a run would be: sizes from the plan, rate and bytes from a measured first batch (None: nothing to measure)."""
-
-    files: int
-    unreadable_files: int
-    requests: int
-    units: int
-    requests_per_unit: int
-    batch_size: int
-    actors: int
-    device: str
-    dtype: str
-    model_digest: str
-    config_digest: str
-    rows_per_hour: float | None
-    output_gb: float | None
-    warnings: tuple[str, ...]
-
-
 def run_edit(
     job: EditJobConfig,
     progress: ProgressCallback | None = None,
     on_started: Callable[[], None] | None = None,
     make_editor: MakeEditor | None = None,
+    begun: Begun | None = None,
 ) -> RunSummary:
     """Edit a data set, or go on with what the output holds.
 
     `on_started` is called right after Ray has started (the place to install signal handlers). `make_editor` makes another editor
-    than the job's method on its model, to time the pipeline by; what it writes carries the job's digests all the same.
+    than the job's method on its model, to time the pipeline by; what it writes carries the job's digests all the same. `begun`: the
+    first look at the job, where it was taken already; a run that is finished needs no Ray.
 
     Raises: ConfigError (exit 2) before any work; anything else is a bug or infrastructure (exit 1), LockLost where another
     driver has taken the output over.
     """
     started = time.monotonic()
+    begun = begun or begin(job)
+    if (finished := find_finished(begun)) is not None:
+        return finished
+    prepared = prepare(begun, on_started, measure_always=False, make_editor=make_editor)
     output = locate(job.output)
-    before = load_plan(output)
-    check_mode(output, job.resume, before)
-    check_writable(output)
-    prepared = prepare(job, before, on_started, measure_always=False, make_editor=make_editor)
     with hold_lock(output) as lock:
-        if _name(found := load_plan(output)) != _name(before):  # another driver has been here meanwhile
-            check_mode(output, job.resume, found)
-            prepared = prepare(job, found, None, measure_always=False, make_editor=make_editor)
-        return _run(prepared, lock, progress, started)
+        if _name(load_plan(output)) != _name(begun.before):  # another driver has been here meanwhile
+            begun = begin(job)
+            prepared = prepare(begun, None, measure_always=False, make_editor=make_editor)
+        return find_finished(begun) or _run(prepared, lock, progress, started)
 
 
 def _name(stored: StoredPlan | None) -> tuple[str, int] | None:
@@ -146,9 +103,6 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
         stop_reason=None,
         warnings=prepared.warnings,
     )
-    finished = read_run(output) if not work.todo and is_complete(output) else None
-    if finished is not None:
-        return _finish_again(job, output, work, finished, summary)
     lock.check()
     withdraw_success(output)
     if prepared.before is not None:
@@ -209,7 +163,7 @@ def _finish(context: RunContext, prepared: Prepared, work: Work, lock: Lock, sum
     counts = count_statuses(parts)
     lock.check()
     write_manifest(output, parts)
-    sheet, warnings = _sheet(output, work.units, context.job.sheet)
+    sheet, warnings = try_sheet(output, work.units, context.job.sheet)
     warnings = [*summary.warnings, *warnings]
     code, seconds = exit_code(context.job, counts), time.monotonic() - started
     facts = {
@@ -239,45 +193,12 @@ def _finish(context: RunContext, prepared: Prepared, work: Work, lock: Lock, sum
     )
 
 
-def _finish_again(
-    job: EditJobConfig, output: Location, work: Work, finished: dict[str, Any], summary: RunSummary
-) -> RunSummary:
-    """Say of a finished run what it came to; nothing of it is done again, but a sheet may be drawn."""
-    sheet, warnings = _sheet(output, work.units, job.sheet)
-    return dataclasses.replace(
-        summary,
-        exit_code=finished["exit_code"],
-        counts=finished["counts"],
-        rows=finished["rows"],
-        run_json=mask_urls((output / "run.json").url),
-        sheet=sheet,
-        warnings=(*summary.warnings, *warnings),
-        was_finished=True,
-    )
-
-
-def _sheet(output: Location, units: Sequence[Unit], num_results: int) -> tuple[str | None, list[str]]:
-    """Draw the sheet, where one is asked for: its URL, and what to warn of. The run is finished with or without it."""
-    if not num_results or not units:
-        return None, []
-    try:
-        url, num_drawn = write_sheet(output, units, num_results)
-    except Exception as error:
-        logger.warning("no sheet", exc_info=True)
-        return None, [f"sheet: {type(error).__name__}: {error}; there is none"]
-    wanted = min(num_results, sum(unit.take for unit in units))
-    return mask_urls(url), [f"sheet: {num_drawn} of {wanted} results have room on it"] if num_drawn < wanted else []
-
-
-def plan_dry_run(job: EditJobConfig, on_started: Callable[[], None] | None = None) -> DryRunReport:
+def plan_dry_run(job: EditJobConfig, on_started: Callable[[], None] | None = None, begun: Begun | None = None) -> DryRunReport:
     """Plan a run, or what is left of the one in the output, and measure a first batch; writes nothing into the output.
 
     Raises: ConfigError as `run_edit`.
     """
-    output = locate(job.output)
-    before = load_plan(output)
-    check_mode(output, job.resume, before)
-    prepared = prepare(job, before, on_started, measure_always=True)
+    prepared = prepare(begun or begin(job), on_started, measure_always=True)
     parts = _stored_parts(prepared)
     plan = _next_plan(prepared, parts)
     work = find_work(plan, parts, job.limit)

@@ -1,4 +1,4 @@
-"""What stands before the first unit: the input's footers, a worker's answers, the settings, the plan - a new one or the stored one."""
+"""What stands before the first unit: a worker's answers, the settings, the plan - a new one or the stored one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ import vimaedit
 from pipelines.cluster.place import Placement, auto_batch_size, place
 from pipelines.cluster.session import connect, look_at_cluster
 from pipelines.cluster.workers import Probe, await_worker, probe
+from pipelines.edit.begin import Begun, in_full
 from pipelines.edit.sample import Sample, measure
-from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import config_digest
 from pipelines.output.plan import Plan, StoredPlan, count_requests, extend_plan, make_plan, unit_size
-from pipelines.output.resume import check_inputs, check_settled, plan_options, settle
-from pipelines.records.scan import InputSet, scan_inputs
+from pipelines.output.resume import check_weights, plan_options
+from pipelines.records.scan import InputSet
 from pipelines.records.schema import OUTPUT_FIELDS, ColumnMap, output_schema
 from pipelines.score.networks import MetricNetworks, absent_warnings, find_absent
-from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import locate
 
 logger = logging.getLogger(__name__)
 
@@ -45,23 +43,17 @@ class Prepared:
 
 
 def prepare(
-    job: EditJobConfig,
-    before: StoredPlan | None,
+    begun: Begun,
     on_started: Callable[[], None] | None,
     *,
     measure_always: bool,
     make_editor: MakeEditor | None = None,
 ) -> Prepared:
-    """Scan the input, join the cluster, ask a worker, and plan, or check that the stored plan `before` is of the same run.
+    """Join the cluster, ask a worker, and plan, or check that the stored plan is of the same weights.
 
     Raises: ConfigError.
     """
-    refuse_output_in_input(locate(job.output), job.input)
-    inputs = scan_inputs(job.input, job.columns)
-    warnings: list[str] = []
-    if before is not None:
-        check_inputs(before, inputs, extend=job.resume == "extend")
-        job, warnings = settle(job, before.plan)
+    job, inputs, before, warnings = begun.job, begun.inputs, begun.before, [*begun.warnings]
     connect(job)
     if on_started is not None:
         on_started()
@@ -71,13 +63,7 @@ def prepare(
         logger.warning("%s", warning)  # now, not only at the end: it may be a reason to stop
     await_worker(placement)
     found = probe(job, job, placement)
-    resolved = dataclasses.replace(
-        job,
-        device=found.device,
-        dtype=found.dtype,
-        output=locate(job.output).url,  # a worker's current folder may be another
-        image_root=None if job.image_root is None else locate(job.image_root).url,
-    )
+    resolved = dataclasses.replace(in_full(job), device=found.device, dtype=found.dtype)
     absent = find_absent(MetricNetworks.of(resolved, resolved.riding), placement)
     warnings += absent_warnings(absent)
     context = RunContext(
@@ -100,7 +86,7 @@ def prepare(
     )
     sample = None
     if before is not None:
-        check_settled(locate(job.output), before, context)
+        check_weights(before, context)
         context = _in_stored_order(context, before)
         stored = extend_plan(before, inputs) if len(inputs.files) > len(before.files) else before
     if measure_always or (before is None and is_large(count_requests(inputs), job.limit)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,8 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
 from pipelines.store.location import Location, put_atomic
-from pipelines.store.masking import cut
+from pipelines.store.masking import cut, mask_urls
 from pipelines.store.parquet import read_batches
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = (("image", "source"), ("edit_mask", "edit mask"), ("critical_mask", "critical mask"), ("edited_image", "edited"))
 TEXT_COLUMNS = ("id", "edit_index", "source_prompt", "target_prompt", "status", "error_message", "warnings")
@@ -31,6 +34,19 @@ NAME_CHARACTERS = 100
 TEXT_CHARACTERS = 400
 MAX_WARNINGS = 5
 BUFFER_BYTES = 1024 * 1024
+
+
+def try_sheet(output: Location, units: Sequence[Unit], num_results: int) -> tuple[str | None, list[str]]:
+    """Draw the sheet, where one is asked for: its URL, and what to warn of. The run is finished with or without it."""
+    if not num_results or not units:
+        return None, []
+    try:
+        url, num_drawn = write_sheet(output, units, num_results)
+    except Exception as error:
+        logger.warning("no sheet", exc_info=True)
+        return None, [f"sheet: {type(error).__name__}: {error}; there is none"]
+    wanted = min(num_results, sum(unit.take for unit in units))
+    return mask_urls(url), [f"sheet: {num_drawn} of {wanted} results have room on it"] if num_drawn < wanted else []
 
 
 def write_sheet(output: Location, units: Sequence[Unit], num_results: int) -> tuple[str, int]:

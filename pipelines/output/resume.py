@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
-from pipelines.output.digest import RESULTS_VERSION, digested_options
+from pipelines.output.digest import RESULTS_VERSION, config_digest, digested_options
 from pipelines.output.parts import Part
 from pipelines.output.plan import Plan, StoredPlan, Unit, limit_units, retry_plan
 from pipelines.records.scan import InputFile, InputSet
@@ -102,14 +102,14 @@ def check_inputs(stored: StoredPlan, inputs: InputSet, *, extend: bool) -> None:
         )
 
 
-def check_settled(output: Location, stored: StoredPlan, context: RunContext) -> None:
-    """Check that a run's settings and weights are those of the stored plan.
+def check_options(stored: StoredPlan, job: EditJobConfig, schema: pa.Schema) -> None:
+    """Check that a settled job and what it would write are those of the stored plan.
 
     Raises: ConfigError with the differences.
     """
     plan, found = stored.plan, []
-    if context.config_digest != plan.settled["config_digest"]:
-        now, then = dict(_flat(plan_options(context.job))), dict(_flat(plan.options))
+    if config_digest(job) != plan.settled["config_digest"]:
+        now, then = dict(_flat(plan_options(job))), dict(_flat(plan.options))
         found += [
             f"{name}={_shown(now.get(name))}, was {_shown(then.get(name))}"
             for name in sorted(now.keys() | then.keys())
@@ -117,6 +117,15 @@ def check_settled(output: Location, stored: StoredPlan, context: RunContext) -> 
         ]
         if not found:
             found.append("options in what is not shown: credentials in URLs")
+    _refuse(job, found + _schema_differences(stored.schema, schema))
+
+
+def check_weights(stored: StoredPlan, context: RunContext) -> None:
+    """Check that the weights, of the model and of the metrics' networks, are those of the stored plan.
+
+    Raises: ConfigError with the differences.
+    """
+    plan, found = stored.plan, []
     if context.model_digest != plan.settled["model_digest"]:
         found.append(
             f"model_digest {context.model_digest}, was {plan.settled['model_digest']}: model={mask_urls(context.job.model)} has other weights"
@@ -126,11 +135,14 @@ def check_settled(output: Location, stored: StoredPlan, context: RunContext) -> 
         found.append(
             f"absent metrics {_shown(list(context.absent_metrics))}, were {_shown(was_absent)}: other networks are there"
         )
-    found += _schema_differences(stored.schema, context.schema)
-    if found:
+    _refuse(context.job, found)
+
+
+def _refuse(job: EditJobConfig, differences: Sequence[str]) -> None:
+    if differences:
         raise ConfigError(
-            f"output: got {mask_urls(output.url)}, which holds a run of other settings: {_some(found)}; allowed: those it was begun "
-            "with, or another output (nothing is deleted)"
+            f"output: got {mask_urls(job.output)}, which holds a run of other settings: {_some(differences)}; allowed: those it was "
+            "begun with, or another output (nothing is deleted)"
         )
 
 

@@ -7,15 +7,11 @@ Written below the output: `scores/<name>.parquet`, a row per request of the benc
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 import pickle
-import posixpath
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -28,30 +24,22 @@ from pipelines.cluster.place import Placement, place
 from pipelines.cluster.progress import ProgressCallback, ProgressState
 from pipelines.cluster.session import connect, look_at_cluster, set_engine
 from pipelines.cluster.workers import await_worker
-from pipelines.exits import EXIT_LOSSES
-from pipelines.options import Place, option_names
-from pipelines.score.config import MISSING, UNSCORED
-from pipelines.score.config import ScoreConfig as ScoreConfig
+from pipelines.score.begin import BegunScore, ScoreSummary, begin_score, compare, find_kept, summarize
+from pipelines.score.config import UNSCORED, ScoreConfig
 from pipelines.score.networks import Measurer, MetricNetworks, absent_warnings, find_absent
-from pipelines.score.pairs import Pair, Pairs, find_pairs
+from pipelines.score.pairs import Pairs
 from pipelines.score.read import Loaded, ScoreContext, load_pairs
 from pipelines.score.table import (
-    FOLDER,
     Numbers,
-    compare_tables,
     count_statuses,
     overall,
     per_category,
-    read_scores,
-    read_summary,
     score_row,
     write_scores,
     write_summary,
 )
-from pipelines.store.location import Location, check_writable, locate
+from pipelines.store.location import locate
 from pipelines.store.masking import mask_urls, without_secrets
-from vimaedit.errors import ConfigError
-from vimaedit.metrics.names import METRICS
 from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
@@ -59,43 +47,26 @@ logger = logging.getLogger(__name__)
 UNIT_PAIRS = 16  # read and measured together; at 512 px some 40 MB
 UNIT_SECONDS = 600.0  # the longest they may take, on a slow CPU with all networks
 SHOWN_UNMATCHED = 20
-# Where work is placed, and when a run counts as a failure.
-CHANGE_NO_SCORE = option_names(Place) | {"output", "name", "against", "max_missing_fraction", "batch_size"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSummary:
-    """What scoring came to: exit code, the content of `scores/<name>.json`, the URLs of what was written, warnings."""
-
-    exit_code: int
-    name: str
-    aggregates: Numbers
-    places: tuple[str, ...]
-    warnings: tuple[str, ...]
 
 
 def run_score(
-    config: ScoreConfig, progress: ProgressCallback | None = None, on_started: Callable[[], None] | None = None
+    config: ScoreConfig,
+    progress: ProgressCallback | None = None,
+    on_started: Callable[[], None] | None = None,
+    begun: BegunScore | None = None,
 ) -> ScoreSummary:
     """Score edited pictures. Scores of the same settings and pictures that are there already are kept.
 
-    `on_started` is called right after Ray has started (the place to install signal handlers).
+    `on_started` is called right after Ray has started (the place to install signal handlers). `begun`: the first look, where it was
+    taken already; scores that are kept need no Ray.
 
     Raises: ConfigError (exit 2) before any work; anything else is a bug or infrastructure (exit 1).
     """
     started = time.monotonic()
-    output = locate(config.output)
-    check_writable(output)
-    if config.against and read_summary(output, config.against) is None:
-        raise ConfigError(
-            f"against: got {config.against!r}, which {mask_urls(output.url)} has no scores of; allowed: a name scored there before"
-        )
-    pairs = find_pairs(config)
-    name = config.name or default_name(config, pairs.pairs)
-    if name == config.against:
-        raise ConfigError(
-            f"against: got {name!r}, these scores themselves; allowed: the name of other scores, or another name="
-        )
+    begun = begun or begin_score(config)
+    if (kept := find_kept(begun)) is not None:
+        return kept
+    name, pairs, output = begun.name, begun.pairs, begun.output
     connect(config)
     if on_started is not None:
         on_started()
@@ -106,68 +77,32 @@ def run_score(
     if pairs.unmatched:
         names = ", ".join(repr(each) for each in pairs.unmatched[:SHOWN_UNMATCHED])
         warnings.append(f"edited: {len(pairs.unmatched)} pictures belong to no request of the benchmark: {names}")
-    digest = settings_digest(config, pairs.digest)
-    kept = read_summary(output, name)
-    table = read_scores(output, name) if kept is not None else None
-    if kept is None or table is None or kept.get("digest") != digest or kept.get("absent") != absent:
+    if begun.kept is not None and begun.kept[0]["absent"] == absent:
+        logger.info("%s holds these scores of %s already", mask_urls(output.url), name)
+        seconds, table = begun.kept[0]["seconds"], begun.kept[1]
+    else:
         rows = measure(config, name, pairs, placement, absent, progress)
         table = write_scores(output, name, rows)
         seconds = time.monotonic() - started
-    else:
-        logger.info("%s holds these scores of %s already", mask_urls(output.url), name)
-        seconds = kept["seconds"]
-    statuses = count_statuses(table)
-    summary: Numbers = {
+    numbers: Numbers = {
         "name": name,
         "method": next((pair.edited.method for pair in pairs.pairs if pair.edited is not None), None),
         "settings": without_secrets(dataclasses.asdict(config)),
-        "digest": digest,
+        "digest": begun.digest,
         "version": vimaedit.__version__,
         "records": table.num_rows,
-        "statuses": statuses,
+        "statuses": count_statuses(table),
         "unmatched": len(pairs.unmatched),
         "unmatched_names": pairs.unmatched[:SHOWN_UNMATCHED],
         "absent": absent,
         "overall": overall(table),
         "categories": per_category(table),
-        "compared": compared(output, config.against, table),
+        "compared": compare(begun, table),
         "warnings": [mask_urls(warning) for warning in warnings],
         "seconds": seconds,
     }
-    write_summary(output, name, summary)
-    lost = table.num_rows - statuses[Status.OK]
-    return ScoreSummary(
-        exit_code=EXIT_LOSSES if lost > config.max_missing_fraction * table.num_rows else 0,
-        name=name,
-        aggregates=summary,
-        places=tuple(mask_urls((output / FOLDER / f"{name}.{kind}").url) for kind in ("parquet", "json")),
-        warnings=tuple(summary["warnings"]),
-    )
-
-
-def default_name(config: ScoreConfig, pairs: Sequence[Pair]) -> str:
-    """Name scores after the method that made the pictures, else after the place where they lie."""
-    methods = {pair.edited.method for pair in pairs if pair.edited is not None and pair.edited.method}
-    if len(methods) == 1:
-        return str(methods.pop())
-    return posixpath.splitext(locate(config.edited).path.rstrip("/").rsplit("/", 1)[-1])[0].strip("._*") or "edited"
-
-
-def settings_digest(config: ScoreConfig, content: str) -> str:
-    """Digest what scores depend on: the settings, and the `content` that is scored."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in CHANGE_NO_SCORE}
-    made_by = {"version": vimaedit.__version__, "metrics_known": list(METRICS)}
-    text = json.dumps({"content": content, **made_by, **settings}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def compared(output: Location, against: str, table: pa.Table) -> Numbers | None:
-    """Compare with the scores of that name; None for no name."""
-    if not against:
-        return None
-    other = read_scores(output, against)
-    assert other is not None  # checked before any work
-    return {"against": against, "metrics": compare_tables(table, other)}
+    write_summary(output, name, numbers)
+    return summarize(begun, numbers)
 
 
 def measure(
@@ -256,6 +191,3 @@ class ScoreActor:
 
 def _to_block(units: Sequence[Any]) -> pa.Table:
     return pa.table({"unit": pa.array([pickle.dumps(unit, protocol=5) for unit in units], pa.large_binary())})
-
-
-__all__ = ["MISSING", "UNSCORED", "ScoreConfig", "ScoreSummary", "run_score"]

@@ -17,8 +17,7 @@ from pipelines.records.parse import parse_record
 from pipelines.records.pictures import decode_picture
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
-from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import locate
+from pipelines.synthesis.begin import BegunSynthesis, begin_synthesis
 from pipelines.synthesis.columns import pair_file, pair_schema
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.filters import make_bounds
@@ -74,17 +73,18 @@ class Estimate:
         return {"pairs": pairs / 1e9, "candidates": rows / 1e9, "data": self.sample.candidate_bytes * self.kept_at_most / 1e9}
 
 
-def estimate_synthesis(config: SynthesizeConfig, on_started: Callable[[], None] | None = None) -> Estimate:
+def estimate_synthesis(
+    config: SynthesizeConfig, on_started: Callable[[], None] | None = None, begun: BegunSynthesis | None = None
+) -> Estimate:
     """Measure a few records on a worker of the editing kind, and say what the whole would take.
 
     Raises: ConfigError as the synthesis itself.
     """
-    from pipelines.synthesis.synthesize import prepare_making, settle
+    from pipelines.synthesis.synthesize import settle
 
-    output = locate(config.output)
-    refuse_output_in_input(output, config.input)
-    config = dataclasses.replace(config, output=output.url)
-    making = prepare_making(config)
+    begun = begun or begin_synthesis(config)
+    config, making = begun.config, begun.making
+    assert making is not None  # a dry run estimates what is made
     connect(config)
     if on_started is not None:
         on_started()

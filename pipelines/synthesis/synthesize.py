@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -18,80 +16,59 @@ from pipelines.cluster.place import Placement, place
 from pipelines.cluster.progress import ProgressCallback
 from pipelines.cluster.session import connect, look_at_cluster
 from pipelines.cluster.workers import await_worker
-from pipelines.edit.edit import RunSummary, run_edit
+from pipelines.edit.edit import run_edit
 from pipelines.exits import EXIT_LOSSES
-from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import read_run
 from pipelines.output.plan import StoredPlan, load_plan
-from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import (
-    Location,
-    check_writable,
-    is_complete,
-    list_files,
-    locate,
-    put_atomic,
-    withdraw_success,
-    write_success,
-)
+from pipelines.output.summary import RunSummary
+from pipelines.store.location import Location, put_atomic, withdraw_success, write_success
 from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls, without_secrets
 from pipelines.store.parquet import read_footer
+from pipelines.synthesis.begin import (
+    BegunSynthesis,
+    SynthesisSummary,
+    begin_synthesis,
+    editing_job,
+    find_finished,
+    find_selected,
+    selection_digest,
+    store_settings,
+)
 from pipelines.synthesis.card import write_card
-from pipelines.synthesis.columns import PAIR_FIELDS, TAKEN
+from pipelines.synthesis.columns import PAIR_FIELDS
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.dataset import write_dataset
 from pipelines.synthesis.filters import make_bounds
-from pipelines.synthesis.input import cut_chunks, scan_captions
+from pipelines.synthesis.input import cut_chunks
 from pipelines.synthesis.making import Making
-from pipelines.synthesis.pairs import check_settings, make_pairs, pair_source
+from pipelines.synthesis.pairs import make_pairs
 from pipelines.synthesis.report import EXAMPLES, write_report
 from pipelines.synthesis.scoring import score_parts
 from pipelines.synthesis.selection import SPLITS, Selecting, make_groups, select
 from pipelines.synthesis.truth import measure_truth, truth_table
-from vimaedit.errors import ConfigError
-from vimaedit.synthesis.lexicon import load_lexicon
 
 logger = logging.getLogger(__name__)
 
-SELECTION_OPTIONS = ("filters", "validation_fraction", "keep_rejected", "shard_mb", "seed", "truth")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesisSummary:
-    """What a synthesis came to. `counts`: outcome -> candidates, `records`: split -> records; places are URLs."""
-
-    exit_code: int
-    counts: Mapping[str, int]
-    records: Mapping[str, int]
-    seconds: float
-    places: tuple[str, ...]
-    warnings: tuple[str, ...]
-    stop_reason: str | None = None
-    was_finished: bool = False
-    truth: str | None = None  # table
-
 
 def run_synthesis(
-    config: SynthesizeConfig, progress: ProgressCallback | None = None, on_started: Callable[[], None] | None = None
+    config: SynthesizeConfig,
+    progress: ProgressCallback | None = None,
+    on_started: Callable[[], None] | None = None,
+    begun: BegunSynthesis | None = None,
 ) -> SynthesisSummary:
     """Make a data set, or go on with what the output holds.
 
-    `on_started` is called right after Ray has started (the place to install signal handlers).
+    `on_started` is called right after Ray has started (the place to install signal handlers). `begun`: the first look, where it was
+    taken already; a synthesis that is finished needs no Ray.
 
     Raises: ConfigError (exit 2) before any work; anything else is a bug or infrastructure (exit 1).
     """
     started = time.monotonic()
-    output = locate(config.output)
-    config = dataclasses.replace(config, output=output.url)
-    refuse_output_in_input(output, config.input)
-    check_writable(output)
-    making = None if config.select_only else prepare_making(config)
-    if making is None and not is_complete(output / "candidates"):
-        raise ConfigError(
-            f"select_only: got true, but {mask_urls((output / 'candidates').url)} holds no finished candidates; allowed: false, which "
-            "makes them"
-        )
+    begun = begun or begin_synthesis(config)
+    if (finished := find_finished(begun)) is not None:
+        return finished
+    config, output, making = begun.config, begun.output, begun.making
     connect(config)
     if on_started is not None:
         on_started()
@@ -101,9 +78,9 @@ def run_synthesis(
         edited = None
         if making is not None:
             making = settle(making, placement)
-            limits = check_settings(output, config, making.captions, making.lexicon)
+            limits = store_settings(output, making)
             make_pairs(making, cut_chunks(making.captions, limits), placement)
-            edited = run_edit(_editing_job(config, output), progress)
+            edited = run_edit(editing_job(config, output), progress)
             if edited.stop_reason is not None:
                 return SynthesisSummary(
                     exit_code=edited.exit_code,
@@ -115,37 +92,6 @@ def run_synthesis(
                     stop_reason=edited.stop_reason,
                 )
         return _select(config, output, placement, lock, edited, started)
-
-
-def prepare_making(config: SynthesizeConfig) -> Making:
-    """Look at the input and read the word lists; nothing is settled yet that only the cluster tells.
-
-    Raises: ConfigError.
-    """
-    captions = scan_captions(config.input, config.columns, TAKEN)
-    if not captions.num_rows:
-        raise ConfigError(f"input: got {mask_urls(config.input)!r}, whose files hold no records; allowed: at least one")
-    source = pair_source(config, captions)
-    return Making(
-        config=config,
-        captions=captions,
-        lexicon=load_lexicon(config.words) if source == "rules" else None,
-        source=source,
-        device="cpu",
-        dtype="float32",
-        threads=1,
-    )
-
-
-def _editing_job(config: SynthesizeConfig, output: Location) -> EditJobConfig:
-    """Return the run that edits the candidates; where a larger limit has added pairs to its input, it takes them in."""
-    job, stored = config.editing_job(), load_plan(output / "candidates")
-    pairs = {name for name, _ in list_files(output / "pairs", ".parquet")}
-    if stored is None or pairs <= {file.path for file in stored.files}:
-        return job
-    if config.resume == "retry-failed":
-        raise ConfigError("limit: got a larger one with resume=retry-failed; allowed: one after the other")
-    return dataclasses.replace(job, resume="extend")
 
 
 def settle(making: Making, placement: Placement) -> Making:
@@ -170,10 +116,8 @@ def _select(
     units = stored.plan.units
     bounds, warnings = make_bounds(config.filters, score_settings(config))
     run = read_run(output / "candidates") or {}
-    digest = _digest(config, run)
-    before = read_run(output) if is_complete(output) else None
-    if before is not None and before["digest"] == digest:
-        return _again(before, edited)
+    if (before := find_selected(config, output)) is not None:
+        return before
     score_parts(config, units, placement, "cuda" if placement.use_gpu else "cpu")
     lock.check()
     withdraw_success(output)
@@ -194,7 +138,7 @@ def _select(
         code = EXIT_LOSSES
     facts: dict[str, Any] = {
         "exit_code": code,
-        "digest": digest,
+        "digest": selection_digest(config, run),
         "counts": dict(selected.counts),
         "records": {split: selected.records(split) for split in SPLITS},
         "places": [mask_urls((output / name).url) for name in ("data", "README.md", "report.html")],
@@ -216,29 +160,6 @@ def _select(
         warnings=tuple(warnings),
         truth=facts["truth"],
     )
-
-
-def _again(before: Mapping[str, Any], edited: RunSummary | None) -> SynthesisSummary:
-    """Say of a finished synthesis what it came to."""
-    return SynthesisSummary(
-        exit_code=before["exit_code"],
-        counts=before["counts"],
-        records=before["records"],
-        seconds=0.0,
-        places=tuple(before["places"]),
-        warnings=tuple(before["warnings"]),
-        was_finished=True,
-        truth=before["truth"],
-    )
-
-
-def _digest(config: SynthesizeConfig, run: Mapping[str, Any]) -> str:
-    """Digest what the data set depends on besides the candidates, and which state of them it was."""
-    values = dataclasses.asdict(config)
-    options = {name: values[name] for name in SELECTION_OPTIONS}
-    state = {name: run.get(name) for name in ("plan_digest", "generation", "counts")}
-    text = json.dumps([options, dict(score_settings(config)), state], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _passed_types(output: Location, stored: StoredPlan) -> dict[str, pa.DataType]:

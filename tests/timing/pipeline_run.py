@@ -26,12 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.edit.actor import EditActor
+from pipelines.edit.begin import begin
 from pipelines.edit.edit import run_edit
 from pipelines.edit.prepare import prepare
 from pipelines.edit.read import read_unit
 from pipelines.output.config import EditJobConfig
-from pipelines.output.plan import load_plan
-from pipelines.store.location import locate
 from tests.timing.pictures import grainy_picture
 from tests.timing.process import MemorySample, memory_sample
 from tests.timing.traced import SleepingEditor, Trace, TracedEditor, read_trace
@@ -186,8 +185,7 @@ def median_gap(trace: Trace) -> float | None:
 
 def _loop_rate(job: EditJobConfig, maker: Any) -> float:
     """Return the rate of the very actor in a loop of this process, over units that are read already."""
-    before = load_plan(locate(job.output))
-    prepared = prepare(job, before, None, measure_always=False, make_editor=maker)
+    prepared = prepare(begin(job), None, measure_always=False, make_editor=maker)
     actor = EditActor(prepared.context)
     units = prepared.stored.plan.units[:: job.actors if isinstance(job.actors, int) else 1]  # one actor's share
     read = [read_unit(prepared.context, prepared.inputs.files[unit.file], unit) for unit in units]

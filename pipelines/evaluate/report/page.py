@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -21,6 +22,7 @@ from pipelines.evaluate.report.tables import (
     warning_list,
 )
 from pipelines.output.thumbnails import MASK_COLOURS
+from pipelines.store.location import Location, exists, retry
 from pipelines.store.masking import without_secrets
 from pipelines.tables import escaped
 from vimaedit.metrics.names import METRICS
@@ -30,16 +32,19 @@ from vimaedit.piebench.published import PUBLISHED
 ALIGNMENT = ("scene_edited_right", "clip_edited", "clip_whole", "target_psnr")
 PRESERVATION = ("background_psnr", "structure_distance", "background_lpips", "scene_others_unchanged")
 TEMPLATES = files("pipelines.evaluate.report") / "template"
+DIGEST = re.compile(rb'<meta name="made-of" content="([0-9a-f]+)">')
+HEAD_BYTES = 2000  # of a page, in which its digest stands
 NAMED_METHODS = 4  # in the heading, at most
 
 
-def render(board: Board) -> str:
-    """Return the page."""
+def render(board: Board, digest: str = "") -> str:
+    """Return the page; `digest` names what it was made of."""
     names = ", ".join(method.name for method in board.methods)
     if len(board.methods) > NAMED_METHODS:
         names = _counted(len(board.methods), "method")
     heading = f"{board.ingest.benchmark if board.ingest else 'Benchmark'}: {names}"
     texts = {
+        "digest": escaped(digest),
         "title": escaped(heading),
         "lead": escaped(
             _counted(board.records, "record")
@@ -54,6 +59,14 @@ def render(board: Board) -> str:
     data = script_json(without_secrets(gallery_data(board)))
     parts = {"style": _template("style.css"), "script": _template("gallery.js"), "data": data}
     return Template(_template("page.html")).substitute(texts, **parts)
+
+
+def made_of(page: Location) -> str | None:
+    """Return the digest of what a page was made of; None where there is no page, or it names none."""
+    if not exists(page):
+        return None
+    found = DIGEST.search(retry(lambda: page.fs.cat_file(page.path, 0, HEAD_BYTES)))
+    return found and found[1].decode()
 
 
 def notes(board: Board) -> list[str]:

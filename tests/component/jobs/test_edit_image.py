@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.edit_image import main, parse_blend_words
+from jobs._cli.values import parse_blend_words
+from jobs.edit_image import main
 from pipelines.edit.sheet import CELL_PX, GAP_PX, HEADER_PX
 from tests.command_lines import instead
 from vimaedit import BlendPhrase, ConfigError

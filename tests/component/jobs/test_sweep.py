@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.sweep import main, parse_sweep
-from pipelines.edit.grid import GAP_PX, LABEL_PX, MASK_PX, PICTURE_PX, grid_size
+from jobs.sweep import main
+from pipelines.edit.grid import GAP_PX, LABEL_PX, MASK_PX, PICTURE_PX, Sweep, grid_size, parse_sweep
 from tests.command_lines import instead
 from vimaedit import ConfigError, EditConfig, ViMAEditPipeline
 from vimaedit.config import Thresholds, Windows
@@ -80,7 +80,9 @@ def test_what_is_refused(words: list[str], tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_sweep_reads_options_and_values() -> None:
-    assert parse_sweep("windows.self=1") == [("windows.self", ["1"])]
-    assert parse_sweep("steps=2,4  solver=ddim,dpmsolver++") == [("steps", ["2", "4"]), ("solver", ["ddim", "dpmsolver++"])]
+    assert parse_sweep("windows.self=1") == Sweep(column_key="windows.self", columns=["1"])
+    sweep = parse_sweep("steps=2,4  method=vimaedit,p2p")
+    assert sweep == Sweep(column_key="steps", columns=["2", "4"], row_key="method", rows=["vimaedit", "p2p"])
+    assert sweep.options("2", "p2p") == [("method", "p2p"), ("steps", "2")]
     with pytest.raises(ConfigError, match="sweep: got no values"):
         parse_sweep("steps=,")

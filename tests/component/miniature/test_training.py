@@ -1,10 +1,8 @@
 """Training of the miniature: what the stages are made of. The whole job runs in `tests/pipeline/jobs/test_train_miniature.py`."""
 
-import itertools
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -268,18 +266,11 @@ class SlopeStage:
         return trained.state_dict()
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """Let every reading of the loop's clock be three milliseconds after the one before, however busy the machine is."""
-    readings = itertools.count()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.003 * next(readings)))
-
-
 def numbers(start: int, count: int, stride: int) -> list[int]:
     return list(range(start, start + count * stride, stride))
 
 
-def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch, clock):
+def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "LOG_EVERY_S", 0.2)
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.2)
     first = SlopeStage()
@@ -304,7 +295,7 @@ def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch, clock)
     assert len(set(first.drawn[:50])) == 50
 
 
-def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, monkeypatch, clock):
+def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 1)
     first, second = SlopeStage(), SlopeStage()
     two = Replica(index=1, count=2)
@@ -325,7 +316,7 @@ def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, mon
     assert load_weights(tmp_path, "slope").keys() == {"slope"}
 
 
-def test_one_replica_goes_on_as_two_and_two_as_one(tmp_path, monkeypatch, clock):
+def test_one_replica_goes_on_as_two_and_two_as_one(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 10**9)
     alone = SlopeStage()
     train(alone, Budget(minutes=0.005, learning_rate=0.05), tmp_path, seed=1)

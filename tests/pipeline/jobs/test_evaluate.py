@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from jobs._cli.methods import read_methods
 from jobs._cli.options import parse_command_line
-from jobs.evaluate import main, read_methods, summary_text
+from jobs.evaluate import REQUIRED, main
 from jobs.scenes import main as write_scenes
+from pipelines.evaluate.begin import EvaluationSummary
 from pipelines.evaluate.config import EvaluateConfig, edit_job, score_job
-from pipelines.evaluate.evaluate import EvaluationSummary
 from pipelines.tables import Table
 from tests.command_lines import instead
 from tests.piebench_tree import write_mapping, write_tree
@@ -182,10 +183,10 @@ def test_the_settings_of_every_method_are_printed(capsys: pytest.CaptureFixture[
 
 def test_a_list_of_methods_is_an_option_of_its_own() -> None:
     words = ["benchmark=b", "output=o", "method=[vimaedit, p2p thresholds.edit=0.3]", "steps=2", "against=vimaedit"]
-    configs, against = read_methods(parse_command_line(words))
+    configs, against = read_methods(parse_command_line(words), REQUIRED)
     assert [(each.method, each.steps, each.thresholds.edit) for each in configs] == [("vimaedit", 2, 0.4), ("p2p", 2, 0.3)]
     assert [each.names for each in configs] == [("vimaedit",), ("p2p-thresholds.edit-0.3",)] and against == "vimaedit"
-    (alone,), against = read_methods(parse_command_line(["benchmark=method=[", "output=o", "method=p2p"]))
+    (alone,), against = read_methods(parse_command_line(["benchmark=method=[", "output=o", "method=p2p"]), REQUIRED)
     assert (alone.benchmark, alone.method, against) == ("method=[", "p2p", "")
     config = EvaluateConfig(benchmark="b", output="o", methods=["vimaedit", "p2p thresholds.edit=0.3 steps=7"])
     assert config.names == ("vimaedit", "p2p-thresholds.edit-0.3-steps-7")
@@ -234,10 +235,10 @@ def test_the_summary_says_how_long_each_part_took() -> None:
     summary = EvaluationSummary(
         exit_code=0, report="/out/report.html", leaderboard=table, seconds={"ingest": 1.25, "edit p2p": 7.0}, warnings=()
     )
-    first, second, *shown, last = summary_text(summary).splitlines()
+    first, second, *shown, last = summary.text().splitlines()
     assert [first, second, last] == ["ingest: 1.2 s", "edit p2p: 7.0 s", "report: /out/report.html"]
     assert shown == ["", *table.text().splitlines(), ""]
     stopped = EvaluationSummary(
         exit_code=5, report=None, leaderboard=None, seconds={}, warnings=(), stop_reason="p2p: 101 of the last 200 failed"
     )
-    assert summary_text(stopped) == "stopped early: p2p: 101 of the last 200 failed"
+    assert stopped.text() == "stopped early: p2p: 101 of the last 200 failed"

@@ -16,8 +16,8 @@ from jobs._cli.fields import option_keys
 from jobs._cli.help import help_text
 from jobs._cli.options import config_yaml, load_config, parse_command_line, with_option
 from jobs.bench import SUITES
-from jobs.edit_image import EditImageConfig
-from jobs.sweep import SweepConfig
+from pipelines.edit.grid import SweepConfig
+from pipelines.edit.picture import EditImageConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.ingest.ingest import IngestConfig
 from pipelines.output.compact import CompactConfig

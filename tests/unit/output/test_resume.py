@@ -15,7 +15,16 @@ from pipelines.output.context import RunContext
 from pipelines.output.digest import config_digest
 from pipelines.output.parts import Part
 from pipelines.output.plan import Plan, StoredPlan, Unit, make_plan
-from pipelines.output.resume import check_inputs, check_mode, check_settled, find_work, plan_options, raise_generation, settle
+from pipelines.output.resume import (
+    check_inputs,
+    check_mode,
+    check_options,
+    check_weights,
+    find_work,
+    plan_options,
+    raise_generation,
+    settle,
+)
 from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store.location import locate
@@ -132,29 +141,33 @@ def test_another_input_is_refused_with_its_differences(tmp_path: Path, inputs: I
 
 
 def test_other_settings_weights_and_columns_are_refused_by_name(tmp_path: Path, inputs: InputSet) -> None:
-    output = locate(str(tmp_path / "out"))
     context = context_of(inputs, model="s3://ann:hush@bucket/model")
     stored = store(inputs, context)
-    check_settled(output, stored, context)
-    check_settled(output, stored, dataclasses.replace(context, batch_size=5, plan_digest="q", generation=7))
+
+    def check(other: RunContext) -> None:
+        check_options(stored, other.job, other.schema)
+        check_weights(stored, other)
+
+    check(context)
+    check(dataclasses.replace(context, batch_size=5, plan_digest="q", generation=7))
     other = context_of(inputs, model=context.job.model, steps=7, thresholds=Thresholds(edit=0.25), http_hosts=["a"])
     with pytest.raises(ConfigError) as refused:
-        check_settled(output, stored, other)
+        check(other)
     assert str(refused.value) == (
-        f'output: got {output.url}, which holds a run of other settings: http_hosts=["a"], was [], steps=7, was 50, '
+        'output: got out, which holds a run of other settings: http_hosts=["a"], was [], steps=7, was 50, '
         f"thresholds.edit=0.25, was {context.job.thresholds.edit}; allowed: those it was begun with, or another output (nothing is "
         "deleted)"
     )
     with pytest.raises(ConfigError, match="settings: options in what is not shown: credentials in URLs; allowed") as refused:
-        check_settled(output, stored, context_of(inputs, model="s3://ann:hiss@bucket/model"))
+        check(context_of(inputs, model="s3://ann:hiss@bucket/model"))
     with pytest.raises(ConfigError) as refused:
-        check_settled(output, stored, dataclasses.replace(context, model_digest="n"))
+        check(dataclasses.replace(context, model_digest="n"))
     assert "settings: model_digest n, was m: model=s3://***@bucket/model has other weights; allowed: " in str(refused.value)
     assert "hush" not in str(refused.value)
     write_input(tmp_path / "in", "c.parquet", 2, score=3, label="x")
     wider = scan_inputs(str(tmp_path / "in"), {})
     with pytest.raises(ConfigError, match="settings: column label string, was missing; allowed"):
-        check_settled(output, stored, context_of(wider, model=context.job.model))
+        check(context_of(wider, model=context.job.model))
 
 
 def parts_of(plan: Plan, *entries: tuple[int, int, dict[str, int]]) -> dict[str, Part]:

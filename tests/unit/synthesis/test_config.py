@@ -16,6 +16,7 @@ import pytest
 
 from pipelines.output.plan import Unit
 from pipelines.store.location import locate
+from pipelines.synthesis.begin import check_settings, pair_source, store_settings
 from pipelines.synthesis.card import card_text, category_table, funnel_table
 from pipelines.synthesis.columns import TAKEN, pair_file, pair_schema
 from pipelines.synthesis.config import Filters, Generator, Spread, SynthesizeConfig
@@ -23,11 +24,10 @@ from pipelines.synthesis.dataset import Shard, cut_shards
 from pipelines.synthesis.filters import make_bounds
 from pipelines.synthesis.input import CaptionSet, cut_chunks, read_records, scan_captions
 from pipelines.synthesis.making import Maker, Making
-from pipelines.synthesis.pairs import check_settings, pair_source
 from pipelines.synthesis.scale import Estimate, Measured, estimate_text
 from pipelines.synthesis.selection import Selected, make_groups
 from vimaedit.errors import ConfigError, RequestError
-from vimaedit.synthesis.lexicon import load_lexicon
+from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 
 
 def config(**options: Any) -> SynthesizeConfig:
@@ -237,10 +237,15 @@ def test_every_process_knows_its_settings_again() -> None:
     assert len(found) == 1
 
 
+def making(settings: SynthesizeConfig, captions: CaptionSet, lexicon: Lexicon) -> Making:
+    return Making(config=settings, captions=captions, lexicon=lexicon, source="rules", device="cpu", dtype="float32", threads=1)
+
+
 def test_a_larger_limit_goes_on(tmp_path: Path, captions: CaptionSet) -> None:
     output, words = locate(str(tmp_path)), load_lexicon("scenes")
     for limit, found in ((2, [2]), (5, [2, 5]), (5, [2, 5])):
         assert check_settings(output, config(output=output.url, limit=limit), captions, words) == found
+        assert store_settings(output, making(config(output=output.url, limit=limit), captions, words)) == found
     with pytest.raises(ConfigError, match="^limit: got 4, but .* was begun with 5; allowed"):
         check_settings(output, config(output=output.url, limit=4), captions, words)
     assert check_settings(output, config(output=output.url), captions, words) == [2, 5, None]
@@ -250,7 +255,7 @@ def test_other_settings_and_other_inputs_are_told_apart(tmp_path: Path, captions
     output, words = locate(str(tmp_path / "out")), load_lexicon("scenes")
     (tmp_path / "out").mkdir()
     first = config(output=output.url)
-    check_settings(output, first, captions, words)
+    store_settings(output, making(first, captions, words))
     check_settings(output, dataclasses.replace(first, filters=Filters(per_pair=2), steps=3), captions, words)
     for other, message in (
         (dataclasses.replace(first, candidates=2), "candidates=2, was 4"),
