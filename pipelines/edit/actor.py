@@ -20,7 +20,6 @@ from pipelines.cluster.telemetry import observe_batch
 from pipelines.cluster.weights import with_local_weights
 from pipelines.edit.blocks import from_block, to_block
 from pipelines.edit.deaths import Deaths, RequestKey, Suspects, starting, this_worker, write_suspects
-from pipelines.edit.failures import Failure, describe, device_error, free_memory
 from pipelines.edit.riding import RidingMetrics
 from pipelines.output.context import RunContext
 from pipelines.output.plan import Unit, batches
@@ -28,6 +27,7 @@ from pipelines.records.row import Row
 from pipelines.store.location import locate
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import DEATHS_ALONE
+from vimaedit.engine.failures import Failure, describe, device_error, free_memory
 from vimaedit.errors import VimaeditError, shown
 from vimaedit.types import Editor, EditResult, Status
 

@@ -229,7 +229,9 @@ def _edit(
 
     Raises: LockLost.
     """
-    counter = start_counter(work.rows_to_do(plan), context.job.stop_failed_fraction)
+    rows = work.rows_to_do(plan)
+    logger.info("editing %d rows, once the model is loaded", sum(rows.values()))
+    counter = start_counter(rows, context.job.stop_failed_fraction)
     counts = count_statuses(work.done_parts())
     known = {"limit": context.job.limit, "rows": work.num_rows, "counts_before": counts, "editing_since": time.time()}
 

@@ -21,8 +21,17 @@ from pipelines.store.location import Location, exists, locate, retry_remote
 from pipelines.store.parquet import put_table, read_table
 from pipelines.synthesis.columns import DECISION_SCHEMA, SCORES
 from pipelines.synthesis.config import SynthesizeConfig
-from pipelines.synthesis.duplicates import BEST_SCHEMA, explode_bands, find_duplicates
-from pipelines.synthesis.filters import KEPT, Bound, best_score, choose_best, judge, rank_of
+from pipelines.synthesis.filters import (
+    BEST_SCHEMA,
+    KEPT,
+    Bound,
+    best_score,
+    choose_best,
+    explode_bands,
+    find_duplicates,
+    judge,
+    rank_of,
+)
 from pipelines.synthesis.scoring import run_through
 
 SPLITS = ("train", "validation")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 
-from jobs._cli.progress import ProgressLine
+from jobs._cli.progress import LogHandler, ProgressLine
 
 
 class Terminal(io.StringIO):
@@ -46,6 +47,34 @@ def test_on_a_terminal_one_line_is_redrawn() -> None:
     *_, last = stream.getvalue().rstrip("\n").split("\r")
     assert stream.getvalue().count("\n") == 1 and stream.getvalue().count("\r") == 3
     assert last.rstrip() == f"[{'#' * 28}] 7/7 steps (100%), 1.17 steps/s"
+
+
+def test_all_done_is_said_once_and_other_work_begins_a_line() -> None:
+    stream, clock = Terminal(), Clock()
+    progress = ProgressLine(stream, clock=clock)
+    for done, total in ((249, 250), (250, 250), (250, 250)):
+        clock.now += 2.0
+        progress(done, total)
+    progress(1, 2)  # rows that are done again
+    progress(2, 2, unit="scores")
+    progress.close()
+    lines = [line.split("\r")[-1].split("] ")[1].split(",")[0] for line in stream.getvalue().split("\n") if line]
+    assert lines == ["250/250 rows (100%)", "1/2 rows (50%)", "2/2 scores (100%)"]
+    assert "249/250 rows (99%)" in stream.getvalue() and stream.getvalue().count("100%") == 2
+
+
+def test_lines_of_the_log_stand_above_the_progress() -> None:
+    stream, clock = Terminal(), Clock()
+    progress = ProgressLine(stream, clock=clock)
+    progress(1, 7)
+    LogHandler(stream).emit(logging.makeLogRecord({"msg": "a warning"}))
+    clock.now += 1.0
+    progress(2, 7)
+    wiped, drawn = stream.getvalue().split("\n")
+    assert wiped.endswith("\ra warning") and wiped.split("\r")[2].strip() == "" and "2/7 rows" in drawn
+    progress.close()
+    LogHandler(stream).emit(logging.makeLogRecord({"msg": "the end"}))
+    assert stream.getvalue().endswith("rows/s, 0:02 left\nthe end\n")
 
 
 def test_the_rate_forgets_a_slow_start() -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines.synthesis.duplicates import BEST_SCHEMA, explode_bands, find_duplicates
+from pipelines.synthesis.filters import BEST_SCHEMA, explode_bands, find_duplicates
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.render import render_scene
 from vimaedit.scenes.sampling import sample_scene
