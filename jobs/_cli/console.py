@@ -8,6 +8,7 @@ of a process that the core ends. So they pass through a process of their own, wh
 from __future__ import annotations
 
 import atexit
+import contextlib
 import io
 import logging
 import os
@@ -63,6 +64,7 @@ def _filter_stderr() -> None:
 
     def end() -> None:
         os.dup2(signals.console, signals.STDERR)  # the last end of the pipe on this side
-        passing.wait(WAIT_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a process that was started meanwhile may have one too
+            passing.wait(WAIT_S)
 
     atexit.register(end)  # before Ray is imported, so after what Ray does at the end
