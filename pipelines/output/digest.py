@@ -11,7 +11,7 @@ from pipelines.options import EditingPlace, GoingOn, Networks, option_names
 from pipelines.output.config import EditJobConfig
 
 # Raised with every change that the changelog marks "changes pixels: yes".
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 # Where work is placed (but for the device, which rounds its own way), what is reported and when a run gives up changes no row; what
 # the input is, the plan compares itself.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vimaedit.synthesis.lexicon import Lexicon
-from vimaedit.words.phrases import Span, fold_word, split_words
+from vimaedit.words.phrases import WORD_BEGINS, WORD_ENDS, Span, fold_word, split_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def _read_background(text: str, start: int, lexicon: Lexicon) -> tuple[Span | No
             continue
         end = head[1]
         for tail in lexicon.background_tails:
-            if longer := re.compile(rf"\s+(?:{tail})\b", re.IGNORECASE).match(text, head[1]):
+            if longer := re.compile(rf"\s+(?:{tail}){WORD_ENDS}", re.IGNORECASE).match(text, head[1]):
                 end = max(end, longer.end())
         return (found.start(), end), behind[0], (behind[1][0], end)
     return None, None, None
@@ -124,8 +124,8 @@ def _read_items(text: str, start: int, background: Span | None, lexicon: Lexicon
     region = _trim(text, region)
     if background is not None and background[1] <= region[0]:
         # "On the beach, a dog": the comma belongs to neither.
-        while region[0] < region[1] and not text[region[0]].isalnum():
-            region = (region[0] + 1, region[1])
+        words = words_of(text, region)
+        region = (words[0][0] if words else region[1], region[1])
     joins = "|".join(_phrase(joiner) for joiner in sorted(lexicon.joiners, key=len, reverse=True))
     articles = "|".join(map(re.escape, lexicon.articles))
     pattern = re.compile(rf"(?:\s*,\s*(?:and\s+)?|\s+(?:{joins})\s+)(?=(?:{articles})\s)", re.IGNORECASE)
@@ -156,12 +156,12 @@ def _read_item(text: str, span: Span, lexicon: Lexicon) -> Item:
 
 def _stops(text: str, word: Span, phrases: Sequence[str]) -> bool:
     """Whether one of the phrases begins with a word."""
-    return any(re.compile(rf"{_phrase(each)}(?!\w)", re.IGNORECASE).match(text, word[0]) for each in phrases)
+    return any(re.compile(rf"{_phrase(each)}{WORD_ENDS}", re.IGNORECASE).match(text, word[0]) for each in phrases)
 
 
 def _preposition(lexicon: Lexicon) -> re.Pattern[str]:
     phrases = "|".join(_phrase(each) for each in sorted(lexicon.prepositions, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:{phrases})(?!\w)", re.IGNORECASE)
+    return re.compile(rf"{WORD_BEGINS}(?:{phrases}){WORD_ENDS}", re.IGNORECASE)
 
 
 def _phrase(text: str) -> str:

@@ -15,7 +15,9 @@ from vimaedit.words.phrases import Span, fold_word, split_words
 MAX_WORDS = 300  # on a side; the time of the alignment grows with the product of both
 
 # Quotation marks, square brackets and points inside abbreviations part no clauses.
-CLAUSE_BREAK = re.compile(r"[,;!?()|\u2013\u2014\u3001\u3002\uff0c\uff1a\uff1b\uff01\uff1f]|[.:]\s|\s-+\s")
+CLAUSE_BREAK = re.compile(
+    r"[,;!?()|\u2013\u2014\u2026\u060c\u061b\u061f\u0964\u0965\u3001\u3002\uff0c\uff1a\uff1b\uff01\uff1f]|[.:]\s|\s-+\s"
+)
 
 
 @dataclass(frozen=True)

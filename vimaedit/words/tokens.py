@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,15 +11,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from vimaedit.config import EditConfig
-from vimaedit.errors import RequestError
+from vimaedit.errors import RequestError, shown
 from vimaedit.types import BlendPhrase, EditRequest
 from vimaedit.words.alignment import Float32Array, Int64Array, align_tokens, fold_refine, fold_replace, replacement_matrix
 from vimaedit.words.changes import Change, PromptDifference, find_changes
 from vimaedit.words.linking import edited_tokens, link_tokens
 from vimaedit.words.lists import ENGLISH, WordLists
-from vimaedit.words.phrases import Span, find_phrase, fold_word, split_words
+from vimaedit.words.phrases import Span, find_phrase, fold_word, spaced_words, split_words
 
 MAX_REWEIGHT = 100.0
+
+# What other programs read as a weight, a switch between words or a further network: "(red:1.2)", "((red))", "[[red]]", "(red)1.2",
+# "(red)++", "red++", "[red:blue:0.5]", "<lora:name:0.8>".
+WEIGHT = re.compile(
+    r"[(\[][^()\[\]]{0,200}:\s?[+-]?\d*\.?\d+\s?[)\]]|\({2}[^()]{1,200}\){2}|\[{2}[^\[\]]{1,200}\]{2}"
+    r"|\([^()]{1,200}\)(?:[+-]{1,9}(?![\w+-])|\d*\.\d+)|\w{2,50}\+{2,9}(?!\w)|<\w{1,20}:[^<>]{1,200}>"
+)
 
 SIDES = ("source", "target")
 
@@ -124,7 +132,7 @@ def settle_tokens(request: EditRequest, config: EditConfig, tokenizer: Tokenizer
         [*blend.spans[side], *_spans_of((*difference.content, *difference.style), side), *(factors if side else ())]
         for side in (0, 1)
     ]
-    warnings = list(blend.warnings)
+    warnings = [*blend.warnings, *_weights_in(prompts)]
     for side in (0, 1):
         warnings += _check_truncation(prompts[side], texts[side], SIDES[side], changed[side], length)
 
@@ -144,7 +152,7 @@ def settle_tokens(request: EditRequest, config: EditConfig, tokenizer: Tokenizer
 
     control = config.text_control
     if control == "auto":
-        control = "replace" if len(prompts[0].split()) == len(prompts[1].split()) else "refine"
+        control = "replace" if len(spaced_words(prompts[0])) == len(spaced_words(prompts[1])) else "refine"
     if control == "replace" and config.text_guidance:
         words = [_word_tokens(prompt, text, length) for prompt, text in zip(prompts, texts, strict=True)]
         fold, keep = fold_replace(replacement_matrix(words[0], words[1], length), equalizer)
@@ -221,7 +229,30 @@ def _found_blend(request: EditRequest, config: EditConfig, difference: PromptDif
         return _Blend(used, spans, (f"style_change_masked: {style} concerns the whole picture, the mask confines it",))
     if style:
         return _Blend(warnings=(f"style_change_only: {style} concerns the whole picture, so there is no mask",))
-    return _Blend(used, spans, () if used else ("no_change_found",))
+    return _Blend(used, spans, () if used else (_no_change(request.source_prompt, request.target_prompt),))
+
+
+def _no_change(source: str, target: str) -> str:
+    """Say why two prompts that differ in no word of what the picture shows give no mask."""
+    if source == target:
+        return "no_change_found: both prompts are the same, so there is no mask"
+    old, new = source.split(), target.split()
+    if old == new:
+        return "no_change_found: the prompts differ in white space only, so there is no mask"
+    while old and new and old[0] == new[0]:
+        del old[0], new[0]
+    while old and new and old[-1] == new[-1]:
+        del old[-1], new[-1]
+    change = f"{shown(' '.join(old))} -> {shown(' '.join(new))}"
+    return f"no_change_found: the prompts differ in {change} only, no word of what the picture shows, so there is no mask"
+
+
+def _weights_in(prompts: Sequence[str]) -> list[str]:
+    """Return the warning of weights that other programs read out of a prompt, if it has any."""
+    for side, prompt in zip(SIDES, prompts, strict=True):
+        if found := WEIGHT.search(prompt):
+            return [f"weights_are_text: {shown(found[0])} in {side}_prompt is read as it stands: it weighs nothing"]
+    return []
 
 
 def _spans_of(changes: Iterable[Change], side: int) -> list[Span]:
@@ -288,10 +319,11 @@ def _check_truncation(prompt: str, text: TokenSpans, side: str, changed: Iterabl
 
 
 def _new_word_tokens(prompts: tuple[str, str], target: TokenSpans, length: int) -> list[int]:
-    """Return the token indices of the target's words, between white space, that are no words of the source."""
-    known = set(prompts[0].split())
-    words = zip(prompts[1].split(), _word_tokens(prompts[1], target, length), strict=True)
-    return [token for word, tokens in words if word not in known for token in tokens]
+    """Return the token indices of the target's words, with their punctuation, that are no words of the source."""
+    source, words = ([prompt[slice(*span)] for span in spaced_words(prompt)] for prompt in prompts)
+    known = set(source)
+    pairs = zip(words, _word_tokens(prompts[1], target, length), strict=True)
+    return [token for word, tokens in pairs if word not in known for token in tokens]
 
 
 def link_words(
@@ -342,13 +374,7 @@ def _unpadded(padded: Int64Array, tokenizer: Tokenizer) -> list[int]:
 
 
 def _word_tokens(prompt: str, text: TokenSpans, length: int) -> list[list[int]]:
-    """Return the token indices of every word between white space, as far as the model reads them."""
+    """Return the token indices of every word with its punctuation, as far as the model reads them."""
     read = text.offsets[: min(length, len(text.ids)) - 1]
     last = read[:, 1].max(initial=0)
-    words = []
-    start = 0
-    for word in prompt.split():
-        start = prompt.index(word, start)
-        words.append(tokens_of_spans(read, [(start, start + len(word))]) if start < last else [])
-        start += len(word)
-    return words
+    return [tokens_of_spans(read, [span]) if span[0] < last else [] for span in spaced_words(prompt)]

@@ -16,7 +16,8 @@ from vimaedit.config import EditConfig
 from vimaedit.errors import RequestError
 from vimaedit.types import BlendPhrase, EditRequest
 from vimaedit.words.alignment import align_tokens
-from vimaedit.words.phrases import find_phrase, parse_blend
+from vimaedit.words.changes import find_changes
+from vimaedit.words.phrases import find_phrase, parse_blend, spaced_words, split_words
 from vimaedit.words.tokens import EditTokens, Tokenizer, pad_ids, settle_tokens, token_spans, tokens_of_spans
 
 LENGTH = 19
@@ -170,6 +171,24 @@ def test_mended_matching(tokenizer: CLIPTokenizer, text: str, phrase: str, token
         ("Stra\u00dfe", "STRASSE", ["Stra\u00dfe"]),
         ("a cat", "!?", []),
         ("a black-and-white cat", "white", ["white"]),
+        ("a man\u2019s hat", "man's hat", ["man\u2019s hat"]),
+        ('a man\'s "hat"', "man\u2019s \u201chat\u201d", ['man\'s "hat"']),
+        ("a red\u2011hot cat", "red-hot", ["red\u2011hot"]),
+        ("a so\u00adfa", "sofa", ["so\u00adfa"]),
+        ("\u4e00\u53ea\u732b\u5728\u6c99\u53d1\u4e0a", "\u732b", ["\u732b"]),
+        ("\u4e00\u53ea\u732b\u5728\u6c99\u53d1\u4e0a", "\u6c99\u53d1", ["\u6c99\u53d1"]),
+        ("\u0e41\u0e21\u0e27\u0e1a\u0e19\u0e42\u0e0b\u0e1f\u0e32", "\u0e41\u0e21\u0e27", ["\u0e41\u0e21\u0e27"]),
+        ("\u0e17\u0e35\u0e48\u0e42\u0e0b\u0e1f\u0e32", "\u0e42\u0e0b\u0e1f\u0e32", ["\u0e42\u0e0b\u0e1f\u0e32"]),
+        ("\u0e17\u0e35\u0e48\u0e42\u0e0b", "\u0e17", []),  # not without its marks
+        ("\u304c", "\u304b", []),
+        ("\u090f\u0915 \u092c\u093f\u0932\u094d\u0932\u0940", "\u092c\u093f\u0932", []),
+        (
+            "\u090f\u0915 \u092c\u093f\u0932\u094d\u0932\u0940",
+            "\u092c\u093f\u0932\u094d\u0932\u0940,",
+            ["\u092c\u093f\u0932\u094d\u0932\u0940"],
+        ),
+        ("(red:1.5) 1", "1", ["1"]),
+        ("(red:1.5)", "1.5", ["1.5"]),
     ],
 )
 def test_occurrences_of_a_phrase(text: str, phrase: str, found: list[str]) -> None:
@@ -229,8 +248,74 @@ def test_no_words_where_none_are_wanted(tokenizer: CLIPTokenizer, blend: str, gi
 
 def test_equal_prompts_warn(tokenizer: CLIPTokenizer) -> None:
     words = settle(tokenizer, "a cat, on the grass", "A Cat on the grass")
-    assert masked(words) == [[], []] and words.warnings == ("no_change_found",)
+    assert masked(words) == [[], []]
+    assert words.warnings == (
+        "no_change_found: the prompts differ in 'a cat,' -> 'A Cat' only, no word of what the picture shows, so there is no mask",
+    )
+    same = settle(tokenizer, "a cat", "a cat").warnings
+    assert same == ("no_change_found: both prompts are the same, so there is no mask",)
+    spaced = settle(tokenizer, "a cat", "a  cat").warnings
+    assert spaced == ("no_change_found: the prompts differ in white space only, so there is no mask",)
     assert settle(tokenizer, "a cat", "a cat", grounding="given").warnings == ()
+
+
+def test_prompts_that_differ_in_an_emoji_only_say_so(tokenizer: CLIPTokenizer) -> None:
+    words = settle(tokenizer, "a cat \U0001f642 on grass", "a cat \U0001f468\u200d\U0001f467 on grass")
+    assert masked(words) == [[], []]
+    (warning,) = words.warnings
+    assert warning.startswith("no_change_found: the prompts differ in '\U0001f642' -> '\U0001f468")
+    assert warning.endswith(" only, no word of what the picture shows, so there is no mask")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "weight"),
+    [
+        ("a (red:1.5) hat", "(red:1.5)"),
+        ("a ((red)) hat", "((red))"),
+        ("a [[red]] hat", "[[red]]"),
+        ("a (red)1.2 hat", "(red)1.2"),
+        ("a (red)++ hat", "(red)++"),
+        ("a red++ hat", "red++"),
+        ("a [red:blue:0.5] hat", "[red:blue:0.5]"),
+        ("a hat <lora:felt:0.8>", "<lora:felt:0.8>"),
+    ],
+)
+def test_weights_of_other_programs_are_text_and_warned_of(tokenizer: CLIPTokenizer, prompt: str, weight: str) -> None:
+    words = settle(tokenizer, prompt, "a cat", long_prompt="truncate", blend="none")
+    assert f"weights_are_text: {weight!r} in source_prompt is read as it stands: it weighs nothing" in words.warnings
+    assert any("in target_prompt" in warning for warning in settle(tokenizer, "a cat", prompt, blend="none").warnings)
+
+
+@pytest.mark.parametrize("prompt", ["a (red) hat", "a hat at 12:30", "a cat, 3:4", "a [hat]", "a C++ hat", "(a hat)"])
+def test_other_brackets_are_no_weights(tokenizer: CLIPTokenizer, prompt: str) -> None:
+    assert settle(tokenizer, prompt, prompt, blend="none").warnings == ()
+
+
+def test_a_number_with_its_point_is_one_word(tokenizer: CLIPTokenizer) -> None:
+    words = settle(tokenizer, "(red:1.0)", "(red:1.5)")
+    assert words.blend_used == (BlendPhrase(source="1.0", target="1.5"),)
+    assert [warning.partition(":")[0] for warning in words.warnings] == ["weights_are_text"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "old", "new"),
+    [
+        (
+            "\u090f\u0915 \u092c\u093f\u0932\u094d\u0932\u0940 \u092a\u0930",
+            "\u090f\u0915 \u0915\u0941\u0924\u094d\u0924\u093e \u092a\u0930",
+            "\u092c\u093f\u0932\u094d\u0932\u0940",
+            "\u0915\u0941\u0924\u094d\u0924\u093e",
+        ),
+        ("\u4e00\u53ea\u732b\u5728\u6c99\u53d1\u4e0a", "\u4e00\u53ea\u72d7\u5728\u6c99\u53d1\u4e0a", "\u732b", "\u72d7"),
+        ("\u732b\u306f\u30bd\u30d5\u30a1", "\u732b\u306f\u30d9\u30c3\u30c9", "\u30bd\u30d5\u30a1", "\u30d9\u30c3\u30c9"),
+        ("a man\u2019s hat", "a man's cat", "hat", "cat"),
+        ("red\u2011hot cat", "red-hot dog", "cat", "dog"),
+    ],
+)
+def test_whole_words_of_any_script_change(source: str, target: str, old: str, new: str) -> None:
+    spans = [find_phrase(source, old), find_phrase(target, new)]
+    changes = find_changes(source, target).content
+    assert [(change.source, change.target) for change in changes] == [(spans[0][0], spans[1][0])]
 
 
 def test_a_change_of_medium_gives_no_mask(tokenizer: CLIPTokenizer) -> None:
@@ -480,3 +565,31 @@ def test_words_that_only_the_target_has_weigh_more(tokenizer: CLIPTokenizer) -> 
     factors = words.fold.sum(axis=0) + words.keep
     strong = [*tokens_of(tokenizer, "a big tiger on grass", "big"), *tokens_of(tokenizer, "a big tiger on grass", "tiger")]
     assert np.flatnonzero(factors == 15).tolist() == strong and set(factors.tolist()) == {1.0, 15.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "spaced"),
+    [
+        ("a cat's 3.5 (red-hot) hat,", "a|cat's|3.5|red-hot|hat", "a|cat's|3.5|(red-hot)|hat,"),
+        (
+            "\u0928\u0940\u0932\u0940 \u092c\u093f\u0932\u094d\u0932\u0940\u0964",
+            "\u0928\u0940\u0932\u0940|\u092c\u093f\u0932\u094d\u0932\u0940",
+            "\u0928\u0940\u0932\u0940|\u092c\u093f\u0932\u094d\u0932\u0940\u0964",
+        ),
+        (
+            "\u06af\u0631\u0628\u0647\u200c\u0647\u0627",
+            "\u06af\u0631\u0628\u0647\u200c\u0647\u0627",
+            "\u06af\u0631\u0628\u0647\u200c\u0647\u0627",
+        ),
+        ("\u732b\u5728\u30bd\u30d5\u30a1", "\u732b|\u5728|\u30bd\u30d5\u30a1", "\u732b|\u5728|\u30bd\u30d5\u30a1"),
+        (
+            "\u0e41\u0e21\u0e27\u0e19\u0e31\u0e48\u0e07 cat",
+            "\u0e41\u0e21\u0e27\u0e19\u0e31\u0e48\u0e07|cat",
+            "\u0e41\u0e21\u0e27\u0e19\u0e31\u0e48\u0e07|cat",
+        ),
+        ("\u2764\ufe0f cat", "cat", "\u2764\ufe0f|cat"),
+    ],
+)
+def test_words_of_a_text(text: str, words: str, spaced: str) -> None:
+    assert [text[start:end] for start, end in split_words(text)] == words.split("|")
+    assert [text[start:end] for start, end in spaced_words(text)] == spaced.split("|")
