@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import ray
 
+from pipelines.cluster.counter import Report
 from pipelines.cluster.logs import about, fields, start_worker
-from pipelines.cluster.progress import Report
 from pipelines.cluster.telemetry import observe_batch
 from pipelines.cluster.weights import with_local_weights
 from pipelines.edit.blocks import from_block, to_block

@@ -13,9 +13,10 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from pipelines.cluster.counter import Report, report_to, reporting, start_counter
 from pipelines.cluster.logs import fields, set_run
 from pipelines.cluster.place import Placement, place
-from pipelines.cluster.progress import ProgressCallback, ProgressState, Report, report_to, reporting, start_counter
+from pipelines.cluster.progress import ProgressCallback, ProgressState
 from pipelines.cluster.room import ClusterShrank, room_policies
 from pipelines.cluster.session import end_actor, look_at_cluster, own_error, set_engine
 from pipelines.edit.actor import EditActor, deaths_run

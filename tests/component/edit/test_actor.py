@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from pipelines.cluster.progress import ProgressCounter
+from pipelines.cluster.counter import ProgressCounter
 from pipelines.edit.actor import EditActor, StoppedEarly
 from pipelines.output.config import EditJobConfig
 from pipelines.output.plan import Unit

@@ -45,7 +45,7 @@ import sys
 import ray
 from ray.util.state import list_actors
 from pipelines.edit.deaths import start_ledger
-from pipelines.cluster.progress import start_counter
+from pipelines.cluster.counter import start_counter
 ray.init(address=sys.argv[1], log_to_driver=False)
 ledgers = [start_ledger({}) for _ in range(4)]
 counters = [start_counter({"unit": 1}, 0.5) for _ in range(4)]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipelines.cluster.progress import ProgressCounter
+from pipelines.cluster.counter import ProgressCounter
 
 
 def counter(*unit_rows: int, fraction: float = 0.5) -> ProgressCounter:
