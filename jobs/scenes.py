@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs._cli.main import run_job
 from pipelines.exits import EXIT_DONE
-from pipelines.scenes.benchmark import FILE_NAME, ScenesConfig, scene_file
+from pipelines.ingest.scenes import FILE_NAME, ScenesConfig, scene_file
 from pipelines.store.location import locate, put_atomic
 
 

@@ -99,6 +99,7 @@ def _method(name: str, number: int, samples: Sequence[Sample]) -> MethodBoard:
     scores: dict[str, Any] = {
         "records": len(samples),
         "statuses": statuses,
+        "seconds_per_edit": 2.5,
         "absent": {"target_lpips": "lpips: no weights were named"},
         "overall": {metric: mean_of([result.metrics.get(metric) for result in results]) for metric in MEASURED},
         "categories": {
@@ -137,7 +138,6 @@ def _method(name: str, number: int, samples: Sequence[Sample]) -> MethodBoard:
         name=name,
         scores=scores,
         run=run,
-        seconds_per_edit=2.5,
         warnings=warnings,
         common_warnings=common,
         without_words=4,

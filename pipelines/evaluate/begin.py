@@ -33,12 +33,12 @@ REPORT_NAME = "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSummary:
-    """What an evaluation came to: exit code, where the report lies, how the methods stand (None: stopped early), and how many
+    """What an evaluation came to: exit code, where the report lies, how the methods stand (no tables: stopped early), and how many
     seconds each part took."""
 
     exit_code: int
     report: str | None
-    leaderboard: Table | None
+    leaderboard: tuple[Table, ...]
     seconds: dict[str, float]
     warnings: tuple[str, ...]
     stop_reason: str | None = None
@@ -46,8 +46,8 @@ class EvaluationSummary:
     def text(self) -> str:
         """Say how long each part took, how the methods stand, and where the report lies."""
         lines = [f"{part}: {seconds:.1f} s" for part, seconds in self.seconds.items()]
-        if self.leaderboard is not None:
-            lines += ["", self.leaderboard.text(), ""]
+        for table in self.leaderboard:
+            lines += ["", table.text(), ""]
         lines.append(f"report: {self.report}" if self.report else f"stopped early: {self.stop_reason}")
         return "\n".join(lines)
 
@@ -123,7 +123,7 @@ def find_finished(begun: BegunEvaluation) -> EvaluationSummary | None:
     return EvaluationSummary(
         exit_code=EXIT_LOSSES if any(codes) else 0,
         report=mask_urls(report.url),
-        leaderboard=leaderboard(_bare_board(begun)),
+        leaderboard=tuple(leaderboard(_bare_board(begun))),
         seconds=begun.seconds,
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -145,7 +145,6 @@ def _bare_board(begun: BegunEvaluation) -> Board:
             name=name,
             scores=numbers,
             run={},
-            seconds_per_edit=None,
             warnings={},
             common_warnings=(),
             without_words=0,

@@ -56,7 +56,7 @@ def run_evaluation(
             return EvaluationSummary(
                 exit_code=EXIT_STOPPED,
                 report=None,
-                leaderboard=None,
+                leaderboard=(),
                 seconds=seconds,
                 warnings=tuple(warnings),
                 stop_reason=f"{name}: {edited.stop_reason}",
@@ -79,13 +79,13 @@ def run_evaluation(
     )
     report = output / REPORT_NAME
     put_atomic(report, render(board, report_digest(begun)).encode())
-    table = leaderboard(board)
-    put_atomic(output / LEADERBOARD_NAME, table.markdown().encode())
+    tables = leaderboard(board)
+    put_atomic(output / LEADERBOARD_NAME, "\n\n".join(table.markdown() for table in tables).encode())
     seconds["report"] = time.monotonic() - started
     return EvaluationSummary(
         exit_code=EXIT_LOSSES if any(codes) else 0,
         report=mask_urls(report.url),
-        leaderboard=table,
+        leaderboard=tuple(tables),
         seconds=seconds,
         warnings=tuple(dict.fromkeys(warnings)),
     )

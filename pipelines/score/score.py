@@ -32,9 +32,11 @@ from pipelines.score.read import Loaded, ScoreContext, load_pairs
 from pipelines.score.table import (
     Numbers,
     count_statuses,
+    judge_absent,
     overall,
     per_category,
     score_row,
+    seconds_per_edit,
     write_scores,
     write_summary,
 )
@@ -95,6 +97,7 @@ def run_score(
         "unmatched": len(pairs.unmatched),
         "unmatched_names": pairs.unmatched[:SHOWN_UNMATCHED],
         "absent": absent,
+        "seconds_per_edit": seconds_per_edit(table),
         "overall": overall(table),
         "categories": per_category(table),
         "compared": compare(begun, table),
@@ -126,6 +129,7 @@ def measure(
         counts[row["status"]] += 1
         if progress is not None:
             progress(ProgressState(done=counts.total(), total=len(rows), counts=dict(counts)))
+    judge_absent(rows)
     return rows
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.score.config import MISSING, SCORE_SCHEMA, UNSCORED
 from pipelines.score.pairs import Pair
@@ -16,7 +17,7 @@ from pipelines.store.location import Location, exists, put_atomic, read_bytes
 from pipelines.store.parquet import put_table, read_table
 from pipelines.tables import Table
 from vimaedit.metrics.aggregate import aggregate, compare_paired
-from vimaedit.metrics.names import METRICS, Metric
+from vimaedit.metrics.names import METRICS, Metric, columns_of
 from vimaedit.types import Status
 
 FOLDER = "scores"
@@ -51,6 +52,15 @@ def score_row(name: str, pair: Pair) -> dict[str, Any]:
     }
 
 
+def judge_absent(rows: Sequence[dict[str, Any]]) -> None:
+    """On a benchmark of drawn scenes, count every edit without a picture as not right: else what fails would not count."""
+    verdicts = columns_of(["scene"])
+    if any(row[name] is not None for row in rows for name in verdicts):
+        for row in rows:
+            if row["status"] != Status.OK:
+                row |= dict.fromkeys(verdicts, 0.0)
+
+
 def write_scores(output: Location, name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Write the rows as `scores/<name>.parquet`; return them as a table."""
     table = pa.Table.from_pylist(list(rows), schema=SCORE_SCHEMA)
@@ -82,6 +92,12 @@ def count_statuses(table: pa.Table) -> dict[str, int]:
     """Count the rows by status, every status named."""
     counts = Counter(table.column("status").to_pylist())
     return {status: counts.get(status, 0) for status in STATUSES}
+
+
+def seconds_per_edit(table: pa.Table) -> float | None:
+    """Return what an edit took on average; None where the rows do not say."""
+    mean: float | None = pc.mean(table.column("seconds")).as_py()
+    return mean
 
 
 def overall(table: pa.Table) -> Numbers:

@@ -25,7 +25,7 @@ from pipelines.synthesis.columns import SCORE_SCHEMA, SCORES
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from vimaedit.errors import ConfigError
 from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
-from vimaedit.scenes.reading.agreement import region_psnr
+from vimaedit.metrics.background import region_psnr
 from vimaedit.synthesis.likeness import perceptual_hash
 from vimaedit.types import BoolArray, Status, UInt8Array
 

@@ -21,11 +21,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def sign(self) -> int:
-        """1 where the whole interval lies above zero, -1 where it lies below, 0 where that is undecided."""
-        return 1 if self.low > 0 else -1 if self.high < 0 else 0
-
 
 def wilson_interval(successes: int, total: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the share of successes with Wilson's score interval (Wilson 1927), which also holds for shares near 0 and 1.

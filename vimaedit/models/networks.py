@@ -30,7 +30,7 @@ def load_networks(files: ModelFiles, model: ModelConfig) -> Networks:
 
     Raises: ConfigError for a device that is not there, a model of another kind, or parts that do not fit together.
     """
-    with _quiet_libraries():
+    with quiet_libraries():
         return _load(files, model)
 
 
@@ -75,7 +75,7 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep loading bars and advice meant for pipeline users out of the log; what goes wrong is raised, not logged."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -47,11 +47,16 @@ class MethodBoard:
     name: str
     scores: dict[str, Any]
     run: dict[str, Any]
-    seconds_per_edit: float | None
     warnings: dict[str, int]
     common_warnings: tuple[str, ...]
     without_words: int
     ungrounded: int
+
+    @property
+    def seconds_per_edit(self) -> float | None:
+        """What an edit took on average."""
+        found: float | None = self.scores.get("seconds_per_edit")
+        return found
 
     def mean(self, metric: str, category: str | None = None) -> dict[str, Any] | None:
         """Return a metric's mean with its interval and counts; None where there is none."""

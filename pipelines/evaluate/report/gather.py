@@ -53,13 +53,11 @@ def gather(
             )
             _add(sample, name, row, found.rows.get(key), common)
         run = json.loads(read_bytes(output / "runs" / name / "run.json"))
-        seconds = [value for value in table.column("seconds").to_pylist() if value is not None]
         methods.append(
             MethodBoard(
                 name=name,
                 scores=scores,
                 run=run,
-                seconds_per_edit=sum(seconds) / len(seconds) if seconds else None,
                 warnings=dict(found.kinds),
                 common_warnings=common,
                 without_words=found.without_words,

@@ -1,4 +1,4 @@
-"""The built-in trained family: its files, its names, and that it knows the scene world (figures of quality: `jobs.bench suite=miniature`)."""
+"""The built-in trained family: its files, its names, and that it knows the scene world (figures of quality: its card)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 
 from jobs._cli.options import load_config, parse_command_line
 from pipelines.output.config import EditJobConfig
-from pipelines.scenes.models import captioned_scene
 from vimaedit.config import ModelConfig
 from vimaedit.engine.load import load_editor
 from vimaedit.metrics.clip import ClipScore
+from vimaedit.miniature.training.card import num_found
+from vimaedit.miniature.training.data import captioned_scene
 from vimaedit.models.files import SHIPPED, model_digest, recipe_config, resolve_model
+from vimaedit.models.text_to_image import draw_pictures, load_text_to_image
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.edits import Edit, make_edit
 from vimaedit.scenes.reading.find import read_unknown
 from vimaedit.scenes.reading.judge import judge_edit
-from vimaedit.scenes.reading.models import draw_pictures, load_text_to_image, num_found
 from vimaedit.scenes.render import render_scene
 from vimaedit.types import EditRequest, EditResult, Status
 
@@ -93,8 +94,8 @@ def test_a_background_is_changed_as_the_target_says(model: str) -> None:
 
 
 def test_both_clips_know_the_captions() -> None:
-    scenes = [captioned_scene(benchmark_seed("validation", 0, index)) for index in range(40)]
-    pictures, captions = [render_scene(each.scene, 128) for each in scenes], [each.caption for each in scenes]
+    scenes, captions = zip(*(captioned_scene(benchmark_seed("validation", 0, index)) for index in range(40)), strict=True)
+    pictures = [render_scene(scene, 128) for scene in scenes]
     for name in (str(resolve_model(ModelConfig()).clip), "miniature"):
         with torch.inference_mode():
             assert num_found(ClipScore(name), pictures, captions) >= 34
@@ -102,14 +103,12 @@ def test_both_clips_know_the_captions() -> None:
 
 @pytest.mark.parametrize(("model", "steps", "guidance"), [("miniature", 20, 4.0), ("miniature-lcm", 4, 1.0)])
 def test_the_stock_pipeline_draws_the_named_background(model: str, steps: int, guidance: float) -> None:
-    scenes = [captioned_scene(benchmark_seed("validation", 0, index)) for index in range(NUM_DRAWN)]
+    seeds = [benchmark_seed("validation", 0, index) for index in range(NUM_DRAWN)]
+    scenes, captions = zip(*(captioned_scene(seed) for seed in seeds), strict=True)
     pipe = load_text_to_image(resolve_model(ModelConfig(model=model)), "cpu", "float32")
-    drawn = draw_pictures(
-        pipe, [each.caption for each in scenes], [each.seed for each in scenes], steps=steps, guidance=guidance
-    )
+    drawn = draw_pictures(pipe, captions, seeds, steps=steps, guidance=guidance)
     assert np.isfinite(np.stack(drawn)).all()
     right = [
-        read_unknown(picture).background.colour == each.scene.background.colour
-        for each, picture in zip(scenes, drawn, strict=True)
+        read_unknown(picture).background.colour == scene.background.colour for scene, picture in zip(scenes, drawn, strict=True)
     ]
     assert sum(right) >= NUM_DRAWN // 2

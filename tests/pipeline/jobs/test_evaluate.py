@@ -119,8 +119,9 @@ def test_several_methods_stand_side_by_side(tmp_path: Path, cluster: None, capsy
     assert main(words) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
-    assert "2 methods on 4 records" in said and "Edit right, rest kept" in said
-    assert all(f"| {name} | " in (tmp_path / "out/leaderboard.md").read_text() for name in names)
+    assert "2 methods on 4 records" in said and "Edit right, rest kept by category" in said
+    shown = (tmp_path / "out/leaderboard.md").read_text()
+    assert all(f"| {name} | " in shown for name in names) and "## Differences to p2p, record by record" in shown
     for name in names:
         row = pq.read_table(tmp_path / "out" / "runs" / name / "data").to_pylist()[0]
         assert row["method"] == name.partition("-")[0]
@@ -188,6 +189,15 @@ def test_a_list_of_methods_is_an_option_of_its_own() -> None:
     assert [each.names for each in configs] == [("vimaedit",), ("p2p-thresholds.edit-0.3",)] and against == "vimaedit"
     (alone,), against = read_methods(parse_command_line(["benchmark=method=[", "output=o", "method=p2p"]), REQUIRED)
     assert (alone.benchmark, alone.method, against) == ("method=[", "p2p", "")
+    ablations = "[vimaedit, vimaedit grounding=given columns.given_mask=reference_mask, vimaedit model=miniature-lcm steps=4]"
+    words = ["benchmark=b", "output=o", f"method={ablations}", "target_guidance=3"]
+    configs, _ = read_methods(parse_command_line(words))
+    assert [(each.grounding, each.columns, each.model, each.steps) for each in configs] == [
+        ("vimaedit", {}, "miniature", 50),
+        ("given", {"given_mask": "reference_mask"}, "miniature", 50),
+        ("vimaedit", {}, "miniature-lcm", 4),
+    ]
+    assert {each.target_guidance for each in configs} == {3.0}  # what is given holds for all, whatever their recipes
     config = EvaluateConfig(benchmark="b", output="o", methods=["vimaedit", "p2p thresholds.edit=0.3 steps=7"])
     assert config.names == ("vimaedit", "p2p-thresholds.edit-0.3-steps-7")
     assert config.variants[1].options == {"thresholds.edit": "0.3", "steps": "7"}
@@ -233,12 +243,12 @@ def test_what_is_refused(words: list[str], message: str, capsys: pytest.CaptureF
 def test_the_summary_says_how_long_each_part_took() -> None:
     table = Table(title="1 method on 2 records", columns=("method", "CLIP edited"), rows=(("p2p", "22.1 [20.0, 24.0]"),))
     summary = EvaluationSummary(
-        exit_code=0, report="/out/report.html", leaderboard=table, seconds={"ingest": 1.25, "edit p2p": 7.0}, warnings=()
+        exit_code=0, report="/out/report.html", leaderboard=(table,), seconds={"ingest": 1.25, "edit p2p": 7.0}, warnings=()
     )
     first, second, *shown, last = summary.text().splitlines()
     assert [first, second, last] == ["ingest: 1.2 s", "edit p2p: 7.0 s", "report: /out/report.html"]
     assert shown == ["", *table.text().splitlines(), ""]
     stopped = EvaluationSummary(
-        exit_code=5, report=None, leaderboard=None, seconds={}, warnings=(), stop_reason="p2p: 101 of the last 200 failed"
+        exit_code=5, report=None, leaderboard=(), seconds={}, warnings=(), stop_reason="p2p: 101 of the last 200 failed"
     )
     assert stopped.text() == "stopped early: p2p: 101 of the last 200 failed"

@@ -20,7 +20,9 @@ def board(means: list[float | None], metric: str) -> Board:
 
 
 def test_methods_are_ranked_by_what_an_exact_answer_settles_and_absent_values_come_last() -> None:
-    table = leaderboard(board([0.2, None, 0.1, 0.4], "scene_success"))
+    table, _, by_category = leaderboard(board([0.2, None, 0.1, 0.4], "scene_success"))
+    assert by_category.title == "Edit right, rest kept by category" and [row[0] for row in by_category.rows][-1] == "p2p"
+    assert table.columns[-1] == "s/edit"
     assert table.columns[:4] == ("method", "scored", "Edit right, rest kept", "Edit right")
     assert [row[0] for row in table.rows] == ["pnp", "vimaedit", "masactrl", "p2p"]
     assert [row[2] for row in table.rows] == ["0.400 [0.400, 0.400]", "0.200 [0.200, 0.200]", "0.100 [0.100, 0.100]", "-"]
@@ -32,3 +34,19 @@ def test_the_report_shows_exact_answers_first_and_the_rest_in_its_order() -> Non
     metrics = board([0.2], "scene_success").metrics
     assert metrics[:3] == ["scene_success", "scene_edited_right", "structure_distance"]
     assert metrics.index("background_psnr") < metrics.index("mask_iou") < metrics.index("target_psnr")
+
+
+def test_differences_are_shown_with_what_they_say() -> None:
+    made = board([0.2, 0.5], "scene_success")
+    found = {"value": 0.3, "low": 0.1, "high": 0.5, "pairs": 12}
+    compared = {
+        "against": "vimaedit",
+        "metrics": {"scene_success": found, "background_psnr": {**found, "value": -1.0, "low": -2.0, "high": 0.0}},
+    }
+    second = dataclasses.replace(made.methods[1], scores={**made.methods[1].scores, "compared": compared})
+    _, differences, _ = leaderboard(dataclasses.replace(made, methods=(made.methods[0], second)))
+    assert differences.title == "Differences to vimaedit, record by record"
+    ((name, *cells),) = differences.rows
+    shown = dict(zip(differences.columns[1:], cells, strict=True))
+    assert name == "p2p" and shown["Edit right, rest kept"] == "+0.300 [+0.100, +0.500] better"
+    assert shown["Background PSNR (dB)"] == "-1.00 [-2.00, +0.00]" and shown["Mask IoU"] == "-"

@@ -15,15 +15,14 @@ import jobs
 from jobs._cli.fields import option_keys
 from jobs._cli.help import help_text
 from jobs._cli.options import config_yaml, load_config, parse_command_line, with_option
-from jobs.bench import SUITES
 from pipelines.edit.grid import SweepConfig
 from pipelines.edit.picture import EditImageConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.ingest.ingest import IngestConfig
+from pipelines.ingest.scenes import ScenesConfig
 from pipelines.output.compact import CompactConfig
 from pipelines.output.config import EditJobConfig
 from pipelines.output.status import StatusConfig
-from pipelines.scenes.benchmark import ScenesConfig
 from pipelines.score.config import ScoreConfig
 from pipelines.synthesis.config import SynthesizeConfig
 from vimaedit.config import EditConfig, Lora, ModelConfig, Windows
@@ -222,8 +221,7 @@ def test_an_option_given_twice_in_a_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("[!_]*.py")))
 def test_every_job_refuses_a_key_given_twice(job: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["suite=miniature"] if job == "bench" else []
-    assert importlib.import_module(f"jobs.{job}").main([*words, "output=a.parquet", "output=b.parquet"]) == 2
+    assert importlib.import_module(f"jobs.{job}").main(["output=a.parquet", "output=b.parquet"]) == 2
     assert capsys.readouterr() == ("", f"jobs.{job}: output: got it twice; allowed: once\n")
 
 
@@ -385,18 +383,6 @@ def test_a_models_recipe_stands_between_the_defaults_and_what_is_given(bundle: P
     job = load("--config", str(file))
     assert job.target_guidance == 2 and job.windows.self == 0.3
     assert load("model=random").target_guidance == EditConfig().target_guidance
-
-
-@pytest.mark.parametrize("name", SUITES)
-def test_every_suite_reads_its_settings_with_a_model_that_has_a_recipe(name: str, bundle: Path) -> None:
-    """A recipe is of edits: suites that time something have no options for it."""
-    suite = SUITES[name]()
-    words = [f"suite={name}", "output=out"]
-    if "model" in {field.name for field in dataclasses.fields(suite.config_type)}:
-        words.append(f"model={bundle}")
-    config = load_config(suite.config_type, parse_command_line(words), suite.required)
-    if isinstance(config, EditConfig):
-        assert config.target_guidance == recipe_config(str(bundle)).target_guidance
 
 
 def test_a_recipe_in_a_store_counts_too(bundle: Path) -> None:

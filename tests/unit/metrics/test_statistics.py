@@ -54,8 +54,3 @@ def test_equal_differences_leave_no_doubt() -> None:
 def test_differences_without_a_mean_are_refused(values: list[float], got: str) -> None:
     with pytest.raises(ValueError, match=f"^differences: {got}; allowed: finite ones$"):
         paired_bootstrap(values, seed=0)
-
-
-@pytest.mark.parametrize(("low", "high", "sign"), [(0.1, 0.3, 1), (-0.3, -0.1, -1), (-0.1, 0.3, 0), (0.0, 0.3, 0)])
-def test_an_interval_is_above_or_below_zero_or_undecided(low: float, high: float, sign: int) -> None:
-    assert Interval(value=(low + high) / 2, low=low, high=high).sign == sign

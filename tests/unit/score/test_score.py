@@ -21,6 +21,7 @@ from pipelines.score.table import (
     compare_tables,
     comparison_table,
     count_statuses,
+    judge_absent,
     overall,
     per_category,
     score_row,
@@ -330,3 +331,16 @@ def test_two_runs_are_compared_request_by_request() -> None:
     text = comparison_table("a", {"against": "b", "metrics": found}).text()
     assert text.startswith("a less b, request by request") and re.search(r"CLIP whole +-2.50 +-4.00 to -1.00 +2 +worse", text)
     assert list(found) == list(METRICS)
+
+
+def test_an_edit_without_a_picture_is_not_right_on_drawn_scenes() -> None:
+    def row(status: str, **values: float) -> dict[str, Any]:
+        return {"status": status, **dict.fromkeys(METRICS), **values}
+
+    rows = [row("ok", scene_success=1.0), row("failed"), row("missing"), row("ok")]
+    judge_absent(rows)
+    assert [each["scene_success"] for each in rows] == [1.0, 0.0, 0.0, None]
+    assert rows[1]["scene_others_unchanged"] == 0.0 and rows[1]["background_psnr"] is None
+    others = [row("ok", background_psnr=30.0), row("failed")]
+    judge_absent(others)
+    assert others[1]["scene_success"] is None

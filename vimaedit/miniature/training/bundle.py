@@ -1,7 +1,8 @@
-"""From the stages' checkpoints to the files that are shipped: the bundle, the distilled UNet, the scoring CLIP."""
+"""From the stages' checkpoints to the files that are shipped: bundle, distilled UNet, scoring CLIP, and how they were trained."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from vimaedit.miniature.training.checkpoints import (
     load_weights,
 )
 from vimaedit.miniature.training.components import set_encoder
+from vimaedit.miniature.training.options import STAGES
 from vimaedit.miniature.vocabulary import write_json, write_tokenizer
 
 Network = TypeVar("Network", bound=PreTrainedModel)
@@ -43,6 +45,10 @@ RECIPE: dict[str, Any] = {
 # The student has its teacher's guidance built in.
 FEW_STEP_RECIPE: dict[str, Any] = {**RECIPE, "steps": 8, "target_guidance": 1.0}
 
+_POINTS = 8  # of a curve
+# Of a curve's line; the rest are figures of the averaged weights.
+_BESIDE = ("minutes", "step", "samples", "learning_rate", "steps_per_s", "loss")
+
 
 def write_family(checkpoints: Path, folder: Path) -> None:
     """Write all that was trained in half precision: `miniature/` (the bundle), `lcm_unet/` and `scoring_clip/`."""
@@ -50,6 +56,30 @@ def write_family(checkpoints: Path, folder: Path) -> None:
     load_unet(checkpoints, "consistency").half().save_pretrained(folder / "lcm_unet")
     write_json(folder / "lcm_unet" / "bundle.json", {"name": "miniature-lcm", **_FACTS, "recipe": FEW_STEP_RECIPE})
     _write_clip(_halved(load_clip(checkpoints, "scoring_clip")), folder / "scoring_clip")
+
+
+def write_record(checkpoints: Path, path: Path) -> None:
+    """Write what the stages' curves tell as Markdown."""
+    curves = {name: _read(checkpoints / f"{name}.jsonl") for name in STAGES if (checkpoints / f"{name}.jsonl").is_file()}
+    lines = [
+        "# How these weights were trained",
+        "",
+        "Minutes are those of the stage; on a CPU stages run side by side.",
+        "",
+        "| stage | minutes | steps | samples | learning rate |",
+        "|---|---|---|---|---|",
+    ]
+    for name, curve in curves.items():
+        replicas = [curve, *(_read(each) for each in sorted(checkpoints.glob(f"{name}-*.jsonl")))]
+        steps = " + ".join(str(each[-1]["step"]) for each in replicas)
+        samples = sum(each[-1]["samples"] for each in replicas)
+        lines.append(f"| {name} | {curve[-1]['minutes']:.1f} | {steps} | {samples} | {curve[-1]['learning_rate']:g} |")
+    for name, curve in curves.items():
+        figures = [key for key in curve[-1] if key not in _BESIDE]
+        lines += ["", f"## {name}", "", f"| minutes | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
+        for point in _spread(curve):
+            lines.append(f"| {point['minutes']:.1f} | {' | '.join(f'{point[key]:g}' for key in figures)} |")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _write_bundle(checkpoints: Path, folder: Path) -> None:
@@ -84,3 +114,13 @@ def _halved(network: Network) -> Network:
     network.half()
     network.config.dtype = torch.float32
     return network
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _spread(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pick points of a curve at even distances, its last among them."""
+    count = min(_POINTS, len(curve))
+    return [curve[(n + 1) * len(curve) // count - 1] for n in range(count)]

@@ -90,10 +90,15 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def captioned_scene(seed: int) -> tuple[Scene, str]:
+    """Return the scene of a seed and a caption of it."""
+    scene = sample_scene(seed)
+    return scene, write_caption(scene, draw_wording(Draws(seed, _WORDING_STREAM), len(scene.objects)))
+
+
 def training_scene(stage: str, index: int) -> tuple[Scene, str]:
     """Return scene and caption number `index` of a stage; no two stages see the same."""
-    seed = _training_seed(stage, index)
-    return _captioned(seed, sample_scene(seed))
+    return captioned_scene(_training_seed(stage, index))
 
 
 def training_edit(stage: str, index: int, categories: Sequence[str] = CATEGORIES[1:]) -> Edit:
@@ -103,8 +108,7 @@ def training_edit(stage: str, index: int, categories: Sequence[str] = CATEGORIES
 
 def validation_scene(index: int) -> tuple[Scene, str]:
     """Return scene and caption number `index` of the validation split; benchmarks have its beginning."""
-    seed = SPLIT_SEEDS["validation"].start + 2**59 + index
-    return _captioned(seed, sample_scene(seed))
+    return captioned_scene(SPLIT_SEEDS["validation"].start + 2**59 + index)
 
 
 def validation_edit(index: int, categories: Sequence[str]) -> Edit:
@@ -114,10 +118,6 @@ def validation_edit(index: int, categories: Sequence[str]) -> Edit:
 
 def _training_seed(stage: str, index: int) -> int:
     return SPLIT_SEEDS["train"].start + 2**59 + STAGES.index(stage) * _STAGE_SCENES + index
-
-
-def _captioned(seed: int, scene: Scene) -> tuple[Scene, str]:
-    return scene, write_caption(scene, draw_wording(Draws(seed, _WORDING_STREAM), len(scene.objects)))
 
 
 def render_batch(scenes: Sequence[Scene]) -> UInt8Array:

@@ -178,13 +178,10 @@ def add_noise(latents_BChw: Tensor, noise_BChw: Tensor, alphas_B: Tensor) -> Ten
     return signal * latents_BChw + spread * noise_BChw
 
 
-def velocity(latents_BChw: Tensor, noise_BChw: Tensor, alphas_B: Tensor) -> Tensor:
-    """Return sqrt(a) noise - sqrt(1 - a) x0 (arXiv 2202.00512)."""
-    signal, spread = alphas_B.sqrt().view(-1, 1, 1, 1), (1 - alphas_B).sqrt().view(-1, 1, 1, 1)
-    return signal * noise_BChw - spread * latents_BChw
-
-
 def velocity_to(noisy_BChw: Tensor, clean_BChw: Tensor, alphas_B: Tensor) -> Tensor:
-    """Return the velocity that leads from a noisy picture to a clean one, whichever was noised: (sqrt(a) z - x0) / sqrt(1 - a)."""
+    """Return the velocity that leads from a noisy picture to a clean one, whichever was noised: (sqrt(a) z - x0) / sqrt(1 - a).
+
+    For the clean picture that was noised it is sqrt(a) noise - sqrt(1 - a) x0 (arXiv 2202.00512).
+    """
     signal, spread = alphas_B.sqrt().view(-1, 1, 1, 1), (1 - alphas_B).sqrt().view(-1, 1, 1, 1)
     return (signal * noisy_BChw - clean_BChw) / spread

@@ -20,8 +20,7 @@ from vimaedit.errors import ConfigError
 from vimaedit.miniature.family import UNET_CHANNELS, new_autoencoder, new_clip
 from vimaedit.miniature.training import adapter, consistency, contrastive, decoder, denoiser
 from vimaedit.miniature.training.adapter import AdapterStage, adapt
-from vimaedit.miniature.training.bundle import write_family
-from vimaedit.miniature.training.card import write_record
+from vimaedit.miniature.training.bundle import write_family, write_record
 from vimaedit.miniature.training.checkpoints import (
     begin,
     find_weights,

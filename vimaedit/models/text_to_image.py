@@ -1,4 +1,4 @@
-"""What drawn scenes ask of a model besides edits: pictures from captions, round trips, and captions found by CLIP."""
+"""Pictures from captions, with the stock pipeline of a model."""
 
 from __future__ import annotations
 
@@ -13,27 +13,9 @@ from vimaedit.models.family import pipeline_class
 from vimaedit.types import UInt8Array
 
 if TYPE_CHECKING:
-    from vimaedit.metrics.clip import ClipScore
-    from vimaedit.models.backbone import Backbone
     from vimaedit.models.files import ModelFiles
 
 BATCH = 8  # pictures at a time
-
-
-def num_found(clip: ClipScore, images: Sequence[UInt8Array], texts: Sequence[str]) -> int:
-    """Count the pictures whose own text is the nearest of all (equal texts are one)."""
-    embeds = torch.cat([clip.embed_images(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
-    nearest = (embeds @ clip.embed_texts(texts).T).argmax(dim=1)
-    return sum(texts[best] == text for best, text in zip(nearest.tolist(), texts, strict=True))
-
-
-def round_trip(backbone: Backbone, images: Sequence[UInt8Array]) -> list[UInt8Array]:
-    """Take pictures of one shape through a model's autoencoder and back."""
-    returned: list[UInt8Array] = []
-    for start in range(0, len(images), BATCH):
-        pictures, _ = backbone.decode_latents(backbone.encode_images(np.stack(images[start : start + BATCH])))
-        returned.extend(pictures)
-    return returned
 
 
 def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> Any:
@@ -52,8 +34,8 @@ def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> Any:
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"text_to_image: got {files.name!r}, which does not load: {str(error).strip()}; allowed: a whole diffusers folder as "
-            "model, or text_to_image=0"
+            f"model: got {files.name!r}, which does not load as a whole pipeline: {str(error).strip()}; allowed: a bundle or diffusers "
+            "folder with all its parts"
         ) from error
     if files.few_step_unet is not None:
         pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
