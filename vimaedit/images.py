@@ -57,7 +57,7 @@ UPRIGHT = {
 }
 
 
-def decode_image(data: bytes, *, min_side_px: int, max_pixels: int) -> UInt8Array:
+def decode_image(data: bytes, *, min_side_px: int = 1, max_pixels: int = MAX_PIXELS) -> UInt8Array:
     """Decode a picture of any mode to RGB: the first frame, EXIF rotation applied, alpha composited on white.
 
     16-bit grey is scaled to 8 bits. Shapes: returns (height, width, 3).

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -117,9 +118,16 @@ def end_actor(actor: Any) -> None:
 
 def get(reference: Any) -> Any:
     """`ray.get`, giving back the project's own errors as they were raised on the worker."""
-    try:
+    with own_errors():
         return ray.get(reference)
-    except RayTaskError as error:
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise the project's own errors as they were raised on the worker."""
+    try:
+        yield
+    except Exception as error:
         own = own_error(error)
         if own is None:
             raise

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-EXPORT_PREFIX = "ray_"
 SECONDS_BOUNDARIES = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0, 600.0]
 
 
@@ -21,14 +20,6 @@ class Metric:
     kind: str
     description: str
     tags: tuple[str, ...] = ()
-
-    @property
-    def series(self) -> tuple[str, ...]:
-        """The names under which Prometheus knows it, less a histogram's sum: Ray adds up the middles of the buckets there."""
-        exported = EXPORT_PREFIX + self.name
-        if self.kind == "histogram":
-            return (f"{exported}_bucket", f"{exported}_count")
-        return (exported,)
 
 
 EDITS = Metric(
@@ -49,7 +40,6 @@ GPU_MEMORY = Metric(
     description="Most GPU memory that the actor's process has reserved so far",
 )
 ROWS_LEFT = Metric(name="vimaedit_rows_left", kind="gauge", description="Rows of the run that no actor has finished yet")
-EXPORTED = (EDITS, SECONDS_PER_EDIT, BATCH_SIZE, GPU_MEMORY, ROWS_LEFT)
 
 
 def observe_batch(statuses: Sequence[str], seconds: float, batch_size: int) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import ray
 
-from pipelines.cluster.place import Placement
-from pipelines.cluster.session import get
+from pipelines.cluster.place import Placement, place
+from pipelines.cluster.session import connect, get, look_at_cluster
 from pipelines.cluster.weights import with_local_weights
+from pipelines.options import Place
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import GPU_WAIT_S
 from vimaedit.config import EditConfig, ModelConfig
@@ -50,6 +52,19 @@ def probe(edit: EditConfig, model: ModelConfig, placement: Placement) -> Probe:
             f"canvas.size: got {size}; allowed: multiples of {found.facts.granularity} px with {mask_urls(model.model)!r}"
         )
     return found
+
+
+def join(where: Place, on_started: Callable[[], None] | None, *, compiled: bool = False) -> Placement:
+    """Connect, tell that Ray has started, place the work, and wait for a first worker.
+
+    Raises: ConfigError where that cannot be had.
+    """
+    connect(where)
+    if on_started is not None:
+        on_started()
+    placement = place(where, look_at_cluster(where), compiled=compiled)
+    await_worker(placement)
+    return placement
 
 
 def await_worker(placement: Placement, *, timeout_s: float = GPU_WAIT_S) -> None:

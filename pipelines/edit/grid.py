@@ -10,18 +10,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.edit.picture import EditImageConfig, OnePicture
+from pipelines.edit.sheet import BACKGROUND, FONT_PX, GAP_PX, INK, MAX_SIDE_PX, paste
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 
 PICTURE_PX = 256
 MASK_PX = PICTURE_PX // 2
-GAP_PX = 8
-FONT_PX = 15
 LABEL_PX = 24
-BACKGROUND = (255, 255, 255)
-INK = (20, 20, 20)
-EMPTY = (228, 228, 228)
-MAX_SIDE_PX = 30_000  # what common viewers open
 MAX_OPTIONS = 2
 
 
@@ -138,15 +133,15 @@ def draw_grid(
         draw.text((_left(number), 4), label, fill=INK, font=font)
     for index, (row, label) in enumerate(zip(cells, rows, strict=True)):
         top = LABEL_PX + index * _row_height()
-        _paste(sheet, draw, source, (_left(0), top), PICTURE_PX)
+        paste(sheet, source, (_left(0), top), PICTURE_PX)
         lines = [label, *_wrap(caption, font)] if index == 0 else [label]
         for number, line in enumerate(line for line in lines if line):
             draw.text((_left(0), top + PICTURE_PX + 4 + number * 20), line, fill=INK, font=font)
         for number, cell in enumerate(row, start=1):
             left = _left(number)
-            _paste(sheet, draw, cell.picture, (left, top), PICTURE_PX)
-            _paste(sheet, draw, cell.edit_mask, (left, top + PICTURE_PX), MASK_PX)
-            _paste(sheet, draw, cell.critical_mask, (left + MASK_PX, top + PICTURE_PX), MASK_PX)
+            paste(sheet, cell.picture, (left, top), PICTURE_PX, nothing="no mask")
+            paste(sheet, cell.edit_mask, (left, top + PICTURE_PX), MASK_PX, nothing="no mask")
+            paste(sheet, cell.critical_mask, (left + MASK_PX, top + PICTURE_PX), MASK_PX, nothing="no mask")
     return sheet
 
 
@@ -168,17 +163,3 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list
         else:
             lines.append(word)
     return lines[: (MASK_PX - 24) // 20]
-
-
-def _paste(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, picture: Image.Image | None, corner: tuple[int, int], side: int
-) -> None:
-    left, top = corner
-    draw.rectangle((left, top, left + side - 1, top + side - 1), fill=EMPTY)
-    if picture is None:
-        draw.text((left + side // 2, top + side // 2), "no mask", fill=INK, font=ImageFont.load_default(FONT_PX), anchor="mm")
-        return
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    resized = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if picture.mode == "L" else Image.Resampling.LANCZOS)
-    sheet.paste(resized, (left + (side - size[0]) // 2, top + (side - size[1]) // 2))

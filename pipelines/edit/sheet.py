@@ -23,7 +23,7 @@ TEXT_COLUMNS = ("id", "edit_index", "source_prompt", "target_prompt", "status", 
 CELL_PX = 256
 GAP_PX = 8
 WIDTH_PX = len(COLUMNS) * (CELL_PX + GAP_PX) + GAP_PX
-MAX_HEIGHT_PX = 30_000  # what common viewers open
+MAX_SIDE_PX = 30_000  # what common viewers open
 FONT_PX = 15
 LINE_PX = 20
 HEADER_PX = 32
@@ -53,13 +53,18 @@ def write_sheet(output: Location, units: Sequence[Unit], num_results: int) -> tu
     """Draw the first results of a run as `sheet.png`, as many as have room; return its URL and how many are on it."""
     sheet, num_drawn = draw_sheet(_first_rows(output, units, num_results))
     place = output / "sheet.png"
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    put_atomic(place, buffer.getvalue())
+    put_sheet(place, sheet)
     return place.url, num_drawn
 
 
-def draw_sheet(rows: Iterable[dict[str, Any]], max_height: int = MAX_HEIGHT_PX) -> tuple[Image.Image, int]:
+def put_sheet(place: Location, sheet: Image.Image) -> None:
+    """Write a sheet as PNG."""
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    put_atomic(place, buffer.getvalue())
+
+
+def draw_sheet(rows: Iterable[dict[str, Any]], max_height: int = MAX_SIDE_PX) -> tuple[Image.Image, int]:
     """Draw results: source | edit mask | critical mask | edited, and under them id, prompts and status.
 
     Rows are taken one by one until no further one has room: returns the sheet and how many are on it.
@@ -90,7 +95,10 @@ def _draw_row(row: dict[str, Any], font: Any) -> Image.Image:
     strip = Image.new("RGB", (WIDTH_PX, CELL_PX + len(lines) * LINE_PX + 3 * GAP_PX), BACKGROUND)
     draw = ImageDraw.Draw(strip)
     for column, (name, _) in enumerate(COLUMNS):
-        _draw_cell(strip, draw, font, row[name], (_left(column), 0))
+        value = row[name]
+        coded = None if value is None else value["bytes"]
+        picture = None if coded is None else Image.open(io.BytesIO(coded)).convert("RGB")
+        paste(strip, picture, (_left(column), 0), CELL_PX)
     for number, line in enumerate(lines):
         draw.text((GAP_PX, CELL_PX + GAP_PX + number * LINE_PX), line, fill=INK, font=font)
     return strip
@@ -100,17 +108,19 @@ def _left(column: int) -> int:
     return GAP_PX + column * (CELL_PX + GAP_PX)
 
 
-def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font: Any, value: Any, corner: tuple[int, int]) -> None:
+def paste(sheet: Image.Image, picture: Image.Image | None, corner: tuple[int, int], side: int, nothing: str = "none") -> None:
+    """Paste a picture into a square, as large as it fits there; without one the square says so."""
     left, top = corner
-    draw.rectangle((left, top, left + CELL_PX - 1, top + CELL_PX - 1), fill=EMPTY)
-    if value is None or value["bytes"] is None:
-        draw.text((left + CELL_PX // 2, top + CELL_PX // 2), "none", fill=INK, font=font, anchor="mm")
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((left, top, left + side - 1, top + side - 1), fill=EMPTY)
+    if picture is None:
+        font = ImageFont.load_default(FONT_PX)
+        draw.text((left + side // 2, top + side // 2), nothing, fill=INK, font=font, anchor="mm")
         return
-    picture = Image.open(io.BytesIO(value["bytes"])).convert("RGB")
-    scale = CELL_PX / max(picture.size)
+    scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
-    sheet.paste(picture, (left + (CELL_PX - size[0]) // 2, top + (CELL_PX - size[1]) // 2))
+    resized = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if picture.mode == "L" else Image.Resampling.LANCZOS)
+    sheet.paste(resized, (left + (side - size[0]) // 2, top + (side - size[1]) // 2))
 
 
 def _lines(row: dict[str, Any]) -> list[str]:

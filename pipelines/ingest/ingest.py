@@ -17,8 +17,17 @@ import pyarrow as pa
 from pipelines.ingest.sources import Entry, Source, open_source
 from pipelines.options import Rejects, check_bases, check_given
 from pipelines.records.schema import BENCHMARK_FIELDS
-from pipelines.records.types import feature_of
-from pipelines.store.location import Location, check_writable, exists, list_files, locate, new_file, put_atomic, read_bytes
+from pipelines.records.types import with_features
+from pipelines.store.location import (
+    Location,
+    check_writable,
+    exists,
+    list_files,
+    locate,
+    new_file,
+    put_json,
+    read_json,
+)
 from pipelines.store.masking import mask_urls, printable
 from pipelines.store.parquet import BrokenParquet, open_writer, read_footer, write_group
 from vimaedit.config import check_choice
@@ -124,15 +133,15 @@ def run_ingest(config: IngestConfig) -> IngestSummary:
                 "allowed: a benchmark with at least one"
             )
     summary = tally.summary(benchmark=source.name, input=mask_urls(config.input), source_digest=digest)
-    put_atomic(output / SUMMARY_NAME, json.dumps(dataclasses.asdict(summary), indent=2).encode())
+    put_json(output / SUMMARY_NAME, dataclasses.asdict(summary))
     return summary
 
 
 def read_summary(folder: Location) -> IngestSummary | None:
     """Read what an ingest wrote of itself beside its records; None where there is none."""
-    if not exists(folder / SUMMARY_NAME):
+    content = read_json(folder / SUMMARY_NAME)
+    if content is None:
         return None
-    content = json.loads(read_bytes(folder / SUMMARY_NAME))
     defects = {name: tuple(Defect(**each) for each in content[name]) for name in ("left_out", "incomplete")}
     return IngestSummary(**{**content, **defects})
 
@@ -158,11 +167,8 @@ def _finished(output: Location, digest: str) -> IngestSummary | None:
 
 def _schema(source: Source, digest: str) -> pa.Schema:
     fields = [*BENCHMARK_FIELDS, *(pa.field(name, pa.string()) for name in source.extra_columns)]
-    features = {each.name: feature_of(each.type) for each in fields}
     facts = {"benchmark": source.name, "source_digest": digest}
-    return pa.schema(
-        fields, metadata={"huggingface": json.dumps({"info": {"features": features}}), BENCHMARK_KEY: json.dumps(facts)}
-    )
+    return with_features(fields, metadata={BENCHMARK_KEY: json.dumps(facts)})
 
 
 class _Tally:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipelines.records.pictures import find_coded
+from pipelines.records.values import find_coded
 from pipelines.store.location import Location, exists, list_files, locate, read_bytes, retry_remote
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, read_batches, read_footer

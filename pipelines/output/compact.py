@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.options import Shards, check_bases, check_given
+from pipelines.output.finish import read_run
 from pipelines.output.parts import FOOTER_KEY, open_result_writer, part_name, read_parts
 from pipelines.store.listing import refuse_output_in_input
 from pipelines.store.location import (
@@ -97,7 +97,7 @@ def _checked_units(source: Location) -> list[str]:
     """Read which units a finished output has; its parts must be those that were counted at its end."""
     manifest = read_table(source / "manifest.parquet")
     counted = {row["unit"]: (row["generation"], row["rows"]) for row in manifest.to_pylist()}
-    digest = json.loads(read_bytes(source / "run.json"))["plan_digest"]
+    digest = (read_run(source) or {}).get("plan_digest", "")
     parts = read_parts(source, counted, digest)
     found = {unit: (part.generation, part.rows) for unit, part in parts.items()}
     if wrong := [unit for unit, facts in counted.items() if found.get(unit) != facts]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,10 +13,11 @@ from pipelines.exits import EXIT_DONE, EXIT_LOSSES
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.parts import Part
-from pipelines.store.location import Location, exists, put_atomic, read_bytes
-from pipelines.store.masking import without_secrets
+from pipelines.store.location import Location, put_json, read_json
 from pipelines.store.parquet import put_table
 from vimaedit.types import Status
+
+RUN_FILE = "run.json"
 
 
 def exit_code(job: EditJobConfig, counts: dict[str, int]) -> int:
@@ -55,16 +55,12 @@ def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> N
         "threads": context.threads,
         **facts,
     }
-    put_atomic(output / "run.json", json.dumps(without_secrets(content), indent=2).encode())
+    put_json(output / RUN_FILE, content)
 
 
 def read_run(output: Location) -> dict[str, Any] | None:
     """Read what the last finished run said of itself; None where none has finished."""
-    place = output / "run.json"
-    if not exists(place):
-        return None
-    content: dict[str, Any] = json.loads(read_bytes(place))
-    return content
+    return read_json(output / RUN_FILE)
 
 
 def count_statuses(parts: Iterable[Part]) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipelines.records.scan import InputFile, InputSet
 from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import Location, exists, put_atomic, read_bytes
+from pipelines.store.location import Location, put_atomic, put_json, read_bytes, read_json
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import put_table, read_table, table_bytes
 
@@ -180,13 +180,13 @@ def store_plan(output: Location, stored: StoredPlan, inputs: InputSet) -> None:
         "settled": plan.settled,
         "options": plan.options,
     }
-    put_atomic(folder / "plan.json", json.dumps(summary, indent=2).encode())
+    put_json(folder / "plan.json", summary)
 
 
 def load_plan(output: Location) -> StoredPlan | None:
     """Read the plan that an output holds; None where none was committed."""
     folder = output / "plan"
-    summary = read_summary(output)
+    summary = read_json(folder / "plan.json")
     if summary is None:
         return None
     units, files = (read_table(folder / _object_name(name, summary["revision"])) for name in ("units", "files"))
@@ -207,15 +207,6 @@ def load_plan(output: Location) -> StoredPlan | None:
     )
     schema = pa.ipc.read_schema(pa.py_buffer(read_bytes(folder / "schema.arrow")))
     return StoredPlan(plan=plan, files=tuple(InputFile(**row) for row in files.to_pylist()), schema=schema)
-
-
-def read_summary(output: Location) -> dict[str, Any] | None:
-    """Read what a committed plan says of itself in a few words; None where there is none."""
-    place = output / "plan" / "plan.json"
-    if not exists(place):
-        return None
-    summary: dict[str, Any] = json.loads(read_bytes(place))
-    return summary
 
 
 def batches(count: int, batch_size: int) -> Iterator[tuple[range, int]]:

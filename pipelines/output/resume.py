@@ -110,13 +110,7 @@ def check_options(stored: StoredPlan, job: EditJobConfig, schema: pa.Schema) -> 
     plan, found = stored.plan, []
     if config_digest(job) != plan.settled["config_digest"]:
         now, then = dict(_flat(plan_options(job))), dict(_flat(plan.options))
-        found += [
-            f"{name}={_shown(now.get(name))}, was {_shown(then.get(name))}"
-            for name in sorted(now.keys() | then.keys())
-            if now.get(name) != then.get(name)
-        ]
-        if not found:
-            found.append("options in what is not shown: credentials in URLs")
+        found = tell_differences(now, then) or ["options in what is not shown: credentials in URLs"]
     _refuse(job, found + _schema_differences(stored.schema, schema))
 
 
@@ -148,8 +142,22 @@ def _refuse(job: EditJobConfig, differences: Sequence[str]) -> None:
 
 def plan_options(job: EditJobConfig) -> dict[str, Any]:
     """Return the options that a plan stores so that differences can be told: plain values, without credentials."""
-    options: dict[str, Any] = json.loads(json.dumps(without_secrets(digested_options(job))))
-    return {"results_version": RESULTS_VERSION, **options}
+    return {"results_version": RESULTS_VERSION, **as_stored(digested_options(job))}
+
+
+def as_stored(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as they are read back from an object: plain values, without credentials."""
+    stored: dict[str, Any] = json.loads(json.dumps(without_secrets(options)))
+    return stored
+
+
+def tell_differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    """Tell the options, by name, that have another value now than then."""
+    return [
+        f"{name}={_shown(now.get(name))}, was {_shown(then.get(name))}"
+        for name in sorted(now.keys() | then.keys())
+        if now.get(name) != then.get(name)
+    ]
 
 
 def find_work(plan: Plan, parts: Mapping[str, Part], limit: int | None) -> Work:

@@ -49,7 +49,7 @@ def parse_record(
     count: int,
 ) -> list[Row]:
     """Turn edits `first_edit ... first_edit + count - 1` of a record into rows; bad ones are rejected, none is lost."""
-    label, problem = _label(record.get("id"), f"{input_file}#{input_row}")
+    label, problem = read_label(record.get("id"), f"{input_file}#{input_row}")
     fitted, rows = picture.fitted, []
     for index in range(first_edit, first_edit + count):
         row = Row(
@@ -94,17 +94,18 @@ def parse_edit(record: Mapping[str, Any], index: int, blends_per_target: bool) -
     Raises: RequestError.
     """
     targets = record.get("target_prompt")
-    source = _prompt("source_prompt", record.get("source_prompt"))
+    source = read_prompt("source_prompt", record.get("source_prompt"))
     if isinstance(targets, list) and not targets:
         raise RequestError("empty_list", field="target_prompt", got="an empty list", allowed="at least one target prompt")
-    target = _prompt("target_prompt", _target(record, index))
+    target = read_prompt("target_prompt", _target(record, index))
     num_targets = len(targets) if isinstance(targets, list) else 1
     blend = _blend(record.get("blend_words"), index, num_targets, blends_per_target)
     overrides = _overrides(record.get("overrides"))
     return Wanted(source_prompt=source, target_prompt=target, blend=blend, overrides=overrides)
 
 
-def _label(value: Any, fallback: str) -> tuple[str, RequestError | None]:
+def read_label(value: Any, fallback: str) -> tuple[str, RequestError | None]:
+    """Return what a row is called, and what is wrong with its id."""
     if value is None:
         return fallback, None
     if isinstance(value, RequestError):
@@ -126,7 +127,11 @@ def _shown_prompt(value: Any) -> str | None:
     return cut(value, MAX_PROMPT_CHARACTERS) if isinstance(value, str) else None
 
 
-def _prompt(field: str, value: Any) -> str:
+def read_prompt(field: str, value: Any) -> str:
+    """Return a prompt.
+
+    Raises: RequestError for what is none.
+    """
     if converted(value) is None:
         raise RequestError("null_value", field=field, got="null", allowed=ALLOWED[field])
     if not isinstance(value, str):

@@ -11,7 +11,7 @@ from pipelines.cluster.logs import fields
 from pipelines.records.decoder import CodedRecord, DecoderDied, DecodingFailed, shared_decoder
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
-from pipelines.records.values import ALLOWED, converted, wrong_type
+from pipelines.records.values import find_coded
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.masking import mask_url, mask_urls
 from vimaedit.errors import RequestError, shown
@@ -33,24 +33,6 @@ class RecordPicture:
     fitted: FittedPicture | None = None
     stage: str = ""
     error: Exception | None = None
-
-
-def find_coded(value: Any, field: str) -> bytes | str:
-    """Return a picture's bytes, or the path or URL that names it.
-
-    Raises: RequestError for null and for values of another type.
-    """
-    value, path = converted(value), None
-    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
-        path, value = value.get("path"), value.get("bytes")
-    if isinstance(value, bytes):
-        return value
-    reference = value if value is not None else path
-    if reference is None:
-        raise RequestError("null_value", field=field, got="null", allowed=ALLOWED[field])
-    if not isinstance(reference, str):
-        raise wrong_type(field, reference)
-    return reference
 
 
 def find_picture(record: Mapping[str, Any]) -> bytes | str | RequestError:

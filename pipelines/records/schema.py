@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
-from pipelines.records.types import IMAGE, UnwritableType, common_type, feature_of, input_features, written_type
+from pipelines.records.types import (
+    BLEND_WORDS,
+    IMAGE,
+    UnwritableType,
+    common_type,
+    input_features,
+    with_features,
+    written_type,
+)
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import columns_of
 
@@ -24,7 +30,7 @@ BENCHMARK_FIELDS = (  # of the input files that the project itself writes
     pa.field("image", IMAGE),
     pa.field("source_prompt", pa.string()),
     pa.field("target_prompt", pa.string()),
-    pa.field("blend_words", pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))),
+    pa.field("blend_words", BLEND_WORDS),
     pa.field("category", pa.string()),
     pa.field("instruction", pa.string()),
     pa.field("reference_mask", IMAGE),
@@ -40,7 +46,7 @@ OUTPUT_FIELDS = (
     pa.field("input_row", pa.int64()),
     pa.field("source_prompt", pa.string()),
     pa.field("target_prompt", pa.string()),
-    pa.field("blend_words_used", pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))),
+    pa.field("blend_words_used", BLEND_WORDS),
     *(pa.field(name, IMAGE) for name in IMAGE_COLUMNS),
     pa.field("grounded", pa.bool_()),
     pa.field("original_size", pa.struct([("width", pa.int32()), ("height", pa.int32())])),
@@ -175,11 +181,7 @@ def output_schema(input_schema: pa.Schema, columns: ColumnMap, riding: Sequence[
     more = [pa.field(name, pa.float32()) for name in columns_of(riding)]
     fields = [*OUTPUT_FIELDS[:-1], metrics.with_type(pa.struct([*metrics.type, *more])), *passed]
     known = input_features(input_schema)
-    features: dict[str, Any] = {field.name: feature_of(field.type) for field in fields}
-    features.update({name: {"_type": "Image"} for name in IMAGE_COLUMNS})
-    features.update({name: known[source] for name, source in columns.passed.items() if source in known})
-    features = {name: feature for name, feature in features.items() if feature is not None}
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    return with_features(fields, {name: known[source] for name, source in columns.passed.items() if source in known})
 
 
 def image_leaves(schema: pa.Schema) -> set[str]:

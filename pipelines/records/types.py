@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ MANTISSA_BITS = {16: 11, 32: 24, 64: 53}  # of the floating-point types: integer
 MAX_DECIMAL128, MAX_DECIMAL256 = 38, 76  # digits
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+BLEND_WORDS = pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))
 NAMED_TYPES = {
     **{kind: str(kind) for kind in (pa.null(), pa.bool_(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary())},
     **{kind: str(kind) for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
@@ -187,6 +189,18 @@ def feature_of(kind: pa.DataType) -> Any:
         return None if value is None else [value]  # understood by old and new versions of datasets
     name = NAMED_TYPES.get(kind, str(kind))
     return {"dtype": name, "_type": "Value"} if _is_dtype(name) else None
+
+
+def with_features(
+    fields: Sequence[pa.Field], known: Mapping[str, Any] | None = None, metadata: Mapping[bytes, str] | None = None
+) -> pa.Schema:
+    """Build a schema that tells `datasets` what its columns are; columns for which it has no name have no feature.
+
+    `known`: features that are more telling than the types; `metadata`: what else stands in the schema.
+    """
+    features = {field.name: feature_of(field.type) for field in fields} | dict(known or {})
+    told = {name: feature for name, feature in features.items() if feature is not None}
+    return pa.schema(fields, metadata={b"huggingface": json.dumps({"info": {"features": told}}), **(metadata or {})})
 
 
 def input_features(schema: pa.Schema) -> dict[str, Any]:

@@ -20,13 +20,14 @@ OVERRIDES = {
     "target_guidance": "target_guidance",
     "image_strength": "image_strength",
 }
+PICTURE = "binary, {bytes, path} or string"
 ALLOWED = {
-    "image": "binary, {bytes, path} or string",
+    "image": PICTURE,
     "source_prompt": "a string that is not empty",
     "target_prompt": "a string that is not empty, or a list of such strings",
     "id": "a string or an integer",
     "blend_words": BLEND_FORMS,
-    "given_mask": "binary, {bytes, path} or string",
+    "given_mask": PICTURE,
     "seed": "an integer from 0 to 2**63-1, or null",
     "overrides": f"a struct of {', '.join(OVERRIDES)}",
 }
@@ -45,6 +46,24 @@ def converted(value: Any) -> Any:
     if isinstance(value, RequestError):
         raise value
     return value
+
+
+def find_coded(value: Any, field: str) -> bytes | str:
+    """Return a picture's bytes, or the path or URL that names it.
+
+    Raises: RequestError for null and for values of another type.
+    """
+    value, path = converted(value), None
+    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
+        path, value = value.get("path"), value.get("bytes")
+    if isinstance(value, bytes):
+        return value
+    reference = value if value is not None else path
+    if reference is None:
+        raise RequestError("null_value", field=field, got="null", allowed=PICTURE)
+    if not isinstance(reference, str):
+        raise wrong_type(field, reference, allowed=PICTURE)
+    return reference
 
 
 def wrong_type(field: str, value: Any, *, allowed: str | None = None) -> RequestError:

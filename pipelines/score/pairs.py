@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,18 +55,23 @@ class Pair:
     edited: Edited | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pairs:
-    """Everything that is scored. Files are relative to the roots; `columns` maps names of the contract to the benchmark's.
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where everything lies. Files are relative to the roots; `columns` maps names of the contract to the benchmark's."""
 
-    `unmatched`: edited pictures that belong to no request. `digest`: of the requests and of what was edited.
-    """
-
-    pairs: list[Pair]
     benchmark_root: str
-    columns: dict[str, str]
+    columns: Mapping[str, str]
     edited_root: str
     is_table: bool  # the edited pictures lie in Parquet files
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pairs:
+    """Everything that is scored. `unmatched`: edited pictures that belong to no request. `digest`: of the requests and of what was
+    edited."""
+
+    pairs: list[Pair]
+    places: Places
     unmatched: list[str]
     warnings: list[str] = field(default_factory=list)
     digest: str = ""
@@ -95,10 +100,12 @@ def find_pairs(config: ScoreConfig) -> Pairs:
     digest = hashlib.blake2b(repr((content, root.url, edited)).encode(), digest_size=16).hexdigest()
     return Pairs(
         pairs=pairs,
-        benchmark_root=benchmark.root,
-        columns={**benchmark.columns.edit, **benchmark.columns.passed},
-        edited_root=root.url,
-        is_table=is_table,
+        places=Places(
+            benchmark_root=benchmark.root,
+            columns={**benchmark.columns.edit, **benchmark.columns.passed},
+            edited_root=root.url,
+            is_table=is_table,
+        ),
         # With a limit most pictures belong to requests beyond it.
         unmatched=[] if config.limit is not None else unmatched,
         warnings=warnings,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from pipelines.records.values import PICTURE, find_coded
 from pipelines.score.config import ScoreConfig
-from pipelines.score.pairs import Pair, Pairs
+from pipelines.score.pairs import Pair, Places
 from pipelines.store.fetch import ReferenceRules, fetch
-from pipelines.store.location import Location, is_transient, locate
+from pipelines.store.location import is_transient, locate
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import take_rows
 from vimaedit.errors import RequestError
@@ -26,28 +27,9 @@ from vimaedit.types import BoolArray, UInt8Array
 
 SCENE_COLUMNS = ("source_scene", "target_scene", "edited_object")
 RECORD_COLUMNS = ("image", "reference_mask", "reference_image", "target_determined", *SCENE_COLUMNS)
-PICTURE = "binary, {bytes, path} or a path"
+EDITED_COLUMNS = ("edited_image", "edit_mask", "crop_box", "original_size")
 
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreContext:
-    """What every worker of a scoring run must know."""
-
-    config: ScoreConfig
-    benchmark_root: str
-    columns: Mapping[str, str]
-    edited_root: str
-    is_table: bool
-
-    @classmethod
-    def of(cls, config: ScoreConfig, pairs: Pairs) -> ScoreContext:
-        return cls(
-            config=config,
-            benchmark_root=pairs.benchmark_root,
-            columns=pairs.columns,
-            edited_root=pairs.edited_root,
-            is_table=pairs.is_table,
-        )
+Array = TypeVar("Array", UInt8Array, BoolArray)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -60,19 +42,25 @@ class Loaded:
     values: dict[str, float | None] = field(default_factory=dict)
 
 
-def load_pairs(context: ScoreContext, pairs: Sequence[tuple[int, Pair]]) -> list[Loaded]:
+def load_pairs(config: ScoreConfig, places: Places, pairs: Sequence[tuple[int, Pair]]) -> list[Loaded]:
     """Read the requests at the given positions, each with an edited picture. One that cannot be read costs no other.
 
     Raises: the infrastructure's errors, after retries.
     """
-    records = _read_records(context, [pair for _, pair in pairs])
-    edited = _read_edited(context, [pair for _, pair in pairs])
+    sources = {name: places.columns[name] for name in RECORD_COLUMNS if name in places.columns}
+    records = _read_named(places.benchmark_root, [(pair.file, pair.row) for _, pair in pairs], sources)
+    found = [pair.edited for _, pair in pairs if pair.edited is not None]
+    if places.is_table:
+        sources = {name: config.edited_columns.get(name, name) for name in EDITED_COLUMNS}
+        edited = _read_named(places.edited_root, [(each.file, each.row or 0) for each in found], sources)
+    else:
+        edited = [{"edited_image": each.file} for each in found]
     loaded = []
     for (position, pair), record, result in zip(pairs, records, edited, strict=True):
         item = Loaded(position=position)
         try:
-            item.sample = _sample(context, pair, record, result)
-            if "scene" in context.config.groups:
+            item.sample = _sample(config, places, pair, record, result)
+            if "scene" in config.groups:
                 item.values = _scene_values(item.sample, record)
         except RequestError as error:
             item.problem = mask_urls(f"record {pair.id!r}: {error}")
@@ -80,69 +68,46 @@ def load_pairs(context: ScoreContext, pairs: Sequence[tuple[int, Pair]]) -> list
     return loaded
 
 
-def read_rows_of(place: Location, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """Read single rows of a Parquet file, by their numbers in it."""
-    return dict(zip(sorted(set(rows)), take_rows(place, rows, columns).to_pylist(), strict=True))
-
-
-def _read_records(context: ScoreContext, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Read the benchmark's columns of each request, by the contract's names."""
-    sources = {name: context.columns[name] for name in RECORD_COLUMNS if name in context.columns}
-    files: dict[str, list[int]] = {}
-    for pair in pairs:
-        files.setdefault(pair.file, []).append(pair.row)
-    root = locate(context.benchmark_root)
-    read = {file: read_rows_of(root / file, rows, list(sources.values())) for file, rows in files.items()}
-    return [{name: read[pair.file][pair.row].get(source) for name, source in sources.items()} for pair in pairs]
-
-
-def _read_edited(context: ScoreContext, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Read what is there of each edited picture: itself, its mask and its place in the original."""
-    root = locate(context.edited_root)
-    if not context.is_table:
-        return [{"edited_image": pair.edited.file} for pair in pairs if pair.edited is not None]
-    files: dict[str, list[int]] = {}
-    for pair in pairs:
-        assert pair.edited is not None and pair.edited.row is not None
-        files.setdefault(pair.edited.file, []).append(pair.edited.row)
+def _read_named(root: str, wanted: Sequence[tuple[str, int]], sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Read columns of single rows (file, row), by the contract's names; those that a file lacks are null."""
+    files: dict[str, set[int]] = {}
+    for file, row in wanted:
+        files.setdefault(file, set()).add(row)
     read: dict[tuple[str, int], dict[str, Any]] = {}
     for file, rows in files.items():
-        renamed = context.config.edited_columns
-        wanted = {name: renamed.get(name, name) for name in ("edited_image", "edit_mask", "crop_box", "original_size")}
-        for row, values in read_rows_of(root / file, rows, list(wanted.values())).items():
-            read[file, row] = {name: values.get(source) for name, source in wanted.items()}
-    return [
-        read[pair.edited.file, pair.edited.row] for pair in pairs if pair.edited is not None and pair.edited.row is not None
-    ]
+        table = take_rows(locate(root) / file, rows, list(sources.values()))
+        read |= {(file, row): values for row, values in zip(sorted(rows), table.to_pylist(), strict=True)}
+    return [{name: read[each].get(source) for name, source in sources.items()} for each in wanted]
 
 
-def _sample(context: ScoreContext, pair: Pair, record: Mapping[str, Any], result: Mapping[str, Any]) -> EditSample:
+def _sample(
+    config: ScoreConfig, places: Places, pair: Pair, record: Mapping[str, Any], result: Mapping[str, Any]
+) -> EditSample:
     """Decode everything and bring it to the edited picture's frame.
 
     Raises: RequestError for what cannot be read or does not fit.
     """
-    config = context.config
     rules = ReferenceRules(
-        root=config.image_root or context.benchmark_root, allow_http=config.allow_http, http_hosts=config.http_hosts
+        root=config.image_root or places.benchmark_root, allow_http=config.allow_http, http_hosts=config.http_hosts
     )
     for name, prompt in (("source_prompt", pair.source_prompt), ("target_prompt", pair.target_prompt)):
         if prompt is None:
             raise RequestError("null_value", field=name, got="null", allowed="a string")
-    edited_rules = ReferenceRules(root=context.edited_root, allow_http=False, http_hosts=())
-    edited = _picture(result.get("edited_image"), "edited_image", edited_rules, config.max_pixels)
+    edited_rules = ReferenceRules(root=places.edited_root, allow_http=False, http_hosts=())
+    edited = _decoded(result.get("edited_image"), "edited_image", edited_rules, decode_image, config.max_pixels)
     # In this order: squares side by side were published in one JPEG, and colours run over their borders.
     if config.jpeg_quality is not None:
         edited = through_jpeg(edited, config.jpeg_quality)
     if config.part == "last":
         side = min(edited.shape[:2])
         edited = np.ascontiguousarray(edited[-side:, -side:])
-    source = _picture(record.get("image"), "image", rules, config.max_pixels)
+    source = _decoded(record.get("image"), "image", rules, decode_image, config.max_pixels)
     size = (source.shape[1], source.shape[0])
     box = frame_box(size, edited.shape[:2], result.get("crop_box"), result.get("original_size"))
     references = read_references(record, rules, config.max_pixels, size, box, edited.shape[:2])
     edit_mask = None
     if result.get("edit_mask") is not None:
-        found = _mask(result["edit_mask"], "edit_mask", edited_rules, config.max_pixels)
+        found = _decoded(result["edit_mask"], "edit_mask", edited_rules, decode_mask, config.max_pixels)
         height, width = edited.shape[:2]
         edit_mask = fit_mask(found, (width, height), (0, 0, width, height), (height, width))
     return EditSample(
@@ -176,14 +141,14 @@ def read_references(
     """
     mask, framed = None, False
     if record.get("reference_mask") is not None:
-        whole = _mask(record["reference_mask"], "reference_mask", rules, max_pixels)
+        whole = _decoded(record["reference_mask"], "reference_mask", rules, decode_mask, max_pixels)
         framed = is_framed(whole)
         mask = fit_mask(whole, size, box, shape)
         mask = with_frame(mask) if framed else mask
     target = None
     # Where the prompts leave the answer open, one picture of it is no measure of another.
     if record.get("reference_image") is not None and record.get("target_determined") is not False:
-        target = resize(_picture(record["reference_image"], "reference_image", rules, max_pixels), size)
+        target = resize(_decoded(record["reference_image"], "reference_image", rules, decode_image, max_pixels), size)
         target = resize(cut(target, box), (shape[1], shape[0]))
     return References(mask=mask, framed=framed, target=target)
 
@@ -260,41 +225,17 @@ def _scene_values(sample: EditSample, record: Mapping[str, Any]) -> dict[str, fl
     }
 
 
-def _picture(value: Any, field: str, rules: ReferenceRules, max_pixels: int) -> UInt8Array:
-    data = _bytes(value, field, rules)
-    try:
-        return decode_image(data, min_side_px=1, max_pixels=max_pixels)
-    except RequestError as error:
-        raise RequestError(error.code, field=field, got=error.got, allowed=error.allowed) from error
+def _decoded(value: Any, field: str, rules: ReferenceRules, decode: Callable[..., Array], max_pixels: int) -> Array:
+    """Decode a picture, fetched where the record only names it.
 
-
-def _mask(value: Any, field: str, rules: ReferenceRules, max_pixels: int) -> BoolArray:
-    data = _bytes(value, field, rules)
-    try:
-        return decode_mask(data, max_pixels=max_pixels)
-    except RequestError as error:
-        raise RequestError(error.code, field=field, got=error.got, allowed=error.allowed) from error
-
-
-def _bytes(value: Any, field: str, rules: ReferenceRules) -> bytes:
-    """Return a picture's coded bytes, fetched where the record only names them.
-
-    Raises: RequestError, also where it cannot be fetched; the infrastructure's transient errors as they are.
+    Raises: RequestError naming the field, also where it cannot be fetched; the infrastructure's transient errors as they are.
     """
-    path = None
-    if isinstance(value, dict):
-        path, value = value.get("path"), value.get("bytes")
-    if isinstance(value, bytes):
-        return value
-    reference = value if value is not None else path
-    if not isinstance(reference, str):
-        got = "null" if reference is None else type(reference).__name__
-        raise RequestError("null_value" if reference is None else "wrong_type", field=field, got=got, allowed=PICTURE)
+    coded = find_coded(value, field)
     try:
-        return fetch(reference, rules)
+        return decode(fetch(coded, rules) if isinstance(coded, str) else coded, max_pixels=max_pixels)
     except RequestError as error:
         raise RequestError(error.code, field=field, got=error.got, allowed=error.allowed) from error
     except OSError as error:
         if is_transient(error):
             raise
-        raise RequestError("unreadable", field=field, got=f"{reference!r}: {error}", allowed=PICTURE) from error
+        raise RequestError("unreadable", field=field, got=f"{coded!r}: {error}", allowed=PICTURE) from error

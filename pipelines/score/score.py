@@ -20,15 +20,15 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 import vimaedit
-from pipelines.cluster.place import Placement, place
+from pipelines.cluster.place import Placement
 from pipelines.cluster.progress import ProgressCallback, ProgressState
-from pipelines.cluster.session import connect, look_at_cluster, set_engine
-from pipelines.cluster.workers import await_worker
+from pipelines.cluster.session import set_engine
+from pipelines.cluster.workers import join
 from pipelines.score.begin import BegunScore, ScoreSummary, begin_score, compare, find_kept, summarize
 from pipelines.score.config import UNSCORED, ScoreConfig
 from pipelines.score.networks import Measurer, MetricNetworks, absent_warnings, find_absent
-from pipelines.score.pairs import Pairs
-from pipelines.score.read import Loaded, ScoreContext, load_pairs
+from pipelines.score.pairs import Pairs, Places
+from pipelines.score.read import Loaded, load_pairs
 from pipelines.score.table import (
     Numbers,
     count_statuses,
@@ -69,11 +69,7 @@ def run_score(
     if (kept := find_kept(begun)) is not None:
         return kept
     name, pairs, output = begun.name, begun.pairs, begun.output
-    connect(config)
-    if on_started is not None:
-        on_started()
-    placement = place(config, look_at_cluster(config))
-    await_worker(placement)
+    placement = join(config, on_started)
     absent = find_absent(MetricNetworks.of(config, config.groups), placement)
     warnings = [*pairs.warnings, *absent_warnings(absent)]
     if pairs.unmatched:
@@ -143,13 +139,17 @@ def _measured(
     set_engine(UNIT_SECONDS)
     # A worker's current folder may be another.
     root = None if config.image_root is None else locate(config.image_root).url
-    context = ScoreContext.of(dataclasses.replace(config, image_root=root), pairs)
     payloads = [{"unit": pickle.dumps([(position, pairs.pairs[position]) for position in unit])} for unit in units]
     size = min(placement.num_actors or placement.likely_actors, len(units))
     read: Any = _read_units  # Ray's types know no further arguments
     measured = (
         ray.data.from_items(payloads, override_num_blocks=len(payloads))
-        .map_batches(read, fn_kwargs={"context": context}, batch_size=1, batch_format="pyarrow")
+        .map_batches(
+            read,
+            fn_kwargs={"config": dataclasses.replace(config, image_root=root), "places": pairs.places},
+            batch_size=1,
+            batch_format="pyarrow",
+        )
         .map_batches(
             ScoreActor,
             fn_constructor_args=(config, placement.threads, placement.use_gpu, dict(absent)),
@@ -166,9 +166,9 @@ def _measured(
             yield from pickle.loads(unit.as_buffer())
 
 
-def _read_units(block: pa.Table, context: ScoreContext) -> pa.Table:
+def _read_units(block: pa.Table, config: ScoreConfig, places: Places) -> pa.Table:
     """Read the records and edited pictures of a block's units and bring them to one frame."""
-    return _to_block([load_pairs(context, pickle.loads(unit.as_buffer())) for unit in block.column("unit")])
+    return _to_block([load_pairs(config, places, pickle.loads(unit.as_buffer())) for unit in block.column("unit")])
 
 
 class ScoreActor:

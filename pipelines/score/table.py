@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.score.config import MISSING, SCORE_SCHEMA, UNSCORED
 from pipelines.score.pairs import Pair
-from pipelines.store.location import Location, exists, put_atomic, read_bytes
+from pipelines.store.location import Location, exists, put_json, read_json
 from pipelines.store.parquet import put_table, read_table
 from pipelines.tables import Table
 from vimaedit.metrics.aggregate import aggregate, compare_paired
@@ -76,16 +75,12 @@ def read_scores(output: Location, name: str) -> pa.Table | None:
 
 def write_summary(output: Location, name: str, summary: Numbers) -> None:
     """Write `scores/<name>.json`, which completes these scores. NaN never stands in it."""
-    put_atomic(output / FOLDER / f"{name}.json", json.dumps(summary, indent=2, allow_nan=False).encode())
+    put_json(output / FOLDER / f"{name}.json", summary, allow_nan=False)
 
 
 def read_summary(output: Location, name: str) -> Numbers | None:
     """Read `scores/<name>.json`; None where these scores are not complete."""
-    place = output / FOLDER / f"{name}.json"
-    if not exists(place):
-        return None
-    summary: Numbers = json.loads(read_bytes(place))
-    return summary
+    return read_json(output / FOLDER / f"{name}.json")
 
 
 def count_statuses(table: pa.Table) -> dict[str, int]:
@@ -138,9 +133,7 @@ def summary_table(name: str, numbers: Mapping[str, Any], records: int) -> Table:
         found = numbers[metric_name]
         if found["count"] + found["nan"] + found["infinite"] == 0:
             continue
-        mean, low, high = (
-            "-" if found[key] is None else f"{found[key] * metric.scale:.{metric.decimals}f}" for key in ("mean", "low", "high")
-        )
+        mean, low, high = ("-" if found[key] is None else metric.shown(found[key]) for key in ("mean", "low", "high"))
         left_out = ", ".join(f"{found[key]} {key}" for key in ("nan", "infinite", "missing") if found[key])
         rows.append((metric.title, metric.unit, mean, f"{low} to {high}", str(found["count"]), left_out))
     return Table(
@@ -157,7 +150,7 @@ def comparison_table(name: str, compared: Mapping[str, Any]) -> Table:
         found = compared["metrics"][metric_name]
         if found is None:
             continue
-        value, low, high = (f"{found[key] * metric.scale:+.{metric.decimals}f}" for key in ("value", "low", "high"))
+        value, low, high = (metric.shown(found[key], "+") for key in ("value", "low", "high"))
         rows.append((metric.title, metric.unit, value, f"{low} to {high}", str(found["pairs"]), verdict(metric, found)))
     return Table(
         title=f"{name} less {compared['against']}, request by request",

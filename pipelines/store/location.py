@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import random
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
@@ -17,7 +18,7 @@ from typing import IO, Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.store.masking import mask_urls, refuse_credentials
+from pipelines.store.masking import mask_urls, refuse_credentials, without_secrets
 from pipelines.store.patience import ATTEMPTS, FIRST_DELAY_S, MAX_DELAY_S, PATIENT_ATTEMPTS
 from vimaedit.errors import ConfigError
 
@@ -154,6 +155,27 @@ def put_atomic(place: Location, data: bytes) -> None:
         return
     with new_file(place) as path, open(path, "wb") as stream:
         stream.write(data)
+
+
+def put_json(place: Location, content: Mapping[str, Any], *, allow_nan: bool = True) -> None:
+    """Write plain values as one object, whole or not at all; no credentials are among them."""
+    put_atomic(place, json.dumps(without_secrets(content), indent=2, allow_nan=allow_nan).encode())
+
+
+def read_json(place: Location) -> dict[str, Any] | None:
+    """Read what `put_json` wrote; None where there is nothing.
+
+    Raises: ConfigError for an object that holds something else.
+    """
+    if not exists(place):
+        return None
+    try:
+        content = json.loads(read_bytes(place))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+    except ValueError as error:
+        raise ConfigError(f"got {mask_urls(place.url)}, which is damaged ({error}); allowed: a JSON object") from error
+    return content
 
 
 @contextmanager

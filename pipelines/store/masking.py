@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from vimaedit.errors import ConfigError
@@ -77,7 +78,7 @@ def without_secrets(value: Any) -> Any:
     """Mask the credentials of all URLs among nested lists and mappings of plain values."""
     if isinstance(value, str):
         return mask_urls(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: without_secrets(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_secrets(item) for item in value]

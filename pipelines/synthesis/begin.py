@@ -6,16 +6,25 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.edit import begin as edit
 from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import read_run
 from pipelines.output.plan import load_plan
+from pipelines.output.resume import as_stored, tell_differences
 from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import Location, check_writable, exists, is_complete, list_files, locate, put_atomic, read_bytes
-from pipelines.store.masking import cut, mask_urls, without_secrets
+from pipelines.store.location import (
+    Location,
+    check_writable,
+    is_complete,
+    list_files,
+    locate,
+    put_json,
+    read_json,
+)
+from pipelines.store.masking import mask_urls
 from pipelines.synthesis.columns import TAKEN
 from pipelines.synthesis.config import SynthesizeConfig, pair_settings, score_settings
 from pipelines.synthesis.input import CaptionSet, cut_chunks, scan_captions
@@ -24,7 +33,6 @@ from vimaedit.errors import ConfigError
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 
 SETTINGS_FILE = "synthesis.json"
-SHOWN_CHARACTERS = 80
 SELECTION_OPTIONS = ("filters", "validation_fraction", "keep_rejected", "shard_mb", "seed", "truth")
 
 
@@ -33,14 +41,21 @@ class SynthesisSummary:
     """What a synthesis came to. `counts`: outcome -> candidates, `records`: split -> records; places are URLs."""
 
     exit_code: int
-    counts: Mapping[str, int]
-    records: Mapping[str, int]
     seconds: float
     places: tuple[str, ...]
     warnings: tuple[str, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
     stop_reason: str | None = None
     was_finished: bool = False
     truth: str | None = None  # table
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], **others: Any) -> SynthesisSummary:
+        """Say what a finished synthesis came to, from what its `run.json` says."""
+        told = {name: facts[name] for name in ("exit_code", "counts", "records", "seconds", "truth")}
+        lists = {name: tuple(facts[name]) for name in ("places", "warnings")}
+        return cls(**{**told, **lists, **others})
 
     def text(self) -> str:
         """Say candidates by outcome, records by split, and where they lie."""
@@ -113,16 +128,7 @@ def find_selected(config: SynthesizeConfig, output: Location) -> SynthesisSummar
     before = read_run(output) if is_complete(output) else None
     if before is None or before["digest"] != selection_digest(config, read_run(output / "candidates") or {}):
         return None
-    return SynthesisSummary(
-        exit_code=before["exit_code"],
-        counts=before["counts"],
-        records=before["records"],
-        seconds=0.0,
-        places=tuple(before["places"]),
-        warnings=tuple(before["warnings"]),
-        was_finished=True,
-        truth=before["truth"],
-    )
+    return SynthesisSummary.of(before, seconds=0.0, was_finished=True)
 
 
 def selection_digest(config: SynthesizeConfig, run: Mapping[str, Any]) -> str:
@@ -166,7 +172,8 @@ def check_settings(
 
     Raises: ConfigError with the differences.
     """
-    if not exists(output / SETTINGS_FILE):
+    found = read_json(output / SETTINGS_FILE)
+    if found is None:
         if list_files(output / "pairs", ".parquet"):
             raise ConfigError(
                 f"output: got {mask_urls(output.url)}, which holds pairs of unknown settings; allowed: a new folder"
@@ -176,12 +183,8 @@ def check_settings(
         raise ConfigError(
             f"resume: got never, but {mask_urls(output.url)} holds a synthesis; allowed: if-possible, or another output"
         )
-    wanted, found = _settings(config, captions, lexicon), json.loads(read_bytes(output / SETTINGS_FILE))
-    differences = [
-        f"{name}={_shown(value)}, was {_shown(found['settings'].get(name))}"
-        for name, value in wanted["settings"].items()
-        if value != found["settings"].get(name)
-    ]
+    wanted = _settings(config, captions, lexicon)
+    differences = tell_differences(wanted["settings"], {name: found["settings"].get(name) for name in wanted["settings"]})
     if wanted["input"] != found["input"]:
         differences.append("other input files")
     if differences:
@@ -208,17 +211,13 @@ def store_settings(output: Location, making: Making) -> list[int | None]:
     """
     limits = check_settings(output, making.config, making.captions, making.lexicon)
     content = {**_settings(making.config, making.captions, making.lexicon), "limits": limits}
-    put_atomic(output / SETTINGS_FILE, json.dumps(content, indent=2).encode())
+    put_json(output / SETTINGS_FILE, content)
     return limits
 
 
 def _settings(config: SynthesizeConfig, captions: CaptionSet, lexicon: Lexicon | None) -> dict[str, Any]:
     words = lexicon.digest if lexicon is not None else ""
     return {
-        "settings": json.loads(json.dumps(without_secrets(pair_settings(config, words)))),
+        "settings": as_stored(pair_settings(config, words)),
         "input": [[file.path, file.size, file.rows] for file in captions.files],
     }
-
-
-def _shown(value: Any) -> str:
-    return cut(json.dumps(value, ensure_ascii=False), SHOWN_CHARACTERS)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.edit.sheet import BUFFER_BYTES, draw_sheet
-from pipelines.store.location import Location, put_atomic
+from pipelines.edit.sheet import BUFFER_BYTES, draw_sheet, put_sheet
+from pipelines.store.location import Location, locate, put_atomic
 from pipelines.store.parquet import read_batches
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.dataset import Shard
 from pipelines.synthesis.filters import KEPT, NEEDS, Bound, best_score, outcomes
-from pipelines.synthesis.selection import SPLITS, Selected
+from pipelines.synthesis.selection import SPLITS, Selected, Selecting
 from pipelines.tables import Table, markdown_text
 
 SAMPLES = 12
@@ -37,6 +37,23 @@ MEANINGS = {
     "duplicate": "another record looks nearly the same",
     KEPT: "in the data set",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What a data set's card and report tell: what was selected and how, its warnings, where it comes from, and how much is right."""
+
+    selecting: Selecting
+    selected: Selected
+    shards: Sequence[Shard] = ()
+    warnings: Sequence[str] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    truth: Table | None = None
+
+    def facts(self) -> Table:
+        """Return where the data set comes from."""
+        rows = tuple((name, str(value)) for name, value in self.provenance.items())
+        return Table(title="Provenance", columns=("", "value"), rows=rows)
 
 
 def funnel_table(config: SynthesizeConfig, bounds: Sequence[Bound], selected: Selected) -> Table:
@@ -64,42 +81,20 @@ def category_table(selected: Selected) -> Table:
     return Table(title="Kinds of edits", columns=("kind", "candidates", "kept", "share"), rows=tuple(rows))
 
 
-def write_card(
-    output: Location,
-    config: SynthesizeConfig,
-    bounds: Sequence[Bound],
-    selected: Selected,
-    shards: Sequence[Shard],
-    warnings: Sequence[str],
-    provenance: Mapping[str, Any],
-    truth: Table | None = None,
-) -> str:
-    """Write README.md and its sheet of samples; return the card's text."""
-    samples = list(_first_records(output, shards, SAMPLES))
+def write_card(account: Account) -> None:
+    """Write README.md and its sheet of samples."""
+    output = locate(account.selecting.output)
+    samples = list(_first_records(output, account.shards, SAMPLES))
     if samples:
-        sheet, _ = draw_sheet(samples)
-        buffer = io.BytesIO()
-        sheet.save(buffer, format="PNG")
-        put_atomic(output / SHEET_FILE, buffer.getvalue())
-    text = card_text(config, bounds, selected, shards, warnings, provenance, truth, has_sheet=bool(samples))
-    put_atomic(output / "README.md", text.encode())
-    return text
+        put_sheet(output / SHEET_FILE, draw_sheet(samples)[0])
+    put_atomic(output / "README.md", card_text(account, has_sheet=bool(samples)).encode())
 
 
-def card_text(
-    config: SynthesizeConfig,
-    bounds: Sequence[Bound],
-    selected: Selected,
-    shards: Sequence[Shard],
-    warnings: Sequence[str],
-    provenance: Mapping[str, Any],
-    truth: Table | None = None,
-    *,
-    has_sheet: bool,
-) -> str:
+def card_text(account: Account, *, has_sheet: bool) -> str:
     """Write the card: a head that `datasets` and the hub read, then text."""
+    config, bounds, selected = account.selecting.config, account.selecting.bounds, account.selected
     records = {split: selected.records(split) for split in SPLITS}
-    present = [split for split in SPLITS if any(shard.split == split for shard in shards)]
+    present = [split for split in SPLITS if any(shard.split == split for shard in account.shards)]
     total = sum(records.values())
     size = next((name for limit, name in SIZES if total < limit), "n>10M")
     head = ["---", "task_categories:", "- image-to-image", "size_categories:", f"- {size}"]
@@ -108,11 +103,6 @@ def card_text(
         head += [line for split in present for line in (f"  - split: {split}", f"    path: data/{split}-*.parquet")]
     head.append("---")
     counts = ", ".join(f"{records[split]} {split}" for split in present) or "no records"
-    facts = Table(
-        title="Provenance",
-        columns=("", "value"),
-        rows=tuple((name, str(value)) for name, value in provenance.items()),
-    )
     lines = [
         *head,
         "# Edits of pictures by instruction",
@@ -135,12 +125,12 @@ def card_text(
         f"The best of a pair is the one with the highest {best_score(config.filters, vars(config))}. Every candidate's outcome stands in "
         "`selection/`, with its scores and the reason.",
         "",
-        *(f"- {markdown_text(warning)}" for warning in warnings),
+        *(f"- {markdown_text(warning)}" for warning in account.warnings),
         "",
         category_table(selected).markdown(),
         "",
-        *(() if truth is None else (truth.markdown(), "")),
-        facts.markdown(),
+        *(() if account.truth is None else (account.truth.markdown(), "")),
+        account.facts().markdown(),
         "",
     ]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.records.schema import OUTPUT_NAMES
-from pipelines.records.types import IMAGE, feature_of
+from pipelines.records.types import BLEND_WORDS, IMAGE, with_features
 from pipelines.store.parquet import open_writer, table_bytes, write_group
 from pipelines.synthesis.input import Record
 from vimaedit.errors import RequestError
@@ -31,7 +31,7 @@ PAIR_FIELDS = (
     pa.field("image", IMAGE),
     pa.field("source_prompt", pa.string()),
     pa.field("target_prompt", pa.string()),
-    pa.field("blend_words", pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))),
+    pa.field("blend_words", BLEND_WORDS),
     pa.field("instruction", pa.string()),
     pa.field("category", pa.string()),
     pa.field("seed", pa.int64()),
@@ -95,7 +95,7 @@ DATA_FIELDS = (
     pa.field("edit_prompt", pa.string()),
     pa.field("edited_image", IMAGE),
     *(pa.field(name, pa.string()) for name in ("original_prompt", "edited_prompt", "category")),
-    pa.field("blend_words", pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))),
+    pa.field("blend_words", BLEND_WORDS),
     pa.field("mask", IMAGE),
     pa.field("scores", pa.struct([(name, pa.float32()) for name in SCORES])),
     *(pa.field(name, pa.string()) for name in ("id", "pair_id", "caption_file")),
@@ -113,13 +113,6 @@ REJECTED_FIELDS = (*DATA_FIELDS, pa.field("outcome", pa.string()), pa.field("rea
 TAKEN = (*{*OUTPUT_NAMES, *(field.name for fields in (PAIR_FIELDS, SCORE_FIELDS, REJECTED_FIELDS) for field in fields)},)
 
 GROUP_BYTES = 100_000_000  # of a row group's pictures, each counted as often as it occurs
-
-
-def with_features(fields: list[pa.Field]) -> pa.Schema:
-    """Build a schema that tells `datasets` what its columns are."""
-    features = {each.name: feature_of(each.type) for each in fields}
-    known = {name: feature for name, feature in features.items() if feature is not None}
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": known}})})
 
 
 def pair_schema(passed_types: Mapping[str, pa.DataType]) -> pa.Schema:

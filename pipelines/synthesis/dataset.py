@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray.data
 
 from pipelines.cluster.session import set_engine
+from pipelines.cluster.tasks import numbered, run_through
 from pipelines.output.parts import open_result_writer
+from pipelines.records.types import with_features
 from pipelines.store.location import locate, put_atomic
 from pipelines.store.parquet import take_rows, write_groups
-from pipelines.synthesis.columns import DATA_FIELDS, REJECTED_FIELDS, SCORES, with_features
+from pipelines.synthesis.columns import DATA_FIELDS, REJECTED_FIELDS, SCORES
 from pipelines.synthesis.filters import KEPT
-from pipelines.synthesis.scoring import run_through
 from pipelines.synthesis.selection import SPLITS, Group, Selected, Selecting, clear_folder, read_decisions
 
 SHARD_SECONDS = 1200.0
@@ -62,12 +60,7 @@ def write_dataset(selecting: Selecting, selected: Selected, passed: Mapping[str,
     if selecting.config.keep_rejected:
         tasks += [(f"rejected/{group.name}", "", (index,)) for index, group in enumerate(selecting.groups)]
     if tasks:
-        written = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
-            functools.partial(_write_objects, selecting=selecting, tasks=tasks, passed=dict(passed)),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
-        run_through(written)
+        run_through(numbered(len(tasks), _write_objects, selecting=selecting, tasks=tasks, passed=dict(passed)))
     return shards
 
 
@@ -138,10 +131,3 @@ def _record(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, An
     if decision["outcome"] != KEPT:
         record |= {"outcome": decision["outcome"], "reason": decision["reason"]}
     return record
-
-
-def data_features(passed: Mapping[str, pa.DataType]) -> dict[str, Any]:
-    """Return the features of the data set's columns, as its card lists them."""
-    schema = with_features([*DATA_FIELDS, *(pa.field(name, kind) for name, kind in passed.items())])
-    features: dict[str, Any] = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-    return features

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.records.parse import read_label
 from pipelines.records.read import read_rows
 from pipelines.records.scan import FOOTER_THREADS, InputFile
 from pipelines.records.schema import unify_passed
@@ -160,19 +161,8 @@ def _record(captions: CaptionSet, file: InputFile, row: int, batch: pa.RecordBat
         name: to_written(batch.column(source).slice(offset, 1), kind) if source in present else pa.nulls(1, kind)
         for (name, source), kind in zip(captions.passed.items(), captions.passed_types.values(), strict=True)
     }
-    label = values.get("id")
-    error = None
-    if isinstance(label, bool) or not isinstance(label, str | int | None):
-        kind = f"a {type(label).__name__}"
-        error = RequestError("wrong_type", field="id", got=kind, allowed="a string or an integer")
-        label = None
-    return Record(
-        id=f"{file.path}#{row}" if label is None else str(label),
-        input_row=row,
-        values=values,
-        passed=pa.table(passed),
-        error=error,
-    )
+    label, error = read_label(values.get("id"), f"{file.path}#{row}")
+    return Record(id=label, input_row=row, values=values, passed=pa.table(passed), error=error)
 
 
 def _unreadable(captions: CaptionSet, file: InputFile, row: int, error: Exception) -> Record:

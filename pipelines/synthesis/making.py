@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.cluster.weights import local_copy, with_local_weights
-from pipelines.records.parse import parse_edit
+from pipelines.records.parse import parse_edit, read_prompt
 from pipelines.records.pictures import find_picture
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.masking import mask_urls
@@ -33,8 +33,6 @@ from vimaedit.types import UInt8Array
 
 logger = logging.getLogger(__name__)
 
-CAPTION_ALLOWED = "a string that is not empty"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
@@ -52,6 +50,11 @@ class Making:
     def draws_sources(self) -> bool:
         """Whether source pictures are drawn from the captions."""
         return "image" not in self.captions.columns
+
+    @property
+    def needs_device(self) -> bool:
+        """Whether pictures are drawn or texts written by a model of the workers' own."""
+        return self.draws_sources or (self.source == "generator" and self.config.generator.url is None)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -71,7 +74,7 @@ class Maker:
 
     def __init__(self, making: Making) -> None:
         self.making = making
-        if making.draws_sources or (making.source == "generator" and making.config.generator.url is None):
+        if making.needs_device:
             import torch
 
             torch.set_num_threads(making.threads)
@@ -178,16 +181,7 @@ class Maker:
 def _caption(record: Record) -> str:
     if record.error is not None:
         raise record.error
-    value = record.values.get("source_prompt")
-    if isinstance(value, RequestError):
-        raise value
-    if value is None:
-        raise RequestError("null_value", field="source_prompt", got="null", allowed=CAPTION_ALLOWED)
-    if not isinstance(value, str):
-        raise RequestError("wrong_type", field="source_prompt", got=f"a {type(value).__name__}", allowed=CAPTION_ALLOWED)
-    if not value.strip():
-        raise RequestError("empty_prompt", field="source_prompt", got=repr(value), allowed=CAPTION_ALLOWED)
-    return value
+    return read_prompt("source_prompt", record.values.get("source_prompt"))
 
 
 def _given_pair(record: Record) -> PromptPair | RequestError:

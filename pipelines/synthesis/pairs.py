@@ -7,16 +7,14 @@ import logging
 from collections.abc import Sequence
 
 import pyarrow as pa
-import ray
-import ray.data
 
 from pipelines.cluster.place import Placement
 from pipelines.cluster.session import set_engine
+from pipelines.cluster.tasks import run_actors
 from pipelines.store.location import list_files, locate, put_atomic
 from pipelines.synthesis.columns import pair_file, pair_schema, rejected_file
 from pipelines.synthesis.input import Chunk
 from pipelines.synthesis.making import Maker, Making
-from pipelines.synthesis.scoring import actor_pool, run_through
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +55,6 @@ def make_pairs(making: Making, chunks: Sequence[Chunk], placement: Placement) ->
         return 0
     logger.info("making candidates: %d of %d chunks are done", len(chunks) - len(todo), len(chunks))
     set_engine(unit_seconds=CHUNK_SECONDS)
-    needs_device = making.draws_sources or (making.source == "generator" and making.config.generator.url is None)
     making = dataclasses.replace(making, config=dataclasses.replace(making.config, output=output.url))
-    made = ray.data.range(len(todo), override_num_blocks=len(todo)).map_batches(
-        PairActor,
-        fn_constructor_args=(making, todo),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=actor_pool(placement, len(todo)),
-        num_cpus=placement.num_cpus,
-        num_gpus=(placement.num_gpus if needs_device else 0) or None,
-    )
-    run_through(made)
+    run_actors(len(todo), PairActor, (making, todo), placement, needs_device=making.needs_device)
     return len(todo)

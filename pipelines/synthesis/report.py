@@ -12,12 +12,11 @@ from pipelines.output.thumbnails import code_masks, code_picture
 from pipelines.store.location import locate, put_atomic
 from pipelines.store.masking import cut
 from pipelines.store.parquet import take_rows
-from pipelines.synthesis.card import MEANINGS, category_table, funnel_table
-from pipelines.synthesis.config import SynthesizeConfig
+from pipelines.synthesis.card import MEANINGS, Account, category_table, funnel_table
 from pipelines.synthesis.filters import KEPT, outcomes
 from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
-from pipelines.tables import Table, escaped, html_cell, html_row, html_table
-from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
+from pipelines.tables import escaped, html_cell, html_row, html_table
+from vimaedit.images import decode_image, decode_mask
 
 EXAMPLES = 8  # of each outcome
 THUMBNAIL_PX = 160
@@ -38,35 +37,23 @@ td:first-child,th:first-child,.left{text-align:left}
 """
 
 
-def write_report(
-    selecting: Selecting,
-    selected: Selected,
-    warnings: Sequence[str],
-    provenance: Mapping[str, Any],
-    truth: Table | None = None,
-) -> None:
+def write_report(account: Account) -> None:
     """Write `<output>/report.html`, one file that needs nothing else. Pictures are read and reduced on a worker."""
-    wanted = [each for rows in selected.examples.values() for each in rows]
-    pictures = ray.get(ray.remote(_examples).remote(selecting.output, wanted)) if wanted else {}
-    text = render(selecting, selected, warnings, provenance, pictures, truth)
-    put_atomic(locate(selecting.output) / "report.html", text.encode())
+    output = account.selecting.output
+    wanted = [each for rows in account.selected.examples.values() for each in rows]
+    pictures = ray.get(ray.remote(_examples).remote(output, wanted)) if wanted else {}
+    put_atomic(locate(output) / "report.html", render(account, pictures).encode())
 
 
-def render(
-    selecting: Selecting,
-    selected: Selected,
-    warnings: Sequence[str],
-    provenance: Mapping[str, Any],
-    pictures: Mapping[tuple[str, int], Mapping[str, Any]],
-    truth: Table | None = None,
-) -> str:
+def render(account: Account, pictures: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     """Build the page. `pictures`: place of a candidate -> its texts and thumbnails."""
+    selecting, selected, truth = account.selecting, account.selected, account.truth
     config = selecting.config
     parts = [f"<h1>{escaped(_title(selected))}</h1>"]
-    parts += [f'<p class="warning">{escaped(warning)}</p>' for warning in warnings]
+    parts += [f'<p class="warning">{escaped(warning)}</p>' for warning in account.warnings]
     parts += [
         "<h2>Funnel</h2>",
-        _funnel(config, selecting, selected),
+        _funnel(selecting, selected),
         "<h2>Kinds of edits</h2>",
         category_table(selected).html(),
     ]
@@ -84,8 +71,7 @@ def render(
             shown = [_example(row, pictures[row["part"], row["part_row"]]) for row in rows]
             parts.append(f"<h3>{escaped(outcome)}: {escaped(MEANINGS[outcome])}</h3>")
             parts.append(f'<div class="examples">{"".join(shown)}</div>')
-    facts = Table(title="", columns=("", "value"), rows=tuple((name, str(value)) for name, value in provenance.items()))
-    parts += ["<h2>Provenance</h2>", facts.html()]
+    parts += ["<h2>Provenance</h2>", account.facts().html()]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Synthesis</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
 
@@ -94,8 +80,8 @@ def _title(selected: Selected) -> str:
     return f"{selected.counts[KEPT]} records of {sum(selected.counts.values())} candidates"
 
 
-def _funnel(config: SynthesizeConfig, selecting: Selecting, selected: Selected) -> str:
-    table = funnel_table(config, selecting.bounds, selected)
+def _funnel(selecting: Selecting, selected: Selected) -> str:
+    table = funnel_table(selecting.config, selecting.bounds, selected)
     total = max(1, sum(selected.counts.values()))
     rows = []
     for row in table.rows:
@@ -156,8 +142,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         if name == "mask":
             pictures.append((name, "png", code_masks(decode_mask(value["bytes"]), None, THUMBNAIL_PX)))
         else:
-            picture = decode_image(value["bytes"], min_side_px=1, max_pixels=MAX_PIXELS)
-            pictures.append((name, "webp", code_picture(picture, THUMBNAIL_PX)))
+            pictures.append((name, "webp", code_picture(decode_image(value["bytes"]), THUMBNAIL_PX)))
     return {
         "pictures": pictures,
         "edit_prompt": row["instruction"],

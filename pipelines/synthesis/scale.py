@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.cluster.place import auto_batch_size, place
-from pipelines.cluster.session import connect, get, look_at_cluster
+from pipelines.cluster.place import auto_batch_size
+from pipelines.cluster.session import get
 from pipelines.cluster.weights import with_local_weights
-from pipelines.cluster.workers import await_worker, on_worker
+from pipelines.cluster.workers import join, on_worker
 from pipelines.edit.actor import edit_batch
 from pipelines.records.parse import parse_record
 from pipelines.records.pictures import decode_picture
@@ -85,11 +85,7 @@ def estimate_synthesis(
     begun = begun or begin_synthesis(config)
     config, making = begun.config, begun.making
     assert making is not None  # a dry run estimates what is made
-    connect(config)
-    if on_started is not None:
-        on_started()
-    placement = place(config, look_at_cluster(config), compiled=config.compile)
-    await_worker(placement)
+    placement = join(config, on_started, compiled=config.compile)
     making = settle(making, placement)
     chunks = cut_chunks(making.captions, [config.limit])
     records = sum(chunk.count for chunk in chunks)

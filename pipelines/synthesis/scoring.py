@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
-from ray.data import ActorPoolStrategy
 
 from pipelines.cluster.place import Placement
-from pipelines.cluster.session import own_error, set_engine
+from pipelines.cluster.session import set_engine
+from pipelines.cluster.tasks import run_actors
 from pipelines.cluster.weights import local_copy
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
@@ -24,7 +22,7 @@ from pipelines.store.parquet import READ_ROWS, BrokenParquet, put_table, read_ba
 from pipelines.synthesis.columns import SCORE_SCHEMA, SCORES
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from vimaedit.errors import ConfigError
-from vimaedit.images import MAX_PIXELS, decode_image, decode_mask
+from vimaedit.images import decode_image, decode_mask
 from vimaedit.metrics.background import region_psnr
 from vimaedit.synthesis.likeness import perceptual_hash
 from vimaedit.types import BoolArray, Status, UInt8Array
@@ -61,36 +59,9 @@ def score_parts(config: SynthesizeConfig, units: Sequence[Unit], placement: Plac
     logger.info("scoring candidates: %d of %d parts are done", len(names) - len(todo), len(names))
     set_engine(unit_seconds=PART_SECONDS)
     networks = {name: value for name, value in score_settings(config).items() if value is not None}
-    scored = ray.data.range(len(todo), override_num_blocks=len(todo)).map_batches(
-        ScoreActor,
-        fn_constructor_args=(output.url, networks, [(name, marks[name]) for name in todo], device, placement.threads),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=actor_pool(placement, len(todo)),
-        num_cpus=placement.num_cpus,
-        num_gpus=(placement.num_gpus if networks else 0) or None,
-    )
-    run_through(scored)
+    arguments = (output.url, networks, [(name, marks[name]) for name in todo], device, placement.threads)
+    run_actors(len(todo), ScoreActor, arguments, placement, needs_device=bool(networks))
     return len(todo)
-
-
-def actor_pool(placement: Placement, num_tasks: int) -> ActorPoolStrategy:
-    """Return as many actors as the editing run would have: so many as were asked for, or growing with the work."""
-    if placement.num_actors is None:
-        return ActorPoolStrategy(min_size=1, max_size=num_tasks, max_tasks_in_flight_per_actor=2)
-    return ActorPoolStrategy(size=min(placement.num_actors, num_tasks), max_tasks_in_flight_per_actor=1)
-
-
-def run_through(dataset: Any) -> list[dict[str, Any]]:
-    """Run a data set and return its rows, which are small. Raises: the project's own errors as the workers raised them."""
-    try:
-        rows: list[dict[str, Any]] = list(dataset.iter_rows())
-    except Exception as error:
-        own = own_error(error)
-        if own is None:
-            raise
-        raise own from None
-    return rows
 
 
 def score_mark(config: SynthesizeConfig, size: int, generation: int) -> str:
@@ -162,7 +133,7 @@ class Scorer:
         done = [n for n, row in enumerate(rows) if row["status"] == Status.OK]
         if not done:
             return scored
-        pictures = [(_picture(rows[n]["image"]), _picture(rows[n]["edited_image"])) for n in done]
+        pictures = [(decode_image(rows[n]["image"]["bytes"]), decode_image(rows[n]["edited_image"]["bytes"])) for n in done]
         masks = [_mask(rows[n]["edit_mask"]) for n in done]
         for n, (source, edited), mask in zip(done, pictures, masks, strict=True):
             scored[n] |= pixel_scores(source, edited, mask)
@@ -274,10 +245,6 @@ def _base(row: Mapping[str, Any], part: str, part_row: int) -> dict[str, Any]:
         "has_mask": row["edit_mask"] is not None,
         **{name: metrics.get(name) for name in FROM_METRICS},
     }
-
-
-def _picture(value: Mapping[str, Any]) -> UInt8Array:
-    return decode_image(value["bytes"], min_side_px=1, max_pixels=MAX_PIXELS)
 
 
 def _mask(value: Mapping[str, Any] | None) -> BoolArray | None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 
 from pipelines.cluster.session import set_engine
+from pipelines.cluster.tasks import numbered, run_through
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
 from pipelines.store.location import Location, exists, locate, retry_remote
@@ -32,7 +32,6 @@ from pipelines.synthesis.filters import (
     judge,
     rank_of,
 )
-from pipelines.synthesis.scoring import run_through
 
 SPLITS = ("train", "validation")
 GROUP_SECONDS = 600.0
@@ -108,15 +107,11 @@ def select(selecting: Selecting, num_examples: int) -> Selected:
     clear_folder(output / "selection")
     count = len(selecting.groups)
     if config.filters.max_distance is not None:
-        best = ray.data.range(count, override_num_blocks=count).map_batches(
-            functools.partial(_best_of_groups, selecting=selecting), batch_size=None, batch_format="pyarrow"
-        )
+        best = numbered(count, _best_of_groups, selecting=selecting)
         _write_duplicates(output, best.materialize(), config.filters.max_distance)
-    decided = ray.data.range(count, override_num_blocks=count).map_batches(
-        functools.partial(_decide_groups, selecting=selecting), batch_size=None, batch_format="pyarrow"
-    )
+    decided = run_through(numbered(count, _decide_groups, selecting=selecting))
     selected = Selected()
-    summaries = [json.loads(row["summary"]) for row in run_through(decided)]
+    summaries = [json.loads(row["summary"]) for row in decided]
     for summary in sorted(summaries, key=lambda summary: summary["group"]):
         _add(selected, summary, num_examples)
     return selected

@@ -12,18 +12,17 @@ from typing import Any
 import pyarrow as pa
 
 import vimaedit
-from pipelines.cluster.place import Placement, place
+from pipelines.cluster.place import Placement
 from pipelines.cluster.progress import ProgressCallback
-from pipelines.cluster.session import connect, look_at_cluster
-from pipelines.cluster.workers import await_worker
+from pipelines.cluster.workers import join
 from pipelines.edit.edit import run_edit
 from pipelines.exits import EXIT_LOSSES
-from pipelines.output.finish import read_run
+from pipelines.output.finish import RUN_FILE, read_run
 from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.output.summary import RunSummary
-from pipelines.store.location import Location, put_atomic, withdraw_success, write_success
+from pipelines.store.location import Location, put_json, withdraw_success, write_success
 from pipelines.store.lock import Lock, hold_lock
-from pipelines.store.masking import mask_urls, without_secrets
+from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import read_footer
 from pipelines.synthesis.begin import (
     BegunSynthesis,
@@ -35,7 +34,7 @@ from pipelines.synthesis.begin import (
     selection_digest,
     store_settings,
 )
-from pipelines.synthesis.card import write_card
+from pipelines.synthesis.card import Account, write_card
 from pipelines.synthesis.columns import PAIR_FIELDS
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.dataset import write_dataset
@@ -69,11 +68,7 @@ def run_synthesis(
     if (finished := find_finished(begun)) is not None:
         return finished
     config, output, making = begun.config, begun.output, begun.making
-    connect(config)
-    if on_started is not None:
-        on_started()
-    placement = place(config, look_at_cluster(config), compiled=config.compile)
-    await_worker(placement)
+    placement = join(config, on_started, compiled=config.compile)
     with hold_lock(output) as lock:
         edited = None
         if making is not None:
@@ -84,8 +79,6 @@ def run_synthesis(
             if edited.stop_reason is not None:
                 return SynthesisSummary(
                     exit_code=edited.exit_code,
-                    counts={},
-                    records={},
                     seconds=time.monotonic() - started,
                     places=(edited.data,),
                     warnings=edited.warnings,
@@ -128,10 +121,16 @@ def _select(
     lock.check()
     shards = write_dataset(selecting, selected, passed)
     warnings += run.get("warnings", [])
-    provenance = _provenance(config, run)
-    truth = truth_table(measure_truth(config.output)) if config.truth else None
-    write_card(output, config, bounds, selected, shards, warnings, provenance, truth)
-    write_report(selecting, selected, warnings, provenance, truth)
+    account = Account(
+        selecting=selecting,
+        selected=selected,
+        shards=shards,
+        warnings=warnings,
+        provenance=_provenance(config, run),
+        truth=truth_table(measure_truth(config.output)) if config.truth else None,
+    )
+    write_card(account)
+    write_report(account)
     total = sum(selected.counts.values())
     code = edited.exit_code if edited is not None else run.get("exit_code", 0)
     if selected.counts["pair"] > config.max_rejected_fraction * total:
@@ -143,23 +142,15 @@ def _select(
         "records": {split: selected.records(split) for split in SPLITS},
         "places": [mask_urls((output / name).url) for name in ("data", "README.md", "report.html")],
         "warnings": warnings,
-        "truth": None if truth is None else truth.text(),
+        "truth": None if account.truth is None else account.truth.text(),
         "version": vimaedit.__version__,
         "seconds": round(time.monotonic() - started, 3),
         "config": dataclasses.asdict(config),
     }
     lock.check()
-    put_atomic(output / "run.json", json.dumps(without_secrets(facts), indent=2).encode())
+    put_json(output / RUN_FILE, facts)
     write_success(output)
-    return SynthesisSummary(
-        exit_code=code,
-        counts=facts["counts"],
-        records=facts["records"],
-        seconds=time.monotonic() - started,
-        places=tuple(facts["places"]),
-        warnings=tuple(warnings),
-        truth=facts["truth"],
-    )
+    return SynthesisSummary.of(facts)
 
 
 def _passed_types(output: Location, stored: StoredPlan) -> dict[str, pa.DataType]:

@@ -12,11 +12,11 @@ from pipelines.store.location import list_files, locate
 from pipelines.store.parquet import READ_ROWS, read_batches, read_table
 from pipelines.synthesis.filters import KEPT
 from pipelines.tables import Table
-from vimaedit.images import MAX_PIXELS, decode_image
-from vimaedit.metrics.statistics import Interval, wilson_interval
+from vimaedit.images import decode_image
+from vimaedit.metrics.statistics import wilson_interval
 from vimaedit.scenes.scenes import Scene
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
-from vimaedit.types import Status, UInt8Array
+from vimaedit.types import Status
 from vimaedit.words.phrases import parse_blend
 
 COLUMNS = ("image", "edited_image", "category", "blend_words_used", "target_prompt", "status", "pair_id", "candidate")
@@ -34,11 +34,6 @@ class Truth:
     edited: tuple[int, int]
     kept: tuple[int, int]
     by_category: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]
-
-    @property
-    def intervals(self) -> tuple[Interval, Interval]:
-        """The shares that are right before and after filtering, with their 95 % intervals."""
-        return wilson_interval(*self.edited), wilson_interval(*self.kept)
 
     @property
     def kept_share(self) -> float:
@@ -100,10 +95,6 @@ def _share(right: int, total: int) -> str:
     return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def _picture(coded: bytes) -> UInt8Array:
-    return decode_image(coded, min_side_px=1, max_pixels=MAX_PIXELS)
-
-
 def _judge_part(output: str, part: str, lexicon: Lexicon) -> list[tuple[str, str, int, bool]]:
     from vimaedit.scenes.reading.find import read_unknown
     from vimaedit.scenes.reading.truth import is_edit_right
@@ -116,8 +107,8 @@ def _judge_part(output: str, part: str, lexicon: Lexicon) -> list[tuple[str, str
             continue
         coded, edited = (row[name]["bytes"] for name in ("image", "edited_image"))
         if coded not in sources:
-            sources[coded] = read_unknown(_picture(coded))
+            sources[coded] = read_unknown(decode_image(coded))
         blend = parse_blend(row["blend_words_used"])
-        right = is_edit_right(sources[coded], _picture(edited), row["category"] or "", blend, row["target_prompt"], lexicon)
+        right = is_edit_right(sources[coded], decode_image(edited), row["category"] or "", blend, row["target_prompt"], lexicon)
         verdicts.append((row["category"] or "", row["pair_id"], row["candidate"], right))
     return verdicts

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from pipelines.synthesis.card import card_text
+from pipelines.synthesis.card import Account, card_text
 from pipelines.synthesis.config import SynthesizeConfig
-from pipelines.synthesis.selection import Selected
+from pipelines.synthesis.selection import Selected, Selecting
 from pipelines.tables import Table, html_cell, html_row, html_table, markdown_text
 
 HOSTILE = "a|b\n---\n<script>x</script> [c](javascript:d) s3://KEY:SECRET@bucket/e \x1b[2J\u202e `f` *g* \\"
@@ -67,7 +67,9 @@ def test_a_card_has_one_head_and_no_html_whatever_the_categories_and_warnings_ar
     config = SynthesizeConfig(input="in", output="out", model="tiny")
     warnings = [f"w\n---\n{HOSTILE}"]
     provenance = {"model": "s3://KEY:SECRET@bucket/m", "input": HOSTILE}
-    text = card_text(config, [], selected, [], warnings, provenance, has_sheet=False)
+    selecting = Selecting(output="out", config=config, groups=(), bounds=())
+    account = Account(selecting=selecting, selected=selected, warnings=warnings, provenance=provenance)
+    text = card_text(account, has_sheet=False)
     assert text.splitlines().count("---") == 2 and "license: mine" not in text.splitlines()
     assert "<script>" not in text and "SECRET" not in text and "](javascript" not in text
     assert "- w --- a\\|b" in text and r"| model | s3://\*\*\*@bucket/m |" in text

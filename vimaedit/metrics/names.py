@@ -22,6 +22,15 @@ class Metric:
     higher_is_better: bool | None = True
     backbone: str | None = None
 
+    @property
+    def heading(self) -> str:
+        """What stands over a column of it."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def shown(self, value: float, sign: str = "") -> str:
+        """Write a value, or with the sign `+` a difference, as tables show it."""
+        return f"{value * self.scale:{sign}.{self.decimals}f}"
+
 
 METRICS: dict[str, Metric] = {
     "structure_distance": Metric(

@@ -12,13 +12,12 @@ from vimaedit.types import UInt8Array
 
 SIDE = 32  # px of the reduced picture
 KEPT = 8  # lowest frequencies in either direction
-BITS = 3 * KEPT * KEPT  # of a picture's hash
 FLAT = 0.5  # levels; a frequency with less amplitude is noise
 PLANES = ("Y", "Cb", "Cr")
 
 
 def perceptual_hash(picture: UInt8Array) -> bytes:
-    """Hash a picture (height, width, 3) so that pictures that look the same differ in few of `BITS` bits: 24 bytes.
+    """Hash a picture (height, width, 3) so that pictures that look the same differ in few of 192 bits: 24 bytes.
 
     Each plane of YCbCr is reduced to 32 x 32 px and transformed by a cosine transform; a bit says whether one of the 64 lowest
     frequencies exceeds their median (Zauner 2010). Frequencies of hardly any amplitude count as none, so that flat planes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ from pipelines.cluster.session import get
 from pipelines.evaluate.report.data import Board, MethodBoard, Result, Sample
 from pipelines.evaluate.report.pictures import Key, RunRows, ShownRow, part_rows
 from pipelines.ingest.ingest import IngestSummary
+from pipelines.output.finish import read_run
 from pipelines.score.table import read_scores, read_summary
-from pipelines.store.location import Location, list_files, read_bytes
+from pipelines.store.location import Location, list_files
 from vimaedit.metrics.names import METRICS
 
 TASKS_IN_FLIGHT = 16
@@ -33,8 +33,8 @@ def gather(
     methods = []
     records = 0
     for name in names:
-        table, scores = read_scores(output, name), read_summary(output, name)
-        assert table is not None and scores is not None  # written just before
+        table, scores, run = read_scores(output, name), read_summary(output, name), read_run(output / "runs" / name)
+        assert table is not None and scores is not None and run is not None  # written just before
         records = max(records, scores["records"])
         wanted = frozenset(_keys(table.slice(0, gallery)))
         found = _read_run(output / "runs" / name, wanted, px, shared=name == names[0])
@@ -52,7 +52,6 @@ def gather(
                 ),
             )
             _add(sample, name, row, found.rows.get(key), common)
-        run = json.loads(read_bytes(output / "runs" / name / "run.json"))
         methods.append(
             MethodBoard(
                 name=name,

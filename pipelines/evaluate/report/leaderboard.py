@@ -35,7 +35,7 @@ def leaderboard(board: Board) -> list[Table]:
 def _means(board: Board, ranked: Sequence[MethodBoard], metrics: Sequence[str]) -> Table:
     return Table(
         title=f"{len(board.methods)} method{'s' if len(board.methods) > 1 else ''} on {board.records} records",
-        columns=("method", "scored", *(_title(name) for name in metrics), "s/edit"),
+        columns=("method", "scored", *(METRICS[name].heading for name in metrics), "s/edit"),
         rows=tuple(
             (
                 method.name,
@@ -55,7 +55,7 @@ def _differences(ranked: Sequence[MethodBoard], metrics: Sequence[str]) -> Table
     compared = [(method, found) for method in ranked if (found := method.scores["compared"])]
     return Table(
         title=f"Differences to {compared[0][1]['against']}, record by record" if compared else "",
-        columns=("method", *(_title(name) for name in metrics)),
+        columns=("method", *(METRICS[name].heading for name in metrics)),
         rows=tuple(
             (method.name, *(_difference(name, found["metrics"].get(name)) for name in metrics)) for method, found in compared
         ),
@@ -66,7 +66,7 @@ def _differences(ranked: Sequence[MethodBoard], metrics: Sequence[str]) -> Table
 def _by_category(board: Board, ranked: Sequence[MethodBoard], metric: str) -> Table:
     categories = board.categories
     return Table(
-        title=f"{_title(metric)} by category",
+        title=f"{METRICS[metric].heading} by category",
         columns=("method", *categories),
         rows=tuple((method.name, *(_mean(metric, method.mean(metric, each)) for each in categories)) for method in ranked)
         if len(categories) > 1
@@ -87,27 +87,21 @@ def _ranked(board: Board, metrics: Sequence[str]) -> list[MethodBoard]:
     return sorted(board.methods, key=rank)
 
 
-def _title(name: str) -> str:
-    metric = METRICS[name]
-    return f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}"
-
-
 def _cell(method: MethodBoard, name: str) -> str:
-    found, metric = method.mean(name), METRICS[name]
+    found = method.mean(name)
     if found is None:
         return NOTHING
-    mean, low, high = (f"{found[key] * metric.scale:.{metric.decimals}f}" for key in ("mean", "low", "high"))
+    mean, low, high = (METRICS[name].shown(found[key]) for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 
 def _mean(name: str, found: Mapping[str, Any] | None) -> str:
-    metric = METRICS[name]
-    return NOTHING if found is None else f"{found['mean'] * metric.scale:.{metric.decimals}f}"
+    return NOTHING if found is None else METRICS[name].shown(found["mean"])
 
 
 def _difference(name: str, found: Mapping[str, Any] | None) -> str:
     if found is None:
         return NOTHING
     metric = METRICS[name]
-    value, low, high = (f"{found[key] * metric.scale:+.{metric.decimals}f}" for key in ("value", "low", "high"))
+    value, low, high = (metric.shown(found[key], "+") for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}] {verdict(metric, found)}".rstrip()

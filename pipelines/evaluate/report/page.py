@@ -133,7 +133,7 @@ def gallery_data(board: Board) -> dict[str, Any]:
         "measures": [
             {
                 "key": name,
-                "title": METRICS[name].title + (f" ({METRICS[name].unit})" if METRICS[name].unit else ""),
+                "title": METRICS[name].heading,
                 "better": better[METRICS[name].higher_is_better],
                 "digits": METRICS[name].decimals,
                 "factor": METRICS[name].scale,

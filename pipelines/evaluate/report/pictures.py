@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.output.thumbnails import code_masks, code_picture
 from pipelines.store.location import Location
 from pipelines.store.parquet import read_batches
-from vimaedit.images import MAX_PIXELS, decode_image, decode_mask, fit_mask
+from vimaedit.images import decode_image, decode_mask, fit_mask
 from vimaedit.types import BoolArray, Status, UInt8Array
 
 BATCH_ROWS = 8  # decoded from Parquet at a time
@@ -91,7 +91,7 @@ def row_thumbnails(row: Mapping[str, Any], px: int, shared: bool) -> dict[str, b
 def _picture(value: Any) -> UInt8Array | None:
     if value is None or value["bytes"] is None:
         return None
-    return decode_image(value["bytes"], min_side_px=1, max_pixels=MAX_PIXELS)
+    return decode_image(value["bytes"])
 
 
 def _mask(value: Any) -> BoolArray | None:

@@ -120,7 +120,7 @@ def method_cell(name: str, index: int) -> str:
 def title(metric: Metric) -> str:
     """Return a column's title with its unit and an arrow to the better side."""
     arrow = {True: " ↑", False: " ↓", None: ""}[metric.higher_is_better]
-    return f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}{arrow}"
+    return metric.heading + arrow
 
 
 def status_text(counts: Mapping[str, int]) -> str:
@@ -161,23 +161,17 @@ def _mean_cell(board: Board, method: MethodBoard, name: str, category: str | Non
     best = metric.higher_is_better is not None and len(board.methods) > 1
     best = best and found["mean"] == (max(values) if metric.higher_is_better else min(values))
     left_out = sum(found.get(kind) or 0 for kind in ("nan", "infinite", "missing"))
-    interval = "" if found["low"] is None else f"{shown(metric, found['low'])} … {shown(metric, found['high'])}"
+    interval = "" if found["low"] is None else f"{metric.shown(found['low'])} … {metric.shown(found['high'])}"
     small = "<br>".join(text for text in (interval, f"n = {found['count']}" if left_out else "") if text)
-    return html_cell(f"{shown(metric, found['mean'])}<small>{small}</small>", "best" if best else "")
+    return html_cell(f"{metric.shown(found['mean'])}<small>{small}</small>", "best" if best else "")
 
 
 def _difference_cell(metric: Metric, found: Mapping[str, Any] | None) -> str:
     if not found or found["value"] is None:
         return html_cell(NOTHING)
     sure = found["low"] > 0 or found["high"] < 0
-    interval = f"{shown(metric, found['low'])} … {shown(metric, found['high'])}"
-    value = found["value"] * metric.scale
-    return html_cell(f"{value:+.{metric.decimals}f}<small>{interval}</small>", "best" if sure else "")
-
-
-def shown(metric: Metric, value: float) -> str:
-    """Write a value in the scale of tables."""
-    return f"{value * metric.scale:.{metric.decimals}f}"
+    interval = f"{metric.shown(found['low'])} … {metric.shown(found['high'])}"
+    return html_cell(f"{metric.shown(found['value'], '+')}<small>{interval}</small>", "best" if sure else "")
 
 
 def _habits(method: MethodBoard) -> str:

@@ -25,7 +25,7 @@ from pipelines.records.schema import output_schema
 from pipelines.score.config import ScoreConfig
 from pipelines.score.networks import Measurer, MetricNetworks
 from pipelines.score.pairs import find_pairs
-from pipelines.score.read import ScoreContext, load_pairs
+from pipelines.score.read import load_pairs
 from tests.contexts import make_context
 from tests.pipeline.conftest import write_records
 from vimaedit.config import ModelConfig
@@ -111,7 +111,7 @@ def test_what_rides_along_is_what_a_later_scoring_says(
         benchmark=job.input, edited=job.output, output=str(tmp_path / "scores"), metrics=[*RIDING_GROUPS], **networks
     )
     pairs = find_pairs(config)
-    later = load_pairs(ScoreContext.of(config, pairs), list(enumerate(pairs.pairs)))
+    later = load_pairs(config, pairs.places, list(enumerate(pairs.pairs)))
     measure = Measurer(MetricNetworks.of(config, config.groups), batch_size=8, threads=1, use_gpu=False, absent=())
     scores = measure([item.sample for item in later if item.sample is not None])
     rows = pq.read_table(tmp_path / "out" / "data").to_pylist()

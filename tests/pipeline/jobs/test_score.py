@@ -17,8 +17,8 @@ from PIL import Image
 
 from jobs.score import main
 from pipelines.edit.edit import run_edit
-from pipelines.score.config import SCORE_SCHEMA
-from pipelines.score.score import ScoreConfig, run_score
+from pipelines.score.config import SCORE_SCHEMA, ScoreConfig
+from pipelines.score.score import run_score
 from pipelines.score.table import read_scores, read_summary
 from pipelines.store.location import locate
 from tests.pipeline.conftest import MakeJob

@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.records.types import IMAGE
 from pipelines.score.config import SCORE_SCHEMA, ScoreConfig
 from pipelines.score.pairs import Edited, Pair, edited_columns, find_pairs, match
-from pipelines.score.read import ScoreContext, frame_box, is_framed, load_pairs, read_rows_of, resize, through_jpeg
+from pipelines.score.read import frame_box, is_framed, load_pairs, resize, through_jpeg
 from pipelines.score.table import (
     compare_tables,
     comparison_table,
@@ -27,7 +27,6 @@ from pipelines.score.table import (
     score_row,
     summary_table,
 )
-from pipelines.store.location import locate
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask, fit_image
 from vimaedit.metrics.names import METRICS
@@ -68,7 +67,7 @@ def config(tmp_path: Path, **options: Any) -> ScoreConfig:
 def load(settings: ScoreConfig) -> list[Any]:
     pairs = find_pairs(settings)
     wanted = [(n, pair) for n, pair in enumerate(pairs.pairs) if pair.edited is not None]
-    return load_pairs(ScoreContext.of(settings, pairs), wanted)
+    return load_pairs(settings, pairs.places, wanted)
 
 
 def pair(identity: str, row: int, edit_index: int = 0) -> Pair:
@@ -206,19 +205,13 @@ def test_what_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
         "record 'r2': reference_mask: got 0 bytes; allowed: an encoded picture",
         "record 'r3': source_prompt: got null; allowed: a string",
         "record 'r4': image: got '../secret.png'; allowed: a path under ",
-        "record 'r5': edited_image: got null; allowed: binary, {bytes, path} or a path",
+        "record 'r5': edited_image: got null; allowed: binary, {bytes, path} or string",
         "record 'r6': original_size: got 512x512 px; allowed: 67x61 px, the size of the benchmark's picture",
         "record 'r7': crop_box: got (0, 0, 68, 61); allowed: a part of 67x61 px",
     ]
     assert items[0].problem is None and items[8].problem is None
     for item, pattern in zip(items[1:8], patterns, strict=True):
         assert item.sample is None and re.match(re.escape(pattern), item.problem), item.problem
-
-
-def test_single_rows_are_read_by_their_row_groups(tmp_path: Path) -> None:
-    place = write(tmp_path / "a.parquet", [record(n) for n in range(53)], row_group_size=20)
-    found = read_rows_of(locate(str(place)), [52, 3, 19, 20], ["id", "absent"])
-    assert {row: values["id"] for row, values in found.items()} == {3: "r3", 19: "r19", 20: "r20", 52: "r52"}
 
 
 @pytest.mark.parametrize(("shape", "box"), [((10, 20), (0, 7, 67, 41)), ((61, 67), (0, 0, 67, 61)), ((5, 5), (3, 0, 64, 61))])

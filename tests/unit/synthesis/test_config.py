@@ -17,7 +17,7 @@ import pytest
 from pipelines.output.plan import Unit
 from pipelines.store.location import locate
 from pipelines.synthesis.begin import check_settings, pair_source, store_settings
-from pipelines.synthesis.card import card_text, category_table, funnel_table
+from pipelines.synthesis.card import Account, card_text, category_table, funnel_table
 from pipelines.synthesis.columns import TAKEN, pair_file, pair_schema
 from pipelines.synthesis.config import Filters, Generator, Spread, SynthesizeConfig
 from pipelines.synthesis.dataset import Shard, cut_shards
@@ -25,7 +25,7 @@ from pipelines.synthesis.filters import make_bounds
 from pipelines.synthesis.input import CaptionSet, cut_chunks, read_records, scan_captions
 from pipelines.synthesis.making import Maker, Making
 from pipelines.synthesis.scale import Estimate, Measured, estimate_text
-from pipelines.synthesis.selection import Selected, make_groups
+from pipelines.synthesis.selection import Selected, Selecting, make_groups
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 
@@ -259,7 +259,7 @@ def test_other_settings_and_other_inputs_are_told_apart(tmp_path: Path, captions
     check_settings(output, dataclasses.replace(first, filters=Filters(per_pair=2), steps=3), captions, words)
     for other, message in (
         (dataclasses.replace(first, candidates=2), "candidates=2, was 4"),
-        (dataclasses.replace(first, seed=1, pairs="rules"), 'seed=1, was 0, pairs="rules", was "auto"'),
+        (dataclasses.replace(first, seed=1, pairs="rules"), 'pairs="rules", was "auto", seed=1, was 0'),
     ):
         with pytest.raises(
             ConfigError, match=f"which holds a synthesis of other settings: {message}; allowed: those it was begun"
@@ -340,7 +340,9 @@ def test_the_card_counts_every_reason() -> None:
     assert rows["best_of_pair"] == ("1 of 4", "4", "1", "10.0 %") and "duplicate" not in rows
     assert category_table(selected).rows == (("change_style", "4", "1", "25.0 %"),)
     shards = cut_shards(selected, 10**9)
-    text = card_text(settings, bounds, selected, shards, warnings, {"model": "random"}, has_sheet=True)
+    selecting = Selecting(output="out", config=settings, groups=(), bounds=tuple(bounds))
+    whole = Account(selecting=selecting, selected=selected, shards=shards, warnings=warnings, provenance={"model": "random"})
+    text = card_text(whole, has_sheet=True)
     assert (
         text.startswith("---\ntask_categories:\n- image-to-image\n")
         and "  - split: validation\n    path: data/validation-*.parquet\n---\n" in text
@@ -350,7 +352,7 @@ def test_the_card_counts_every_reason() -> None:
         and "- filter clip_source is off: scoring_clip names no network" in text
     )
     assert "| model | random |" in text and "samples.png" in text
-    empty = card_text(settings, bounds, Selected(), [], [], {}, has_sheet=False)
+    empty = card_text(Account(selecting=selecting, selected=Selected()), has_sheet=False)
     assert "configs" not in empty and "0 records (no records) of 0 candidates." in empty and "samples.png" not in empty
 
 
@@ -384,5 +386,5 @@ def test_an_id_of_another_type_costs_its_record(tmp_path: Path) -> None:
     found = scan_captions(str(tmp_path), {}, TAKEN)
     (row,) = make(found, "rules", candidates=2).make(cut_chunks(found, [None])[0]).rejected
     assert (row["id"], row["reason"]) == ("x.parquet#0", "wrong_type")
-    assert row["message"] == "id: got a float; allowed: a string or an integer"
+    assert row["message"] == "id: got float 1.5; allowed: a string or an integer"
     assert isinstance(next(read_records(found, cut_chunks(found, [None])[0])).error, RequestError)
