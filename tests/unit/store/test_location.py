@@ -10,7 +10,18 @@ import fsspec
 import pytest
 
 from pipelines.store import location as storage
-from pipelines.store.location import check_writable, exists, is_transient, list_files, locate, put_atomic, read_bytes, retry
+from pipelines.store.location import (
+    check_writable,
+    exists,
+    is_transient,
+    list_files,
+    locate,
+    put_atomic,
+    put_json,
+    read_bytes,
+    read_json,
+    retry,
+)
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import ATTEMPTS, MAX_DELAY_S, PATIENT_ATTEMPTS
 from vimaedit.errors import ConfigError
@@ -190,3 +201,20 @@ def test_a_missing_object_is_asked_for_once() -> None:
     with pytest.raises(FileNotFoundError):
         retry(missing, first_delay_s=0.001)
     assert len(made) == 1
+
+
+def test_a_json_object_comes_back_without_credentials(tmp_path: Path) -> None:
+    place = locate(str(tmp_path / "run.json"))
+    assert read_json(place) is None
+    put_json(place, {"model": "https://ann:hush@host/m", "rows": 7})
+    assert read_json(place) == {"model": "https://***@host/m", "rows": 7}
+    put_json(place, {"nan": float("nan")})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        put_json(place, {"nan": float("nan")}, allow_nan=False)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"rows": 7', b"[1]", b"\xff"])
+def test_a_damaged_json_object_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^got .*/run.json, which is damaged \(.*\); allowed: a JSON object$"):
+        read_json(locate(str(tmp_path / "run.json")))
