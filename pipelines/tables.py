@@ -11,6 +11,8 @@ from pipelines.store.masking import mask_urls, printable
 
 # What Markdown would take for a cell's end, an escape, code, emphasis or a link. Brackets alone, as of intervals, are none.
 MARKDOWN_SIGNS = re.compile(r"[\\`*|]|(?<=\])[(:\[]")
+# ... and for HTML; signs that only compare are none.
+HTML_SIGNS = re.compile(r"<(?=[A-Za-z/!?])|&(?=#|\w+;)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Table:
 def markdown_text(text: str) -> str:
     """Write a text for one line of Markdown, in which it is nothing but text; credentials in it are masked."""
     line = printable(" ".join(mask_urls(text).split()))
-    return html.escape(MARKDOWN_SIGNS.sub(r"\\\g<0>", line), quote=False)
+    return HTML_SIGNS.sub(lambda sign: html.escape(sign[0]), MARKDOWN_SIGNS.sub(r"\\\g<0>", line))
 
 
 def escaped(text: str) -> str:

@@ -27,8 +27,11 @@ def test_columns_are_aligned() -> None:
 
 
 def test_own_texts_stay_readable_in_markdown() -> None:
-    for text in ("22.1 [20.0, 24.0]", "scene_success (%)", 'it\'s "quoted"', "12.3 % of 5 -> x", "train-00000.parquet"):
-        assert markdown_text(text) == text.replace(">", "&gt;")
+    for text in ("22.1 [20.0, 24.0]", "scene_success (%)", 'it\'s "quoted"', "12.3 % of 5 -> x", "<= 12 & > 3"):
+        assert markdown_text(text) == text
+    assert markdown_text("a <b> </b> <!-- --> &lt; &#60; <https://host>") == (
+        "a &lt;b> &lt;/b> &lt;!-- --> &amp;lt; &amp;#60; &lt;https://host>"
+    )
 
 
 @pytest.mark.parametrize("place", ["title", "column", "cell", "note"])
