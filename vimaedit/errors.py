@@ -13,6 +13,10 @@ class ConfigError(VimaeditError):
     """A setting is wrong. Raised before any model work starts; the text says what is allowed."""
 
 
+class WrongWeights(ConfigError):
+    """Weights that are there, but are not what they should be: some missing, not finite, of something else."""
+
+
 class RequestError(VimaeditError):
     """One record cannot be edited as asked. It becomes a row with status `rejected`; the run goes on.
 

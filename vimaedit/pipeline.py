@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from vimaedit.engine.batch import StepState
     from vimaedit.models.files import ModelFacts, ModelFiles
+
+logger = logging.getLogger(__name__)
 
 Picture = Image.Image | UInt8Array | str | PathLike[str]
 StepCallback = Callable[["ViMAEditPipeline", int, int, dict[str, Any]], None]
@@ -157,7 +160,10 @@ class ViMAEditPipeline:
             files = resolve_model(self.model, image_guidance=config.image_guidance)
             from vimaedit.models.networks import load_networks  # torch, once it is known that there is a model
 
-            self._loaded = load_networks(files, self.model), files, model_facts(files)
+            networks = load_networks(files, self.model)
+            for each in networks.left_out:
+                logger.warning("%s", each.text())
+            self._loaded = networks, files, model_facts(files)
         return self._loaded
 
     def _editor(self, config: EditConfig) -> Any:

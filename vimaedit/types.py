@@ -24,6 +24,22 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """What the user handed over and a run does not use: `count` of `total`, up to three `examples`, and the reason."""
+
+    what: str
+    count: int
+    total: int
+    examples: tuple[str, ...]
+    reason: str
+
+    def text(self) -> str:
+        """Say it in one line."""
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{self.what}: {self.count} of {self.total} left out ({', '.join(self.examples)}{more}): {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlendPhrase:
     """The words that say what changes: a phrase of the source prompt, one of the target prompt, either may be absent."""
 

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from pipelines.store.location import Location, list_files, locate, retry
 from pipelines.store.masking import mask_urls
 from vimaedit.config import Lora, ModelConfig
-from vimaedit.errors import ConfigError
-from vimaedit.models.files import BUNDLE_FILE, bundle_recipe
+from vimaedit.errors import ConfigError, shown
+from vimaedit.models.files import BUNDLE_FILE, bundle_recipe, check_bundle
+from vimaedit.models.names import absolute_name
 
 CACHE = Path("~/.cache/vimaedit/weights")
 MODEL_OPTIONS = ("model", "ip_adapter", "clip", "model_config")
@@ -39,6 +40,15 @@ def with_local_weights(config: Config) -> Config:
         Lora(path=local_copy("lora", lora.path) if "://" in lora.path else lora.path, scale=lora.scale) for lora in config.lora
     ]
     return dataclasses.replace(config, lora=loras, **copies)
+
+
+def with_absolute_names(config: Config) -> Config:
+    """Replace the paths among the options of a model by absolute ones, for a worker's current folder may be another."""
+    named: dict[str, Any] = {
+        name: absolute_name(value) for name in MODEL_OPTIONS if isinstance(value := getattr(config, name), str)
+    }
+    loras = [Lora(path=absolute_name(lora.path), scale=lora.scale) for lora in config.lora]
+    return dataclasses.replace(config, lora=loras, **named)
 
 
 def local_copy(option: str, url: str) -> str:
@@ -87,12 +97,16 @@ def stated_recipe(model: str) -> dict[str, Any]:
         return bundle_recipe(model)
     place = locate(model) / BUNDLE_FILE
     try:
-        text = retry(lambda: place.fs.cat_file(place.path))
-        recipe: dict[str, Any] = json.loads(text).get("recipe", {})
+        content = json.loads(retry(lambda: place.fs.cat_file(place.path)))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"model: got {mask_urls(model)!r}, whose {BUNDLE_FILE} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"model: got {mask_urls(model)!r}, whose {BUNDLE_FILE} holds {shown(content)}; allowed: a JSON object"
+        )
+    recipe: dict[str, Any] = check_bundle(Path(mask_urls(place.path)), content).get("recipe", {})
     return recipe
 
 

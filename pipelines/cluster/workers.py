@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,20 +13,23 @@ import ray
 
 from pipelines.cluster.place import Placement, place
 from pipelines.cluster.session import connect, get, look_at_cluster
-from pipelines.cluster.weights import with_local_weights
+from pipelines.cluster.weights import with_absolute_names, with_local_weights
 from pipelines.options import Place
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import GPU_WAIT_S
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.models.files import ModelFacts
+from vimaedit.models.names import BUILT_IN
+from vimaedit.types import LeftOut
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a worker says of the model and of itself. `device_gib`: memory of its GPU, None on a CPU."""
+    """What a worker says of the model and of itself. `device_gib`: memory of its GPU, None on a CPU; `left_out`: what of the model's
+    files is not used."""
 
     facts: ModelFacts
     model_digest: str
@@ -33,6 +37,7 @@ class Probe:
     dtype: str
     device_gib: float | None
     versions: dict[str, str]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def on_worker(function: Any, placement: Placement, **options: Any) -> Any:
@@ -41,11 +46,13 @@ def on_worker(function: Any, placement: Placement, **options: Any) -> Any:
 
 
 def probe(edit: EditConfig, model: ModelConfig, placement: Placement) -> Probe:
-    """Read the model's facts and digest its weights on a worker of the editing kind; nothing is loaded.
+    """Read the model's facts and digest its weights on a worker of the editing kind. A model that is not built in is loaded there
+    once, as the actors will, so that wrong weights end the run before it is planned.
 
-    Raises: ConfigError where the model cannot be had or does not fit the options.
+    Raises: ConfigError where the model cannot be had, is not whole or does not fit the options.
     """
-    found: Probe = get(on_worker(_probe, placement).remote(edit, model, placement.use_gpu))
+    named = with_absolute_names(model)
+    found: Probe = get(on_worker(_probe, placement).remote(edit, named, placement.threads, placement.use_gpu))
     size = edit.canvas.size or found.facts.canvas_size
     if size % found.facts.granularity:
         raise ConfigError(
@@ -90,24 +97,41 @@ def _begin() -> None:
     """Do nothing: that it runs says that there is room for it."""
 
 
-def _probe(edit: EditConfig, model: ModelConfig, use_gpu: bool) -> Probe:
+def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) -> Probe:
     import platform
 
     from vimaedit.models.files import model_digest, model_facts, resolve_model
 
     device, device_gib = _gpu(model) if use_gpu else ("cpu", None)
-    files = resolve_model(with_local_weights(model), image_guidance=edit.image_guidance)
+    local = with_local_weights(model)
+    files = resolve_model(local, image_guidance=edit.image_guidance)
     dtype = model.dtype if model.dtype != "auto" else "float16" if use_gpu and not edit.needs_gradients else "float32"
+    unmerged: tuple[tuple[str, ...], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    if not _is_built_in(model):
+        import torch
+
+        from vimaedit.models.networks import load_networks
+
+        torch.set_num_threads(threads)
+        networks = load_networks(files, dataclasses.replace(local, device="cuda" if use_gpu else "cpu", dtype=dtype))
+        unmerged, left_out = networks.unmerged, networks.left_out
     versions = {"python": platform.python_version(), "torch": version("torch"), "ray": ray.__version__}
     versions |= {"machine": platform.machine(), "device": device}
     return Probe(
         facts=model_facts(files),
-        model_digest=model_digest(files),
+        model_digest=model_digest(files, unmerged),
         device="cuda" if use_gpu else "cpu",
         dtype=dtype,
         device_gib=device_gib,
         versions=versions,
+        left_out=left_out,
     )
+
+
+def _is_built_in(model: ModelConfig) -> bool:
+    """Whether a model is the package's own in all its parts."""
+    return model.model in BUILT_IN and not model.lora and model.ip_adapter is None and model.clip is None
 
 
 def _gpu(model: ModelConfig) -> tuple[str, float]:

@@ -176,7 +176,8 @@ def _finish(context: RunContext, prepared: Prepared, work: Work, lock: Lock, sum
     }
     facts |= {"seconds": round(seconds, 3), "rows_per_second": summary.edited / seconds}
     facts |= {"versions": prepared.probe.versions, "results_version": RESULTS_VERSION}
-    write_run(output, context, {**facts, "warnings": warnings})
+    left_out = [dataclasses.asdict(each) for each in prepared.probe.left_out]
+    write_run(output, context, {**facts, "warnings": warnings, "left_out": left_out})
     lock.check()
     write_success(output)
     logger.info(

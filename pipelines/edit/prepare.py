@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import vimaedit
 from pipelines.cluster.place import Placement, auto_batch_size, place
 from pipelines.cluster.session import connect, look_at_cluster
+from pipelines.cluster.weights import with_absolute_names
 from pipelines.cluster.workers import Probe, await_worker, probe
 from pipelines.edit.begin import Begun, in_full
 from pipelines.edit.sample import Sample, measure
@@ -67,7 +68,7 @@ def prepare(
     absent = find_absent(MetricNetworks.of(resolved, resolved.riding), placement)
     warnings += absent_warnings(absent)
     context = RunContext(
-        job=resolved,
+        job=with_absolute_names(resolved),  # the digest is that of the names as they were given
         facts=found.facts,
         columns=inputs.columns,
         schema=output_schema(inputs.schema, inputs.columns, resolved.riding),
@@ -102,7 +103,7 @@ def prepare(
         before=before,
         stored=stored,
         sample=sample,
-        warnings=(*_input_warnings(inputs), *warnings, *([found.facts.warning] if found.facts.warning else [])),
+        warnings=(*_input_warnings(inputs), *warnings, *_model_warnings(found)),
     )
 
 
@@ -167,6 +168,11 @@ def _estimate_row_bytes(context: RunContext, inputs: InputSet) -> float:
     num_pictures = 2 if context.job.keep_source == "true" else 1
     passed = sum(inputs.column_bytes.get(source, 0) for source in inputs.columns.passed.values()) / rows
     return num_pictures * picture + passed
+
+
+def _model_warnings(found: Probe) -> list[str]:
+    stated = [found.facts.warning] if found.facts.warning else []
+    return [*stated, *(each.text() for each in found.left_out)]
 
 
 def _input_warnings(inputs: InputSet) -> list[str]:

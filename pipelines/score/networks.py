@@ -15,6 +15,7 @@ from pipelines.options import Networks
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import BACKBONES
 from vimaedit.metrics.samples import EditSample
+from vimaedit.models.names import absolute_name
 
 if TYPE_CHECKING:
     from vimaedit.metrics.suite import MetricSuite, Values
@@ -29,9 +30,10 @@ class MetricNetworks:
 
     @classmethod
     def of(cls, config: Networks, groups: Sequence[str]) -> MetricNetworks:
-        return cls(
-            groups=tuple(groups), weights={each.name: getattr(config, each.name) for each in dataclasses.fields(Networks)}
-        )
+        """Name the networks of a configuration, paths made absolute, for a worker's current folder may be another."""
+        names = {each.name: getattr(config, each.name) for each in dataclasses.fields(Networks)}
+        weights = {option: None if name is None else absolute_name(name) for option, name in names.items()}
+        return cls(groups=tuple(groups), weights=weights)
 
 
 class Measurer:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.cluster.weights import with_absolute_names
 from pipelines.edit import begin as edit
 from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import read_run
@@ -30,6 +31,7 @@ from pipelines.synthesis.config import SynthesizeConfig, pair_settings, score_se
 from pipelines.synthesis.input import CaptionSet, cut_chunks, scan_captions
 from pipelines.synthesis.making import Making
 from vimaedit.errors import ConfigError
+from vimaedit.models.names import absolute_name
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 
 SETTINGS_FILE = "synthesis.json"
@@ -104,7 +106,10 @@ def begin_synthesis(config: SynthesizeConfig) -> BegunSynthesis:
         raise ConfigError(f"input: got {mask_urls(config.input)!r}, whose files hold no records; allowed: at least one")
     source = pair_source(config, captions)
     lexicon = load_lexicon(config.words) if source == "rules" else None
-    making = Making(config=config, captions=captions, lexicon=lexicon, source=source, device="cpu", dtype="float32", threads=1)
+    named, generator = with_absolute_names(config), config.generator
+    if generator.model is not None and generator.url is None:
+        named = dataclasses.replace(named, generator=dataclasses.replace(generator, model=absolute_name(generator.model)))
+    making = Making(config=named, captions=captions, lexicon=lexicon, source=source, device="cpu", dtype="float32", threads=1)
     limits = [config.limit] if config.dry_run else check_settings(output, config, captions, lexicon)
     return BegunSynthesis(config=config, output=output, making=making, limits=limits)
 

@@ -25,6 +25,7 @@ from pipelines.synthesis.input import Chunk, cut_chunks
 from pipelines.synthesis.making import Maker, Making
 from pipelines.synthesis.scoring import Scorer
 from vimaedit.images import CanvasSpec, encode_image, encode_mask
+from vimaedit.models.names import absolute_name
 from vimaedit.types import Status
 
 SAMPLE_RECORDS = 4
@@ -184,7 +185,9 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     edit_batch(editor, [row for _, row in chosen])
     editing_s = (time.perf_counter() - started) / len(chosen)
     outputs = [_output(values, row) for values, row in chosen]
-    scorer = Scorer({name: value for name, value in score_settings(config).items() if value is not None}, making.device)
+    scorer = Scorer(
+        {name: absolute_name(value) for name, value in score_settings(config).items() if value is not None}, making.device
+    )
     scorer.score_rows(outputs, "", 0)
     started = time.perf_counter()
     scorer.score_rows(outputs, "", 0)

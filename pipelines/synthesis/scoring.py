@@ -21,9 +21,10 @@ from pipelines.store.location import Location, list_files, locate
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, put_table, read_batches, read_footer
 from pipelines.synthesis.columns import SCORE_SCHEMA, SCORES
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
-from vimaedit.errors import ConfigError
+from vimaedit.errors import WrongWeights
 from vimaedit.images import decode_image, decode_mask
 from vimaedit.metrics.background import region_psnr
+from vimaedit.models.names import absolute_name
 from vimaedit.synthesis.likeness import perceptual_hash
 from vimaedit.types import BoolArray, Status, UInt8Array
 
@@ -58,7 +59,7 @@ def score_parts(config: SynthesizeConfig, units: Sequence[Unit], placement: Plac
         return 0
     logger.info("scoring candidates: %d of %d parts are done", len(names) - len(todo), len(names))
     set_engine(unit_seconds=PART_SECONDS)
-    networks = {name: value for name, value in score_settings(config).items() if value is not None}
+    networks = {name: absolute_name(value) for name, value in score_settings(config).items() if value is not None}
     arguments = (output.url, networks, [(name, marks[name]) for name in todo], device, placement.threads)
     run_actors(len(todo), ScoreActor, arguments, placement, needs_device=bool(networks))
     return len(todo)
@@ -115,9 +116,9 @@ class Scorer:
 
             self.lpips = load_lpips(local["lpips"], local.get("lpips_heads"), device)
         self.heads = {
-            column: _LinearHead(name, local[name], device)
+            column: _LinearHead(name, local[name], self.clip.model.config.projection_dim, device)
             for column, name in (("aesthetic", "aesthetic"), ("unsafe", "safety"))
-            if name in local
+            if name in local and self.clip is not None
         }
 
     def score(self, place: Location, name: str) -> pa.Table:
@@ -204,32 +205,33 @@ def pixel_scores(source: UInt8Array, edited: UInt8Array, mask: BoolArray | None)
 class _LinearHead:
     """A linear layer on CLIP's picture embeddings; of several outputs the largest counts."""
 
-    def __init__(self, option: str, path: str, device: str) -> None:
-        """Read `weight` (E,) or (n, E) and `bias`.
+    def __init__(self, option: str, path: str, width: int, device: str) -> None:
+        """Read `weight` (E,) or (n, E) and `bias`; E is `width`.
 
         Raises: ConfigError for a file that is something else.
         """
         from pathlib import Path
 
         from vimaedit.metrics.backbones import find_weights, read_tensors, weights_file
+        from vimaedit.models.losses import check_finite
 
         tensors = read_tensors(option, weights_file(option, find_weights(option, path)))
-        if set(tensors) != {"weight", "bias"} or tensors["weight"].ndim > 2:
-            raise ConfigError(
-                f"{option}: got {Path(path).name!r} with {', '.join(sorted(tensors)) or 'no tensors'}; allowed: weight (E,) or (n, E), "
-                "and bias (n,)"
+        fits = set(tensors) == {"weight", "bias"} and tensors["weight"].ndim in (1, 2)
+        if not fits or tensors["bias"].numel() != tensors["weight"].numel() // max(1, tensors["weight"].shape[-1]):
+            shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in sorted(tensors.items()))
+            raise WrongWeights(
+                f"{option}: got {Path(path).name!r} with {shapes or 'no tensors'}; allowed: weight (E,) or (n, E), and bias (n,)"
             )
-        self.option = option
+        check_finite(option, repr(Path(path).name), tensors)
         self.weight = tensors["weight"].reshape(-1, tensors["weight"].shape[-1]).to(device)
         self.bias = tensors["bias"].reshape(-1).to(device)
+        if self.weight.shape[1] != width:
+            raise WrongWeights(
+                f"{option}: got a head for embeddings of {self.weight.shape[1]} values; allowed: of {width}, as scoring_clip gives"
+            )
 
     def __call__(self, embeds: Any) -> Any:
         """Score unit embeddings: (B, E) -> (B,)."""
-        if embeds.shape[1] != self.weight.shape[1]:
-            raise ConfigError(
-                f"{self.option}: got a head for embeddings of {self.weight.shape[1]} values; allowed: of {embeds.shape[1]}, as scoring_clip "
-                "gives"
-            )
         return (embeds @ self.weight.T + self.bias).amax(dim=1)
 
 

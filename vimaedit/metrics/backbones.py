@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vimaedit.errors import ConfigError
+from vimaedit.errors import ConfigError, WrongWeights
+from vimaedit.models.losses import check_finite, check_whole
+from vimaedit.models.names import local_path, split_hub_id
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 TENSOR_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 HUB_WEIGHTS = ("*.safetensors", "*.bin", "*.pth")  # the first of these that a repository has is fetched
 CONFIG_PATTERNS = ("*.json", "*.txt")
@@ -26,25 +27,21 @@ def find_weights(option: str, name: str) -> Path:
 
     Raises: ConfigError naming the option, also where the hub cannot be reached.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.exists():
         return path
-    if path.is_absolute() or not HUB_ID.fullmatch(name):
-        raise ConfigError(
-            f"{option}: got {name!r}, which is no file or folder here; allowed: a local path, or a hub id like owner/name"
-        )
+    repository, file = split_hub_id(option, name)
     from huggingface_hub import snapshot_download
 
-    owner, repo, *file = name.split("/", 2)
     try:
-        for pattern in file or HUB_WEIGHTS:
-            folder = Path(snapshot_download(f"{owner}/{repo}", allow_patterns=[pattern, *CONFIG_PATTERNS]))
+        for pattern in [file] if file else HUB_WEIGHTS:
+            folder = Path(snapshot_download(repository, allow_patterns=[pattern, *CONFIG_PATTERNS]))
             if any(folder.glob(pattern)):
-                return folder / file[0] if file else folder
+                return folder / file if file else folder
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"{option}: got the hub id {name!r}, which cannot be had: {reason}") from error
-    raise ConfigError(f"{option}: got the hub id {name!r}, where there is no {' or '.join(file or HUB_WEIGHTS)}")
+    raise ConfigError(f"{option}: got the hub id {name!r}, where there is no {file or ' or '.join(HUB_WEIGHTS)}")
 
 
 def weights_file(option: str, path: Path) -> Path:
@@ -89,13 +86,25 @@ def read_tensors(option: str, path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().split("\n")[0]
         if isinstance(error, pickle.UnpicklingError):
             reason = "it holds more than tensors"
-        raise ConfigError(
+        raise WrongWeights(
             f"{option}: got {str(path)!r}, which cannot be read: {reason}; allowed: {', '.join(TENSOR_SUFFIXES)} of tensors"
         ) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{option}: got {str(path)!r}, which holds a {type(content).__name__}; allowed: tensors by name")
+        raise WrongWeights(f"{option}: got {str(path)!r}, which holds a {type(content).__name__}; allowed: tensors by name")
     nested = next((content[key] for key in ("teacher", "state_dict", "model") if isinstance(content.get(key), dict)), content)
     return {str(key): value.float() for key, value in nested.items() if isinstance(value, torch.Tensor)}
+
+
+def wanted_tensors(option: str, path: Path, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """Return the tensors that a network needs of a file.
+
+    Raises: WrongWeights where some are missing or not finite, with the counts and three names.
+    """
+    names = list(wanted)
+    check_whole(option, repr(str(path)), [name for name in names if name not in tensors], len(names))
+    found = {name: tensors[name] for name in names}
+    check_finite(option, repr(str(path)), found)
+    return found
 
 
 def installed_heads() -> Path | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vimaedit.errors import ConfigError
+from vimaedit.errors import WrongWeights
 from vimaedit.images import clip_view
 from vimaedit.metrics.backbones import find_weights
 from vimaedit.models.files import SHIPPED
+from vimaedit.models.losses import all_tensors, check_finite
+from vimaedit.models.networks import clip_normalisation, load_clip, load_clip_tokenizer, quiet_libraries, try_clip
+from vimaedit.models.stated import loading
 from vimaedit.types import UInt8Array
 
 BUILT_IN_CLIP = "miniature"
@@ -30,21 +32,22 @@ class ClipScore:
 
         Raises: ConfigError where it cannot be had or lacks a part.
         """
-        from transformers import CLIPModel, CLIPTokenizer
-
         folder = SHIPPED / "scoring_clip" if name == BUILT_IN_CLIP else find_weights("scoring_clip", name)
-        try:
-            self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval().to(device)
-            self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-            stated = json.loads((folder / "preprocessor_config.json").read_text())
-            self.mean, self.std = (
-                torch.tensor(stated[key], device=device).view(3, 1, 1) for key in ("image_mean", "image_std")
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ConfigError(
-                f"scoring_clip: got {name!r}, which does not load: {str(error).strip()}; allowed: a transformers CLIP with "
+        path = folder / "preprocessor_config.json"
+        if not path.is_file():
+            raise WrongWeights(
+                f"scoring_clip: got {name!r}, which does not load: it has no {path.name}; allowed: a transformers CLIP with "
                 "weights, tokenizer and preprocessor_config.json"
-            ) from error
+            )
+        with quiet_libraries():
+            model, _ = load_clip("scoring_clip", name, folder)
+            self.model = model.eval().to(device)
+            self.tokenizer = load_clip_tokenizer("scoring_clip", name, folder)
+            check_finite("scoring_clip", repr(name), all_tensors(self.model))
+            with loading("scoring_clip", name, folder / "config.json"):
+                try_clip(self.model)
+        normalisation = clip_normalisation("scoring_clip", folder)
+        self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1) for values in normalisation)
         self.model.requires_grad_(False)
         self.device = device
         self.side = int(self.model.config.vision_config.image_size)

@@ -8,8 +8,8 @@ import re
 import torch
 from torch import Tensor, nn
 
-from vimaedit.errors import ConfigError
-from vimaedit.metrics.backbones import find_weights, read_tensors, weights_file
+from vimaedit.errors import WrongWeights
+from vimaedit.metrics.backbones import find_weights, read_tensors, wanted_tensors, weights_file
 from vimaedit.metrics.pixels import blank_empty, mask_pictures
 
 NUM_HEADS = 12  # of ViT-B, the only size for which distances compare
@@ -107,11 +107,10 @@ def load_dino(name: str, device: torch.device | str = "cpu") -> KeyNetwork:
         )
         if network.cls_token.shape[-1] % NUM_HEADS:
             raise ValueError(f"its width {network.cls_token.shape[-1]} does not divide among {NUM_HEADS} heads")
-        wanted = network.state_dict()
-        network.load_state_dict({key: tensors[key] for key in wanted})
-    except (KeyError, RuntimeError, ValueError) as error:
+        network.load_state_dict(wanted_tensors("dino", path, tensors, network.state_dict()))
+    except (LookupError, RuntimeError, ValueError, TypeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).strip().split("\n")[0]
-        raise ConfigError(f"dino: got {str(path)!r}, which is no DINO ViT-B/8: {reason}; allowed: its weights") from error
+        raise WrongWeights(f"dino: got {str(path)!r}, which is no DINO ViT-B/8: {reason}; allowed: its weights") from error
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vimaedit.errors import ConfigError
-from vimaedit.metrics.backbones import find_weights, installed_heads, read_tensors, weights_file
+from vimaedit.errors import ConfigError, WrongWeights
+from vimaedit.metrics.backbones import find_weights, installed_heads, read_tensors, wanted_tensors, weights_file
 from vimaedit.metrics.pixels import blank_empty, mask_pictures
+from vimaedit.models.losses import check_finite
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in -1 to 1
 LEAST_SQUARE = 1e-8  # keeps features that are all zero from a division by zero
@@ -78,11 +79,12 @@ def load_lpips(name: str, heads: str | None = None, device: torch.device | str =
     tensors = read_tensors("lpips", path)
     found = {key if key.startswith("features.") else f"features.{key}": value for key, value in tensors.items()}
     wanted = [key for key in network.state_dict() if key.startswith("features.")]
+    whole = wanted_tensors("lpips", path, found, wanted)
     try:
-        network.load_state_dict({**network.state_dict(), **{key: found[key] for key in wanted}})
-    except (KeyError, RuntimeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).strip().split("\n")[-1].strip()
-        raise ConfigError(f"lpips: got {str(path)!r}, which is no SqueezeNet 1.1: {reason}; allowed: its weights") from error
+        network.load_state_dict({**network.state_dict(), **whole})
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise WrongWeights(f"lpips: got {str(path)!r}, which is no SqueezeNet 1.1: {reason}; allowed: its weights") from error
     for head, values in zip(network.heads, _load_heads(heads), strict=True):
         head.data.copy_(values)
     return network.to(device).eval().requires_grad_(False)
@@ -102,10 +104,11 @@ def _load_heads(name: str | None) -> list[Tensor]:
     else:
         parts = [value.flatten() for key, value in sorted(tensors.items()) if key.startswith("lin") and key.endswith(".weight")]
     if tuple(len(part) for part in parts) != WIDTHS:
-        raise ConfigError(
+        raise WrongWeights(
             f"lpips_heads: got {str(path)!r} with heads of {[len(part) for part in parts]} channels; allowed: those for "
             f"SqueezeNet, {list(WIDTHS)}"
         )
+    check_finite("lpips_heads", repr(str(path)), {f"head {number}": part for number, part in enumerate(parts)})
     return parts
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vimaedit.errors import ConfigError
+from vimaedit.errors import ConfigError, WrongWeights
 from vimaedit.metrics.background import CHANGED_LEVEL
 from vimaedit.metrics.clip import ClipScore
 from vimaedit.metrics.dino import KeyNetwork, load_dino, structure_distance
@@ -31,7 +31,8 @@ Values = dict[str, float | None]
 class MetricSuite:
     """The chosen metrics with their networks, on one device.
 
-    `absent`: column -> why its network could not be had; such metrics have no values.
+    `absent`: column -> why its network could not be had; such metrics have no values. Weights that are there but wrong raise
+    `WrongWeights`.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class MetricSuite:
             if name is None:
                 raise ConfigError(f"{option}: got nothing; allowed: a file, folder or hub id")
             return load(name)
+        except WrongWeights:
+            raise
         except ConfigError as error:
             self.absent |= {column: str(error) for column, metric in METRICS.items() if metric.backbone == option}
             return None

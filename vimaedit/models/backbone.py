@@ -19,7 +19,7 @@ from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer, li
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 from vimaedit.models.family import reduction
-from vimaedit.types import BoolArray, UInt8Array
+from vimaedit.types import BoolArray, LeftOut, UInt8Array
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -60,6 +60,8 @@ class Networks:
     window_side: float  # windows act at this side and coarser
     self_side: float  # grounding's self-attention, unless the run says otherwise
     cross_side: float  # grounding's attention to words, likewise
+    unmerged: tuple[tuple[str, ...], ...] = ()  # for each LoRA the keys that reach no weight
+    left_out: tuple[LeftOut, ...] = ()  # what of the model's files is not used
 
     def read_text(self, ids: Tensor) -> Tensor:
         """Encode token ids (M, T) to what the UNet reads of them, (M, T, E); with a gradient where one is kept."""

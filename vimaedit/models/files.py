@@ -6,24 +6,32 @@ Nothing here imports torch, nor diffusers where nothing is downloaded, so that p
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.checks import check_choice
+from vimaedit.config import EditConfig, GroundingSides, ModelConfig
 from vimaedit.errors import ConfigError
+from vimaedit.methods import METHODS
 from vimaedit.models.family import Config, Family, ImagePrompt, pipeline_class
+from vimaedit.models.names import BUILT_IN, local_path, split_hub_id
 from vimaedit.models.sd1 import SD1
+from vimaedit.models.stated import field, mapping, read_json, sides, sizes, text, whole
 from vimaedit.recipes import config_of, recipe_of
 
 FAMILIES = (SD1,)  # the first is that of a checkpoint file which comes without configs
 BUNDLE_FILE = "bundle.json"
-BUILT_IN = ("miniature", "miniature-lcm", "random")
 SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"  # of the built-in family
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
+ADAPTER_SUFFIXES = (".safetensors", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".bin")  # of a network's folder, in the order in which libraries prefer them
+VARIANT_WEIGHTS = r"[\w-]+\.\w+(-\d+-of-\d+)?\.(safetensors|bin)"
+MODELS = f"{', '.join(BUILT_IN)}, a bundle folder (sd/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
+BUNDLE_FIELDS = {"recipe": mapping, "canvas_size": whole, "grounding_sides": mapping, "warning": text}
+CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +73,8 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
     checkpoint = None
     if bundle_root is not None:
         diffusers_dir = bundle_root / "sd"
-    elif Path(model.model).is_file():
-        checkpoint = Path(model.model)
+    elif local_path(model.model).is_file():
+        checkpoint = local_path(model.model)
         if checkpoint.suffix not in CHECKPOINT_SUFFIXES:
             raise ConfigError(
                 f"model: got the file {model.model!r}; allowed: a checkpoint ending in {', '.join(CHECKPOINT_SUFFIXES)}"
@@ -75,7 +83,7 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
     else:
         diffusers_dir = _diffusers_folder(model)
     option = "model" if checkpoint is None else "model_config"
-    family = family_of(_read_json(diffusers_dir / "model_index.json"), option)
+    family = family_of(read_json(option, diffusers_dir / "model_index.json"), option)
     ip_adapter = clip = None
     if image_guidance:
         fits = family.fits_image_prompt(_config(diffusers_dir, family.denoiser))
@@ -105,7 +113,9 @@ def family_of(index: Config, option: str = "model") -> Family:
         if named in family.layouts:
             return family
     allowed = ", ".join(f"{family.title} layout ({family.pipeline})" for family in FAMILIES)
-    raise ConfigError(f"{option}: got a {named}; allowed: models of the {allowed}")
+    raise ConfigError(
+        f"{option}: got a {named}; allowed: models of the {allowed}, by the _class_name of their model_index.json"
+    )
 
 
 def model_facts(files: ModelFiles) -> ModelFacts:
@@ -114,33 +124,40 @@ def model_facts(files: ModelFiles) -> ModelFacts:
     canvas_size, granularity = files.family.sizes(denoiser, autoencoder)
     clip_side = files.family.image_prompt.clip_side
     if files.clip is not None:
-        clip_side = int(_read_json(files.clip / "config.json")["vision_config"].get("image_size", clip_side))
+        path = files.clip / "config.json"
+        vision = field("clip", path, read_json("clip", path), "vision_config", mapping)
+        clip_side = field("clip", path, vision, "image_size", whole, clip_side)
     return ModelFacts(
         name=files.name,
-        canvas_size=int(files.bundle.get("canvas_size", canvas_size)),
+        canvas_size=files.bundle.get("canvas_size", canvas_size),
         granularity=granularity,
         clip_side=clip_side,
         warning=files.bundle.get("warning"),
     )
 
 
-def model_digest(files: ModelFiles) -> str:
-    """Digest the contents of every weight file used, and the scales of the LoRAs: 32 hexadecimal digits."""
+def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> str:
+    """Digest the contents of every weight file used, and the scales of the LoRAs: 32 hexadecimal digits.
+
+    `unmerged`: the keys of each LoRA that reach no weight here, for what is not merged is no part of the model.
+    """
     digest = hashlib.sha256()
     weights = [files.checkpoint] if files.checkpoint is not None else []
     if files.checkpoint is None:
         for network in files.family.networks:
             if network == files.family.denoiser and files.few_step_unet is not None:
-                weights += _network_weights("model", files.few_step_unet, None)
+                weights += network_weights("model", files.few_step_unet, None)[1]
             else:
-                weights += _network_weights("model", files.diffusers / network, files.variant)
+                weights += network_weights("model", files.diffusers / network, files.variant)[1]
     if files.ip_adapter is not None and files.clip is not None:
-        weights += [files.ip_adapter, *_network_weights("clip", files.clip, None)]
+        weights += [files.ip_adapter, *network_weights("clip", files.clip, None)[1]]
     for path in weights:
         _add_file(digest, path)
-    for path, scale in files.loras:
+    for number_, (path, scale) in enumerate(files.loras):
         digest.update(f"lora {scale!r}".encode())
         _add_file(digest, path)
+        if number_ < len(unmerged) and unmerged[number_]:
+            digest.update(f"without {sorted(unmerged[number_])!r}".encode())
     return digest.hexdigest()[:32]
 
 
@@ -158,11 +175,39 @@ def recipe_config(name: str, method: str | None = None) -> EditConfig:
 
     Raises: ConfigError where that is none of `EditConfig`.
     """
-    recipe = recipe_of(bundle_recipe(name), method)
+    stated = bundle_recipe(name)
+    if not stated:
+        return config_of(recipe_of(stated, method))
+    if method is not None:
+        check_choice("method", method, METHODS)
     try:
-        return config_of(recipe)
-    except TypeError as error:
-        raise ConfigError(f"model: got {name!r}, whose recipe does not fit ({error}); allowed: options of an edit") from error
+        return config_of(recipe_of(stated, method))
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(
+            f"model: got {name!r}, whose recipe does not fit ({BUNDLE_FILE}: {error}); allowed: options of an edit"
+        ) from error
+
+
+def check_bundle(path: Path, content: Config) -> dict[str, Any]:
+    """Return what a bundle's file states of itself, its fields' types checked.
+
+    Raises: ConfigError naming the file (`path`) and the field.
+    """
+    for name, kind in BUNDLE_FIELDS.items():
+        field("model", path, content, name, kind, None)
+    given = field("model", path, content, "grounding_sides", mapping, {})
+    recipe = field("model", path, content, "recipe", mapping, {})
+    methods = field("model", path, recipe, "methods", mapping, {})
+    for name in methods:
+        field("model", path, methods, name, mapping)
+    field("model", path, recipe, "method", text, None)
+    try:
+        GroundingSides(**given)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(
+            f"model: got a model whose {path.parent.name}/{path.name} has grounding_sides that do not fit ({error}); allowed: self and cross"
+        ) from error
+    return {name: value for name, value in content.items() if value is not None}
 
 
 def _bundle_root(name: str) -> Path | None:
@@ -170,7 +215,7 @@ def _bundle_root(name: str) -> Path | None:
         from vimaedit.miniature.random_bundle import random_bundle
 
         return random_bundle()
-    root = SHIPPED / "miniature" if name in BUILT_IN else Path(name)
+    root = SHIPPED / "miniature" if name in BUILT_IN else local_path(name)
     return root if (root / "sd" / "model_index.json").is_file() else None
 
 
@@ -182,18 +227,16 @@ def _few_step_unet(name: str) -> Path | None:
 def _bundle_facts(name: str) -> dict[str, Any]:
     root = _few_step_unet(name) or _bundle_root(name)
     path = root / BUNDLE_FILE if root is not None else None
-    return _read_json(path) if path is not None and path.is_file() else {}
+    return check_bundle(path, read_json("model", path)) if path is not None and path.is_file() else {}
 
 
 def _diffusers_folder(model: ModelConfig) -> Path:
-    root = Path(model.model)
+    root = local_path(model.model)
     if not root.is_dir():
-        if not HUB_ID.fullmatch(model.model) or root.is_absolute():
-            raise ConfigError(
-                f"model: got {model.model!r}, which is no file or folder here; allowed: {', '.join(BUILT_IN)}, a bundle folder "
-                "(sd/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
-            )
-        root = _download_pipeline(model)
+        repository, inner = split_hub_id("model", model.model, allowed=MODELS)
+        if inner:
+            raise ConfigError(f"model: got {model.model!r}, which is no file or folder here; allowed: {MODELS}")
+        root = _download_pipeline(model, repository)
     if not (root / "model_index.json").is_file():
         raise ConfigError(
             f"model: got the folder {model.model!r} without model_index.json; allowed: a bundle or diffusers folder"
@@ -204,7 +247,7 @@ def _diffusers_folder(model: ModelConfig) -> Path:
 def _checkpoint_configs(model: ModelConfig) -> Path:
     if model.model_config is None:
         return _download(FAMILIES[0].configs, "model_config", None, ["*.json", "tokenizer/*", "scheduler/*"])
-    root = Path(model.model_config)
+    root = local_path(model.model_config)
     if not (root / "model_index.json").is_file():
         raise ConfigError(
             f"model_config: got {model.model_config!r}, which holds no model_index.json; allowed: a local diffusers folder, whose "
@@ -215,21 +258,41 @@ def _checkpoint_configs(model: ModelConfig) -> Path:
 
 def _find_ip_adapter(model: ModelConfig, bundle_root: Path | None, public: ImagePrompt, fits: bool) -> Path:
     name = model.ip_adapter
-    if name is None and bundle_root is not None and (bundle_root / "ip_adapter" / public.file).is_file():
-        return bundle_root / "ip_adapter" / public.file
+    if name is None and bundle_root is not None and (bundle_root / "ip_adapter").is_dir():
+        return _adapter_file(bundle_root / "ip_adapter", public)
     if name is None and not fits:
         raise ConfigError(
             f"ip_adapter: got nothing, and {model.model!r} brings none; allowed: ip_adapter=FILE_OR_HUB_ID and clip=FOLDER_OR_HUB_ID, "
             "or image_guidance=false"
         )
-    name = name or public.adapter
-    path = Path(name)
-    if path.is_dir():
-        path = path / public.file
-    if path.is_file():
+    path = local_path(name or public.adapter)
+    if name is not None and path.is_dir():
+        return _adapter_file(path, public)
+    if name is not None and path.is_file():
         return path
-    owner_name, file = _split_hub_id("ip_adapter", name)
-    return _download(owner_name, "ip_adapter", None, [file or public.file]) / (file or public.file)
+    repository, file = (public.adapter, "") if name is None else split_hub_id("ip_adapter", name)
+    file = file or public.file
+    found = _download(repository, "ip_adapter", None, [file]) / file
+    if not found.is_file():
+        raise ConfigError(f"ip_adapter: got the hub id {repository!r}, where there is no {file}; allowed: owner/name/FILE")
+    return found
+
+
+def _adapter_file(folder: Path, public: ImagePrompt) -> Path:
+    """Find an IP-Adapter in a folder: the family's public one, as it lies in its repository or beside it, else the only one there is."""
+    for suffix in ADAPTER_SUFFIXES:
+        inside = folder / Path(public.file).with_suffix(suffix)
+        for path in (inside, folder / inside.name):
+            if path.is_file():
+                return path
+    found = sorted(path for place in (folder, folder / "models") for path in place.glob("*") if path.suffix in ADAPTER_SUFFIXES)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise ConfigError(
+        f"ip_adapter: got the folder {str(folder)!r}, which holds {len(found)} adapters ({names}); allowed: {public.file}, one file "
+        f"({', '.join(ADAPTER_SUFFIXES)}), or the path of one"
+    )
 
 
 def _find_clip(model: ModelConfig, bundle_root: Path | None, public: ImagePrompt, fits: bool) -> Path:
@@ -240,24 +303,23 @@ def _find_clip(model: ModelConfig, bundle_root: Path | None, public: ImagePrompt
         raise ConfigError(
             f"clip: got nothing, and {model.model!r} brings none; allowed: clip=FOLDER_OR_HUB_ID with both CLIP towers, or image_guidance=false"
         )
-    name = name or public.clip
-    path = Path(name)
-    if not path.is_dir():
-        owner_name, _ = _split_hub_id("clip", name)
-        path = _download(owner_name, "clip", None, ["*.json", "*.txt", "model*.safetensors", "pytorch_model*.bin"])
-    if not (path / "config.json").is_file() or "vision_config" not in _read_json(path / "config.json"):
+    path = local_path(name or public.clip)
+    if name is None or not path.is_dir():
+        repository = public.clip if name is None else split_hub_id("clip", name)[0]
+        path = _download(repository, "clip", None, ["*.json", "*.txt", "model*.safetensors", "pytorch_model*.bin"])
+    if not (path / "config.json").is_file() or "vision_config" not in read_json("clip", path / "config.json"):
         raise ConfigError(
-            f"clip: got {name!r}, which is no CLIP model; allowed: a folder or hub id with both towers (config.json, weights)"
+            f"clip: got {name or public.clip!r}, which is no CLIP model; allowed: a folder or hub id with both towers (config.json, weights)"
         )
     return path
 
 
 def _find_lora(name: str) -> Path:
     """Find the one weight file of a LoRA: named itself, or the only one of its folder."""
-    path = Path(name)
+    path = local_path(name)
     if not path.exists():
-        owner_name, file = _split_hub_id("lora", name)
-        path = _download(owner_name, "lora", None, [file or "*.safetensors"])
+        repository, file = split_hub_id("lora", name)
+        path = _download(repository, "lora", None, [file or "*.safetensors"])
         path = path / file if file else path
     if path.is_file():
         return path
@@ -267,55 +329,61 @@ def _find_lora(name: str) -> Path:
     return found[0]
 
 
-def _split_hub_id(option: str, name: str) -> tuple[str, str]:
-    """Return the repository and the file in it ("" where none is named)."""
-    if not HUB_ID.fullmatch(name) or Path(name).is_absolute():
-        raise ConfigError(
-            f"{option}: got {name!r}, which is no file or folder here; allowed: a local path, or a hub id like owner/name"
-        )
-    owner, repo, *rest = name.split("/", 2)
-    return f"{owner}/{repo}", rest[0] if rest else ""
-
-
-def _download_pipeline(model: ModelConfig) -> Path:
+def _download_pipeline(model: ModelConfig, repository: str) -> Path:
     """Fetch a pipeline's folder; nothing but its index where that is of no family, or missing."""
-    root = _download(model.model, "model", model.revision, ["model_index.json"])
+    root = _download(repository, "model", model.revision, ["model_index.json"])
     if not (root / "model_index.json").is_file():
         return root
-    pipeline = pipeline_class(family_of(_read_json(root / "model_index.json")))
+    pipeline = pipeline_class(family_of(read_json("model", root / "model_index.json")))
     try:
         return Path(
             pipeline.download(
-                model.model, revision=model.revision, variant=model.variant, safety_checker=None, requires_safety_checker=False
+                repository, revision=model.revision, variant=model.variant, safety_checker=None, requires_safety_checker=False
             )
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model: got the hub id {model.model!r}, which cannot be had: {_first_line(error)}") from error
+        raise ConfigError(f"model: got the hub id {repository!r}, which cannot be had: {_first_line(error)}") from error
 
 
-def _download(repo: str, option: str, revision: str | None, patterns: list[str]) -> Path:
+def _download(repository: str, option: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{option}: got the hub id {repo!r}, which cannot be had: {_first_line(error)}") from error
+        raise ConfigError(f"{option}: got the hub id {repository!r}, which cannot be had: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _network_weights(option: str, folder: Path, variant: str | None) -> list[Path]:
-    """List the weight files that `from_pretrained` reads: the variant's, safetensors before pickles, all shards."""
-    infixes = [f".{variant}", ""] if variant else [""]
-    for infix in infixes:
-        for suffix in (".safetensors", ".bin"):
-            whole = re.compile(rf"[\w-]+{re.escape(infix)}(-\d+-of-\d+)?{re.escape(suffix)}")
-            found = sorted(p for p in folder.iterdir() if whole.fullmatch(p.name))
-            if found:
-                return found
-    raise ConfigError(f"{option}: got {folder}, which holds no weights; allowed: a folder with .safetensors or .bin weights")
+def network_weights(option: str, folder: Path, variant: str | None) -> tuple[str | None, list[Path]]:
+    """Return which variant of a network's weights is read, the one asked for where the folder has it, else the plain one, and its files:
+    safetensors before pickles, all shards.
+
+    Raises: ConfigError where there is neither, naming the variants that there are.
+    """
+    for each in dict.fromkeys((variant, None)):
+        if found := _weights_of(folder, each):
+            return each, found
+    others = sorted({path.name.split(".")[1] for path in _entries(folder) if re.fullmatch(VARIANT_WEIGHTS, path.name)})
+    advice = f"variant={' or variant='.join(others)}" if others else "a folder with .safetensors or .bin weights"
+    holds = f"no weights but those of the variant {' and '.join(others)}" if others else "no weights"
+    raise ConfigError(f"{option}: got {folder}, which holds {holds}; allowed: {advice}")
+
+
+def _weights_of(folder: Path, variant: str | None) -> list[Path]:
+    infix = f".{re.escape(variant)}" if variant else ""
+    for suffix in WEIGHT_SUFFIXES:
+        whole_or_shard = re.compile(rf"[\w-]+{infix}(-\d+-of-\d+)?{re.escape(suffix)}")
+        if found := sorted(path for path in _entries(folder) if whole_or_shard.fullmatch(path.name)):
+            return found
+    return []
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _add_file(digest: Any, path: Path) -> None:
@@ -324,14 +392,9 @@ def _add_file(digest: Any, path: Path) -> None:
 
 
 def _config(diffusers: Path, network: str) -> dict[str, Any]:
-    return _read_json(diffusers / network / "config.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model: got a model whose {path.parent.name}/{path.name} cannot be read: {_first_line(error)}"
-        ) from error
+    """Read a network's config, those fields checked that planning reads."""
+    path = diffusers / network / "config.json"
+    content = read_json("model", path)
+    for name, kind in CONFIG_FIELDS.items():
+        field("model", path, content, name, kind)
     return content

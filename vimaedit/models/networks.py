@@ -1,63 +1,73 @@
-"""Load a model's networks with diffusers and transformers, in their own formats."""
+"""Load a model's networks with diffusers and transformers, in their own formats; nothing that these would only log goes unnoticed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from vimaedit.config import ModelConfig
 from vimaedit.errors import ConfigError
+from vimaedit.models.adapters import load_ip_adapter, merge_lora
 from vimaedit.models.backbone import Networks
-from vimaedit.models.family import pipeline_class
-from vimaedit.models.files import ModelFiles
+from vimaedit.models.checkpoint import load_checkpoint
+from vimaedit.models.family import pipeline_class, reduction
+from vimaedit.models.files import ModelFiles, network_weights
+from vimaedit.models.losses import all_tensors, check_finite, check_whole, left_out
+from vimaedit.models.stated import field, library_and_class, loading, number, numbers, read_json, text, token
+from vimaedit.types import LeftOut
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
 
 Pipeline = Any  # the family's class of diffusers
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "tokenizer.json")
+SPECIAL_TOKENS = ("bos", "eos", "unk", "pad")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the original CLIP, where a folder states no other
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def load_networks(files: ModelFiles, model: ModelConfig) -> Networks:
-    """Load UNet, VAE and text encoder in the model's dtype, CLIP in float32, LoRAs merged, IP-Adapter in place.
+    """Load UNet, VAE and text encoder in the model's dtype, CLIP in float32, LoRAs merged, IP-Adapter in place; and try them once.
 
-    Raises: ConfigError for a device that is not there, a model of another kind, or parts that do not fit together.
+    Raises: ConfigError for a device that is not there, a model of another kind, parts that do not fit together, and weights that are
+    not whole or not finite.
     """
     with quiet_libraries():
         return _load(files, model)
 
 
 def _load(files: ModelFiles, model: ModelConfig) -> Networks:
-    from transformers import CLIPTokenizer
-
     device = choose_device(model.device)
-    pipe = _load_pipeline(files, choose_dtype(model.dtype, device))
-    scheduler = pipe.scheduler.config
-    predicts = scheduler.get("prediction_type", "epsilon")
+    scheduler = files.diffusers / "scheduler" / "scheduler_config.json"
+    predicts = field("model", scheduler, read_json("model", scheduler), "prediction_type", text, "epsilon")
     if predicts not in files.family.predictions:
         allowed = " or ".join(files.family.predictions)
-        raise ConfigError(f"model: got one that predicts {predicts}; allowed: models that predict {allowed}")
+        raise ConfigError(
+            f"model: got one that predicts {predicts}; allowed: models that predict {allowed}, by their {scheduler.name}"
+        )
+    alphas = _alphas_cumprod(files, scheduler)
+    pipe, lost = load_pipeline(files, choose_dtype(model.dtype, device))
     _fit_tokenizer("model", pipe.tokenizer, pipe.text_encoder.config)
-    _merge_loras(pipe, files)
+    merged = [merge_lora(pipe, path, scale) for path, scale in files.loras]
     clip = clip_tokenizer = None
     if files.ip_adapter is not None and files.clip is not None:
-        clip = _load_clip(files)
-        clip_tokenizer = CLIPTokenizer.from_pretrained(files.clip)
+        clip, clip_lost = load_clip("clip", str(files.clip), files.clip)
+        clip_tokenizer = load_clip_tokenizer("clip", str(files.clip), files.clip)
         _fit_tokenizer("clip", clip_tokenizer, clip.config.text_config)
-        _load_ip_adapter(pipe, files, clip)
-    for network in (*(getattr(pipe, name) for name in files.family.networks), clip):
+        lost += (*clip_lost, *load_ip_adapter(pipe, files.ip_adapter, clip))
+    for name, network in (*((name, getattr(pipe, name)) for name in files.family.networks), ("clip", clip)):
         if network is not None:
             network.to(device).eval().requires_grad_(False)
-    mean, std = _clip_normalisation(files)
+            option = "clip" if network is clip else "model"
+            check_finite(option, f"{files.name!r}, whose {name}", all_tensors(network))
+    mean, std = clip_normalisation("clip", files.clip)
     sides = files.bundle.get("grounding_sides", {})
-    return Networks(
+    networks = Networks(
         unet=pipe.unet,
         vae=pipe.vae,
         text_encoder=pipe.text_encoder,
@@ -66,17 +76,22 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         clip_tokenizer=clip_tokenizer,
         clip_mean=mean,
         clip_std=std,
-        alphas_cumprod=_alphas_cumprod(pipe),
+        alphas_cumprod=alphas,
         predicts_velocity=predicts == "v_prediction",
         window_side=files.family.window_side,
         self_side=sides.get("self", files.family.self_side),
         cross_side=sides.get("cross", files.family.cross_side),
+        unmerged=tuple(keys for keys, _ in merged),
+        left_out=(*lost, *(each for _, accounts in merged for each in accounts)),
     )
+    _try(files, networks)
+    return networks
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep loading bars and advice meant for pipeline users out of the log; what goes wrong is raised, not logged."""
+    """Keep loading bars and advice meant for pipeline users out of the log. What they would say of missing and unused tensors is
+    checked and told by the callers, since it is the user's to know."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -113,34 +128,72 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _load_pipeline(files: ModelFiles, dtype: torch.dtype) -> Pipeline:
-    from diffusers import UNet2DConditionModel
+def load_pipeline(files: ModelFiles, dtype: torch.dtype) -> tuple[Pipeline, tuple[LeftOut, ...]]:
+    """Load what edits use of a model's own pipeline; return it and what of its files it has no use for.
 
-    pipeline = pipeline_class(files.family)
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "safety_checker": None,
-        "requires_safety_checker": False,
-        "local_files_only": True,
-    }
-    try:
-        if files.checkpoint is not None:
-            return pipeline.from_single_file(str(files.checkpoint), config=str(files.diffusers), **options)
-        if files.few_step_unet is not None:
-            options["unet"] = UNet2DConditionModel.from_pretrained(files.few_step_unet, dtype=dtype, local_files_only=True)
-        return pipeline.from_pretrained(files.diffusers, variant=files.variant, image_encoder=None, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"model: got {files.name!r}, which does not load: {str(error).strip()}") from error
+    Raises: ConfigError.
+    """
+    import diffusers
+
+    if files.checkpoint is not None:
+        return load_checkpoint(files, dtype)
+    lost: tuple[LeftOut, ...] = ()
+    networks: dict[str, Any] = {}
+    classes = _network_classes(files)
+    for name in files.family.networks:
+        replaced = files.few_step_unet is not None and name == files.family.denoiser
+        folder = files.few_step_unet if replaced and files.few_step_unet is not None else files.diffusers / name
+        variant = None if replaced else files.variant
+        networks[name], told = load_network("model", files.name, classes[name], folder, dtype=dtype, variant=variant)
+        lost += told
+    tokenizer = load_clip_tokenizer("model", files.name, files.diffusers / "tokenizer")
+    path = files.diffusers / "scheduler" / "scheduler_config.json"
+    kind = getattr(diffusers, _class_named(files, "scheduler"), None)
+    with loading("model", files.name, path, getattr(kind, "__init__", None)):
+        if kind is None:
+            raise ValueError(f"diffusers has no {_class_named(files, 'scheduler')}, which model_index.json names")
+        scheduler = kind.from_pretrained(path.parent, local_files_only=True)
+    # What edits do not use is not asked for, whether or not it is there.
+    unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+    with loading("model", files.name, path):
+        return pipeline_class(files.family)(tokenizer=tokenizer, scheduler=scheduler, **unused, **networks), lost
 
 
-def _merge_loras(pipe: Pipeline, files: ModelFiles) -> None:
-    for path, scale in files.loras:
-        try:
-            pipe.load_lora_weights(str(path.parent), weight_name=path.name)
-            pipe.fuse_lora(lora_scale=scale)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ConfigError(f"lora: got {str(path)!r}, which does not load onto this model: {str(error).strip()}") from error
-        pipe.unload_lora_weights()
+def load_network(
+    option: str, name: str, kind: Any, folder: Path, *, dtype: torch.dtype, variant: str | None = None
+) -> tuple[Any, tuple[LeftOut, ...]]:
+    """Load one network of diffusers or transformers; return it and what of its files it has no use for.
+
+    Raises: ConfigError for files that do not load, or lack some of its weights.
+    """
+    variant, weights = network_weights(option, folder, variant)
+    options = {"dtype": dtype, "variant": variant, "use_safetensors": weights[0].suffix == ".safetensors"}
+    with loading(option, name, folder / "config.json", kind.__init__):
+        network, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    check_whole(option, f"{name!r}, whose {folder.name}", info["missing_keys"], len(network.state_dict()))
+    unused = list(info["unexpected_keys"])
+    total = len(network.state_dict()) + len(unused)
+    return network, left_out(f"tensors of {folder.name}", unused, total, f"{kind.__name__} has no such weights")
+
+
+def _network_classes(files: ModelFiles) -> dict[str, Any]:
+    """Return the class of each network: what the family's pipeline takes, which the model's index has to name too.
+
+    Raises: ConfigError for another one.
+    """
+    hints = get_type_hints(pipeline_class(files.family).__init__)
+    for name in files.family.networks:
+        wanted, named = hints[name].__name__, _class_named(files, name)
+        if named != wanted:
+            raise ConfigError(f"model: got {files.name!r}, whose model_index.json has {name}: {named}; allowed: {wanted}")
+    return {name: hints[name] for name in files.family.networks}
+
+
+def _class_named(files: ModelFiles, part: str) -> str:
+    """Return the class that a model's index names for one of its parts."""
+    path = files.diffusers / "model_index.json"
+    named: str = field("model", path, read_json("model", path), part, library_and_class)[1]
+    return named
 
 
 def _fit_tokenizer(option: str, tokenizer: CLIPTokenizer, text_config: Any) -> None:
@@ -153,45 +206,92 @@ def _fit_tokenizer(option: str, tokenizer: CLIPTokenizer, text_config: Any) -> N
     tokenizer.model_max_length = text_config.max_position_embeddings
 
 
-def _load_clip(files: ModelFiles) -> CLIPModel:
+def load_clip(option: str, name: str, folder: Path) -> tuple[CLIPModel, tuple[LeftOut, ...]]:
+    """Load a CLIP with both towers in float32; return it and what of its files it has no use for.
+
+    Raises: ConfigError.
+    """
     from transformers import CLIPModel
 
-    try:
-        return CLIPModel.from_pretrained(files.clip, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"clip: got {str(files.clip)!r}, which does not load: {str(error).strip()}") from error
+    return load_network(option, name, CLIPModel, folder, dtype=torch.float32)
 
 
-def _load_ip_adapter(pipe: Pipeline, files: ModelFiles, clip: CLIPModel) -> None:
-    assert files.ip_adapter is not None
-    path = files.ip_adapter
-    try:
-        # No image encoder of its own: it is the vision tower of the CLIP that is loaded beside it.
-        pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(
-            f"ip_adapter: got {str(path)!r}, which does not load onto this model: {str(error).strip()}"
-        ) from error
-    projection = pipe.unet.encoder_hid_proj.image_projection_layers[0]
-    width = getattr(getattr(projection, "image_embeds", None), "in_features", None)
-    if width != clip.config.projection_dim:
-        raise ConfigError(
-            f"ip_adapter: got {str(path)!r}, which takes embeddings of {width} numbers, while clip gives {clip.config.projection_dim}; "
-            "allowed: an IP-Adapter of the plain kind with the CLIP it was trained on"
-        )
+def load_clip_tokenizer(option: str, name: str, folder: Path) -> CLIPTokenizer:
+    """Load the tokenizer of a CLIP.
+
+    Raises: ConfigError.
+    """
+    from transformers import CLIPTokenizer
+
+    there = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
+    for path in there:
+        content = read_json(option, path)
+        for key in content if path.name != "vocab.json" else ():
+            if key.endswith("_token") and key.startswith(SPECIAL_TOKENS):
+                field(option, path, content, key, token, None)
+    # Which of its files is wrong a tokenizer does not say.
+    with loading(option, name, folder / ", ".join(path.name for path in there)):
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def _clip_normalisation(files: ModelFiles) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    path = files.clip / "preprocessor_config.json" if files.clip is not None else None
-    stated = json.loads(path.read_text()) if path is not None and path.is_file() else {}
-    return tuple(stated.get("image_mean", CLIP_MEAN)), tuple(stated.get("image_std", CLIP_STD))
+def clip_normalisation(option: str, folder: Path | None) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and deviation of the pictures that a CLIP sees, by channel; the original CLIP's where its folder states none.
+
+    Raises: ConfigError naming the file and the field.
+    """
+    path = folder / "preprocessor_config.json" if folder is not None else None
+    if path is None or not path.is_file():
+        return CLIP_MEAN, CLIP_STD
+    stated = read_json(option, path)
+    mean = field(option, path, stated, "image_mean", numbers, CLIP_MEAN)
+    return tuple(mean), tuple(field(option, path, stated, "image_std", numbers, CLIP_STD))
 
 
-def _alphas_cumprod(pipe: Pipeline) -> np.ndarray:
+def _alphas_cumprod(files: ModelFiles, path: Path) -> np.ndarray:
     """Return the cumulative alphas of the training levels; the grid is ours, the pipeline's own scheduler is not used."""
     from diffusers import DDIMScheduler
 
     kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-    scheduler = DDIMScheduler(**{key: pipe.scheduler.config[key] for key in kept if key in pipe.scheduler.config})
-    alphas: np.ndarray = scheduler.alphas_cumprod.double().numpy()
+    stated = read_json("model", path)
+    with loading("model", files.name, path, DDIMScheduler.__init__):
+        scheduler = DDIMScheduler(**{key: stated[key] for key in kept if key in stated})
+        alphas: np.ndarray = scheduler.alphas_cumprod.double().numpy()
+    if not np.isfinite(alphas).all() or not (alphas > 0).all() or not (alphas < 1).all():
+        raise ConfigError(f"model: got {files.name!r}, whose scheduler/{path.name} gives no noise levels between 0 and 1")
     return alphas
+
+
+@torch.inference_mode()
+def _try(files: ModelFiles, networks: Networks) -> None:
+    """Make one pass of every network at the smallest size, so that what its config has wrong is known before any edit."""
+    unet, vae, encoder, clip = networks.unet, networks.vae, networks.text_encoder, networks.clip
+    place: dict[str, Any] = {"device": unet.device, "dtype": unet.dtype}
+    path = files.diffusers / "vae" / "config.json"
+    field("model", path, vae.config, "scaling_factor", number)
+    with loading("model", files.name, path, type(vae).__init__):
+        side = reduction(vae.config) * 2
+        latents = vae.encode(torch.zeros(1, 3, side, side, **place)).latent_dist.mode()
+        vae.decode(latents)
+    with loading("model", files.name, files.diffusers / "text_encoder" / "config.json"):
+        ids = torch.zeros(1, encoder.config.max_position_embeddings, dtype=torch.long, device=unet.device)
+        context = networks.read_text(ids).to(unet.dtype)
+    with loading("model", files.name, files.diffusers / files.family.denoiser / "config.json", type(unet).__init__):
+        side = reduction(unet.config)
+        noisy = latents.new_zeros(1, latents.shape[1], side, side)
+        added = None
+        if clip is not None:
+            added = {"image_embeds": [torch.zeros(1, 1, clip.config.projection_dim, **place)]}
+        unet(noisy, torch.tensor(1, device=unet.device), encoder_hidden_states=context, added_cond_kwargs=added)
+    if clip is not None and files.clip is not None:
+        with loading("clip", str(files.clip), files.clip / "config.json"):
+            try_clip(clip)
+
+
+@torch.inference_mode()
+def try_clip(clip: CLIPModel) -> None:
+    """Make one pass of both towers of a CLIP."""
+    side, length = clip.config.vision_config.image_size, clip.config.text_config.max_position_embeddings
+    pixels = torch.zeros(1, 3, side, side, device=clip.device, dtype=clip.dtype)
+    clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+    ids = torch.zeros(1, length, dtype=torch.long, device=clip.device)
+    clip.text_projection(clip.text_model(input_ids=ids).pooler_output)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vimaedit.errors import ConfigError
-from vimaedit.models.family import pipeline_class
+from vimaedit.models.networks import load_pipeline, quiet_libraries
 from vimaedit.types import UInt8Array
 
 if TYPE_CHECKING:
@@ -23,16 +23,12 @@ def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> Any:
 
     Raises: ConfigError for a folder that is no whole pipeline.
     """
-    from diffusers import LCMScheduler, UNet2DConditionModel
+    from diffusers import LCMScheduler
 
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "local_files_only": True}
     try:
-        if files.few_step_unet is not None:
-            options["unet"] = UNet2DConditionModel.from_pretrained(files.few_step_unet, **options)
-        pipe = pipeline_class(files.family).from_pretrained(
-            files.diffusers, image_encoder=None, safety_checker=None, requires_safety_checker=False, **options
-        )
-    except (OSError, ValueError) as error:
+        with quiet_libraries():
+            pipe, _ = load_pipeline(files, getattr(torch, dtype))
+    except ConfigError as error:
         raise ConfigError(
             f"model: got {files.name!r}, which does not load as a whole pipeline: {str(error).strip()}; allowed: a bundle or diffusers "
             "folder with all its parts"

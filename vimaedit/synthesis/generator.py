@@ -133,15 +133,20 @@ class LocalGenerator:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from vimaedit.models.losses import all_tensors, check_finite, check_whole
+
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-            self.model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).to(device).eval()
-        except (OSError, ValueError, KeyError) as error:
+            model, info = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), output_loading_info=True)
+            self.model = model.to(device).eval()
+        except Exception as error:  # each kind of model stumbles over a wrong file in its own way
             first = str(error).strip().split("\n")[0]
             raise ConfigError(
                 f"generator.model: got {name!r}, which does not load ({first}); allowed: a causal language model of transformers, a "
                 "folder or a hub id"
             ) from error
+        check_whole("generator.model", repr(name), info["missing_keys"], len(self.model.state_dict()))
+        check_finite("generator.model", repr(name), all_tensors(self.model))
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.batch_size, self.max_tokens = batch_size, max_tokens

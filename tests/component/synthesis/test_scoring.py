@@ -115,11 +115,11 @@ def test_heads_that_do_not_fit_are_refused(clip: str, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2, 5), "bias": torch.zeros(2)}, tmp_path / "narrow.safetensors")
     save_file({"kernel": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        ConfigError, match=r"^aesthetic: got 'other.safetensors' with kernel; allowed: weight \(E,\) or \(n, E\), and bias"
+        ConfigError,
+        match=r"^aesthetic: got 'other.safetensors' with kernel \(2,\); allowed: weight \(E,\) or \(n, E\), and bias",
     ):
         Scorer({"scoring_clip": clip, "aesthetic": str(tmp_path / "other.safetensors")}, "cpu")
-    scorer = Scorer({"scoring_clip": clip, "safety": str(tmp_path / "narrow.safetensors")}, "cpu")
     with pytest.raises(
         ConfigError, match=r"^safety: got a head for embeddings of 5 values; allowed: of 48, as scoring_clip gives$"
     ):
-        scorer.score_rows([row(picture(1), picture(2))], "p", 0)
+        Scorer({"scoring_clip": clip, "safety": str(tmp_path / "narrow.safetensors")}, "cpu")

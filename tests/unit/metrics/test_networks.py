@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vimaedit.config import ModelConfig
-from vimaedit.errors import ConfigError
+from vimaedit.errors import ConfigError, WrongWeights
 from vimaedit.images import clip_view
 from vimaedit.metrics import backbones
 from vimaedit.metrics.backbones import find_weights, read_tensors, weights_file
@@ -22,7 +22,7 @@ from vimaedit.metrics.clip import ClipScore
 from vimaedit.metrics.dino import KeyNetwork, dino_pixels, load_dino, self_similarity, structure_distance
 from vimaedit.metrics.lpips import WIDTHS, LpipsNetwork, load_lpips, lpips_distance
 from vimaedit.metrics.pixels import to_pictures, to_regions
-from vimaedit.metrics.suite import clip_of_part
+from vimaedit.metrics.suite import MetricSuite, clip_of_part
 from vimaedit.models.files import resolve_model
 
 DEPTH, WIDTH, HIDDEN = 2, 36, 43
@@ -280,7 +280,7 @@ def broken(folder: Path, name: str, content: object) -> Path:
         ),
         (
             lambda folder: load_lpips(str(broken(folder, "a.pth", {"features.0.weight": torch.zeros(1)}))),
-            r"lpips: got '.*a.pth', which is no SqueezeNet 1.1: 'features.0.bias' is missing; allowed: its weights",
+            r"lpips: got '.*a.pth', which does not load: 49 of 50 tensors are missing \(features.0.bias, ",
         ),
         (
             lambda folder: read_tensors("dino", broken(folder, "a.pth", Path("x"))),
@@ -352,3 +352,52 @@ def test_a_local_path_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert find_weights("dino", "owner/name") == Path("owner/name")
+
+
+def halved(path: Path, folder: Path, *, nan: bool) -> str:
+    """Write every other tensor of a file, or all with one that is not finite."""
+    tensors = read_tensors("x", path)
+    names = sorted(tensors)
+    if nan:
+        tensors[names[0]] = torch.full_like(tensors[names[0]], math.nan)
+    torch.save(tensors if nan else {name: tensors[name] for name in names[::2]}, folder / "half.pth")
+    return str(folder / "half.pth")
+
+
+def test_networks_that_are_not_whole_or_not_finite_are_refused(
+    dino_files: dict[str, Path], lpips_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    network, heads = lpips_files
+    missing = r"which does not load: \d+ of \d+ tensors are missing \(\S+, \S+, \S+, and \d+ more\)"
+    infinite = r"where 1 of \d+ tensors hold NaN or infinity in float32"
+    with pytest.raises(WrongWeights, match=f"^dino: got .*({missing}|is no DINO ViT-B/8: '.*' is missing)"):
+        load_dino(halved(dino_files["pth"], tmp_path, nan=False))
+    with pytest.raises(WrongWeights, match=f"^dino: got .*{infinite}"):
+        load_dino(halved(dino_files["pth"], tmp_path, nan=True))
+    with pytest.raises(WrongWeights, match=f"^lpips: got .*{missing}"):
+        load_lpips(halved(network, tmp_path, nan=False), str(heads))
+    tensors = {key: value for key, value in read_tensors("x", network).items() if key.startswith("features.")}
+    torch.save(tensors, tmp_path / "features.pth")
+    with pytest.raises(WrongWeights, match=f"^lpips: got .*{infinite}"):
+        load_lpips(halved(tmp_path / "features.pth", tmp_path, nan=True), str(heads))
+    with pytest.raises(WrongWeights, match=r"^lpips_heads: got .* with heads of \[64, 256, 384, 512\] channels"):
+        load_lpips(str(network), halved(heads, tmp_path, nan=False))
+    with pytest.raises(WrongWeights, match="^lpips_heads: got .*where 1 of 7 tensors hold NaN"):
+        load_lpips(str(network), halved(heads, tmp_path, nan=True))
+
+
+def test_a_layer_of_dino_without_its_bias_is_named(dino_files: dict[str, Path], tmp_path: Path) -> None:
+    tensors = read_tensors("x", dino_files["pth"])
+    del tensors["blocks.1.attn.qkv.bias"]
+    torch.save(tensors, tmp_path / "part.pth")
+    with pytest.raises(WrongWeights, match=r"^dino: got .* 1 of \d+ tensors are missing \(blocks.1.attn.qkv.bias\)"):
+        load_dino(str(tmp_path / "part.pth"))
+
+
+def test_wrong_weights_end_a_scoring_while_absent_ones_cost_their_metric(
+    lpips_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    broken = halved(lpips_files[0], tmp_path, nan=False)
+    with pytest.raises(WrongWeights, match="^lpips: got "):
+        MetricSuite(("lpips",), lpips=broken, lpips_heads=str(lpips_files[1]))
+    assert "lpips_whole" in MetricSuite(("lpips",), lpips=str(tmp_path / "none.pth")).absent
