@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vimaedit.checks import check_choice, check_range
+from vimaedit.config import FRAMES, PASTES
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import METRIC_GROUPS
 
-FRAMES = ("canvas", "original")
 RETRY_STATUSES = ("failed", "quarantined")  # by default
 LOG_FORMATS = ("text", "json")
 RESUMES = ("if-possible", "never", "always", "retry-failed", "extend")
@@ -69,9 +69,13 @@ class Frame:
     """In which frame results are handed over."""
 
     frame: str = "canvas"  # of the pictures. canvas: what the model saw; original: pasted back at its own size
+    paste: str = "mask"  # with frame=original. mask: where the edit mask is, all else stays; frame: the whole resized canvas
 
     def __post_init__(self) -> None:
         check_choice("frame", self.frame, FRAMES)
+        check_choice("paste", self.paste, PASTES)
+        if self.paste != "mask" and self.frame != "original":
+            raise ConfigError(f"paste: got {self.paste} with frame={self.frame}; allowed: mask, or frame=original")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ BLENDS = ("auto", "given", "none")
 MISSING_BLENDS = ("reject", "ignore")
 LONG_PROMPTS = ("truncate", "reject")
 FITS = ("crop", "keep")
+FRAMES = ("canvas", "original")
+PASTES = ("mask", "frame")
 MOST_TARGETS = 64  # that share a source
 NEEDS_GPU = "compile: got true on a CPU; allowed: false, or device=cuda"
 DTYPES = ("auto", "float32", "float16", "bfloat16")

@@ -1,4 +1,4 @@
-"""Pictures and masks as arrays: decoding, the model's canvas and the way back, encoding.
+"""Pictures and masks as arrays: the model's canvas and the way back, encoding (`decoding` reads them).
 
 Sizes are (width, height) as in PIL, shapes (height, width) as in numpy; a crop box is (left, top, right, bottom) in pixels of
 the picture after EXIF rotation.
@@ -9,16 +9,11 @@ from __future__ import annotations
 import functools
 import io
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFilter
 
 from vimaedit.config import FITS, check_choice
 from vimaedit.errors import ConfigError, RequestError
@@ -27,13 +22,6 @@ from vimaedit.types import BoolArray, UInt8Array
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
 
-# `decode_image` and `decode_mask` check the pixel count themselves, from the header and with the run's own limit; PIL's guard
-# would warn below that limit, in crops too.
-Image.MAX_IMAGE_PIXELS = None
-
-MIN_SIDE_PX = 16
-MAX_PIXELS = 100_000_000
-READABLE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_SIDE_PX = {"webp": 16_383, "jpeg": 65_500}  # what the file formats can hold
 CODINGS: dict[str, dict[str, int | bool]] = {
     "png": {"compress_level": 1},
@@ -44,157 +32,7 @@ MAX_ASPECT = 4.0
 AREA_TOLERANCE = 0.1  # how far a bucket's area may be from the square's
 MAX_AREA_DEVIATION = 0.25  # ... where a width has none that near
 MAX_CLIP_ASPECT = 16
-
-EXIF_ORIENTATION = 0x0112
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def decode_image(data: bytes, *, min_side_px: int = 1, max_pixels: int = MAX_PIXELS) -> UInt8Array:
-    """Decode a picture of any mode to RGB: the first frame, EXIF rotation applied, alpha composited on white.
-
-    16-bit grey is scaled to 8 bits. Shapes: returns (height, width, 3).
-
-    Raises: RequestError `image_empty`, `image_undecodable`, `image_too_small`, `image_too_large`, `image_depth`.
-    """
-    return _to_rgb(_load(data, field="image", min_side_px=min_side_px, max_pixels=max_pixels))
-
-
-def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> BoolArray:
-    """Decode a mask of any mode: True where any colour channel is not 0; alpha does not count. Returns (height, width).
-
-    Raises: RequestError as `decode_image`, with the field `given_mask`.
-    """
-    image = _load(data, field="given_mask", min_side_px=1, max_pixels=max_pixels)
-    if not _is_deep(image) and image.mode != "1":
-        # By way of RGBA: a palette's transparency is dropped with its channel.
-        image = _convert(image, "RGBA" if image.has_transparency_data else "RGB", "given_mask")
-    values = np.atleast_3d(np.asarray(image))[..., :3]
-    mask: BoolArray = (values != 0).any(axis=-1)
-    return mask
-
-
-def read_picture(picture: Image.Image | UInt8Array | bytes | str | PathLike[str]) -> UInt8Array:
-    """Return a picture given as a PIL image, an array, encoded bytes or a local file as an RGB array (height, width, 3).
-
-    Raises: RequestError as `decode_image` with its default limits, `image_missing`, `image_shape`.
-    """
-    if isinstance(picture, str | PathLike):
-        path = Path(picture)
-        if not path.is_file():
-            raise RequestError("image_missing", field="image", got=repr(str(picture)), allowed="a file that exists")
-        picture = path.read_bytes()
-    if isinstance(picture, bytes):
-        return decode_image(picture, min_side_px=MIN_SIDE_PX, max_pixels=MAX_PIXELS)
-    if isinstance(picture, Image.Image):
-        _check_size(picture.size, "image", MIN_SIDE_PX, MAX_PIXELS)
-        return _to_rgb(_upright(picture))
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise RequestError(
-            "image_shape", field="image", got=f"{picture.dtype} {picture.shape}", allowed="uint8 (height, width, 3)"
-        )
-    _check_size((picture.shape[1], picture.shape[0]), "image", MIN_SIDE_PX, MAX_PIXELS)
-    return picture
-
-
-def _load(data: bytes, *, field: str, min_side_px: int, max_pixels: int) -> Image.Image:
-    if not data:
-        raise RequestError(f"{_kind(field)}_empty", field=field, got="0 bytes", allowed="an encoded picture")
-    try:
-        with _without_pillows_warnings():
-            image = Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _undecodable(data, field, error) from error
-    _check_size(image.size, field, min_side_px, max_pixels)
-    try:
-        with _without_pillows_warnings():
-            image.load()
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise whatever they stumble over
-        raise _undecodable(data, field, error) from error
-    return _upright(image)
-
-
-@contextmanager
-def _without_pillows_warnings() -> Iterator[None]:
-    """Keep Pillow from warning of broken metadata: that is no reason to refuse a picture, nor one for a line per picture."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        yield
-
-
-def _check_size(size: Size, field: str, min_side_px: int, max_pixels: int) -> None:
-    got = f"{size[0]}x{size[1]} px"
-    if size[0] * size[1] > max_pixels:
-        allowed = f"up to {max_pixels} pixels (max_pixels)"
-        raise RequestError(f"{_kind(field)}_too_large", field=field, got=got, allowed=allowed)
-    if min(size) < min_side_px:
-        allowed = f"sides of at least {min_side_px} px (min_side_px)"
-        raise RequestError(f"{_kind(field)}_too_small", field=field, got=got, allowed=allowed)
-
-
-def _kind(field: str) -> str:
-    return field.removeprefix("given_")
-
-
-def _undecodable(data: bytes, field: str, error: Exception) -> RequestError:
-    reason = "no picture format known here" if isinstance(error, UnidentifiedImageError) else str(error).strip() or repr(error)
-    return RequestError(
-        f"{_kind(field)}_undecodable",
-        field=field,
-        got=f"{len(data)} bytes: {reason}",
-        allowed=f"a whole {', '.join(READABLE_FORMATS[:-1])} or {READABLE_FORMATS[-1]} file",
-    )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        with _without_pillows_warnings():
-            orientation = image.getexif().get(EXIF_ORIENTATION)
-            turn = None if orientation is None else UPRIGHT.get(orientation)
-    except Exception:  # broken metadata of a sound picture
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether the samples have more than 8 bits (one channel then)."""
-    return image.mode == "F" or image.mode.startswith("I")
-
-
-def _to_rgb(image: Image.Image) -> UInt8Array:
-    if _is_deep(image):
-        grey = np.asarray(image)
-        if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
-            raise RequestError(
-                "image_depth", field="image", got=f"32-bit samples (mode {image.mode})", allowed="8 or 16 bits per sample"
-            )
-        level = ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(level[..., None], 3, axis=-1)
-    if image.has_transparency_data:
-        image = _convert(image, "RGBA", "image")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(_convert(image, "RGB", "image"))
-
-
-def _convert(image: Image.Image, mode: str, field: str) -> Image.Image:
-    try:
-        return image.convert(mode)
-    except MemoryError:
-        raise
-    except Exception as error:  # the mode is none that can be converted, or its palette or transparency is broken
-        got = f"colours of mode {image.mode}"
-        raise RequestError(f"{_kind(field)}_undecodable", field=field, got=got, allowed="grey, palette, RGB or CMYK") from error
+SEAM_PX = 2  # of the canvas: a quarter of a latent's cell, the least that a mask is wide
 
 
 @dataclass(frozen=True)
@@ -223,11 +61,13 @@ class CanvasSpec:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedImage:
-    """A picture on the canvas: `image` (height, width, 3) uint8, the part of the original it shows, and the original's size."""
+    """A picture on the canvas: `image` (height, width, 3) uint8, the part of the upright original it shows, the original's size,
+    and the EXIF orientation in which that was stored."""
 
     image: UInt8Array
     crop_box: Box
     size: Size
+    orientation: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -268,7 +108,7 @@ def aspect_buckets(size: int, granularity: int) -> tuple[Size, ...]:
     return tuple(best[aspect] for aspect in sorted(best))
 
 
-def fit_image(image: UInt8Array, spec: CanvasSpec) -> FittedImage:
+def fit_image(image: UInt8Array, spec: CanvasSpec, orientation: int = 1) -> FittedImage:
     """Bring a picture (height, width, 3) to the model's canvas: crop, then resize (bicubic).
 
     The canvas is covered by the picture: with `crop` it shows the centre square. What is already a canvas stays as it is.
@@ -280,15 +120,18 @@ def fit_image(image: UInt8Array, spec: CanvasSpec) -> FittedImage:
     crop_height = max(1, min(height, round(width * canvas[1] / canvas[0])))
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
     box = (left, top, left + crop_width, top + crop_height)
-    return FittedImage(image=_resize(_cut(image, box), canvas), crop_box=box, size=(width, height))
+    fitted = _resize(_cut(image, box), canvas)
+    return FittedImage(image=fitted, crop_box=box, size=(width, height), orientation=orientation)
 
 
-def fit_picture(image: UInt8Array, mask: BoolArray | None, spec: CanvasSpec, clip_side: int) -> FittedPicture:
-    """Bring a picture and its mask to the model's canvas; the one place where that is done.
+def fit_picture(
+    image: UInt8Array, mask: BoolArray | None, spec: CanvasSpec, clip_side: int, orientation: int = 1
+) -> FittedPicture:
+    """Bring an upright picture and its mask to the model's canvas; the one place where that is done.
 
     Shapes: `image` (height, width, 3), `mask` (any, any).
     """
-    fitted = fit_image(image, spec)
+    fitted = fit_image(image, spec, orientation)
     if mask is not None:
         mask = fit_mask(mask, fitted.size, fitted.crop_box, fitted.image.shape[:2])
     return FittedPicture(fitted=fitted, clip_image=clip_view(image, clip_side), mask=mask)
@@ -327,15 +170,35 @@ def clip_view(image: UInt8Array, side: int) -> UInt8Array:
     return np.ascontiguousarray(_cut(_resize(image, size), (left, top, left + side, top + side)))
 
 
-def paste_back(original: UInt8Array, edited: UInt8Array, crop_box: Box) -> UInt8Array:
-    """Return the original with its crop box replaced by the edited canvas (bicubic); nothing outside it changes.
+def paste_back(
+    original: UInt8Array, edited: UInt8Array, mask: BoolArray | None, crop_box: Box, paste: str = "mask"
+) -> UInt8Array:
+    """Return the original with the edited canvas (bicubic) in its crop box.
 
-    Shapes: `original` (height, width, 3), `edited` (any, any, 3); returns (height, width, 3).
+    `paste=mask`: only where the canvas mask is (None: all of it), blended with the original within `SEAM_PX` of the mask's edge,
+    on the inside; every other pixel is the original's. `paste=frame`: the whole canvas.
+
+    Shapes: `original` (height, width, 3), `edited` (any, any, 3), `mask` (any, any); returns (height, width, 3).
     """
     left, top, right, bottom = crop_box
-    pasted = original.copy()
-    pasted[top:bottom, left:right] = _resize(edited, (right - left, bottom - top))
+    pasted, patch = original.copy(), _resize(edited, (right - left, bottom - top))
+    if paste == "mask":
+        height, width = original.shape[:2]
+        whole = np.ones(edited.shape[:2], dtype=np.bool_) if mask is None else mask
+        seam = max(1, round(SEAM_PX * max((right - left) / edited.shape[1], (bottom - top) / edited.shape[0])))
+        weight = _cut(_seam_weights(paste_mask(whole, (width, height), crop_box), seam), crop_box)
+        below = Image.fromarray(np.ascontiguousarray(_cut(original, crop_box)))
+        patch = np.array(Image.composite(Image.fromarray(patch), below, Image.fromarray(np.ascontiguousarray(weight))))
+    pasted[top:bottom, left:right] = patch
     return pasted
+
+
+def _seam_weights(mask: BoolArray, seam: int) -> UInt8Array:
+    """Return how much of the edit stands in each pixel, 0 to 255: none outside the mask, all of it `seam` pixels inside."""
+    blurred = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(seam))
+    weights = np.array(blurred.point([max(0, 2 * level - 255) for level in range(256)]))
+    weights[~mask] = 0
+    return weights
 
 
 def paste_mask(mask: BoolArray, original_size: Size, crop_box: Box) -> BoolArray:

@@ -7,33 +7,32 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.config import FRAMES, PASTES, EditConfig, ModelConfig, check_choice
 from vimaedit.errors import ConfigError, RequestError, VimaeditError
 from vimaedit.models.files import bundle_recipe, recipe_config
 from vimaedit.recipes import with_method
-from vimaedit.types import BlendPhrase, BoolArray, EditRequest, Status, UInt8Array
+from vimaedit.types import BlendPhrase, BoolArray, EditRequest, Status
 
 if TYPE_CHECKING:
     import torch
 
+    from vimaedit.decoding import DecodedImage, Picture
     from vimaedit.engine.batch import StepState
     from vimaedit.models.files import ModelFacts, ModelFiles
 
 logger = logging.getLogger(__name__)
 
-Picture = Image.Image | UInt8Array | str | PathLike[str]
 StepCallback = Callable[["ViMAEditPipeline", int, int, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViMAEditOutput:
-    """What one call gives: lists of one, as diffusers' pipelines do. All pictures share one frame, the model's canvas.
+    """What one call gives: lists of one, as diffusers' pipelines do. All pictures share the frame that was asked for.
 
     `masks` and `critical_masks` are mode L, 0 or 255; None where the edit had no mask. `warnings` says what to know.
     """
@@ -42,7 +41,7 @@ class ViMAEditOutput:
     sources: list[Image.Image]
     masks: list[Image.Image | None]
     critical_masks: list[Image.Image | None]
-    crop_box: tuple[int, int, int, int]  # where the canvas lies in the given picture: left, top, right, bottom
+    crop_box: tuple[int, int, int, int]  # where the frame lies in the given picture: left, top, right, bottom
     blend: tuple[BlendPhrase, ...]
     warnings: tuple[str, ...]
 
@@ -90,7 +89,9 @@ class ViMAEditPipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | int | None = None,
-        mask: Image.Image | UInt8Array | None = None,
+        mask: Picture | BoolArray | None = None,
+        frame: str = "canvas",
+        paste: str = "mask",
         reweight: dict[str, float] | None = None,
         callback_on_step_end: StepCallback | None = None,
         **options: Any,
@@ -98,14 +99,16 @@ class ViMAEditPipeline:
         """Edit a picture.
 
         `blend` says what changes: `"cat tiger"`, or (source phrase, target phrase) pairs; left out, the difference of the
-        prompts does. `generator` gives the seed (its initial one). `mask` (any size, non-zero = edit) belongs to
-        `grounding="given"`. `reweight` multiplies the attention to phrases of the target prompt. `options` are those of
+        prompts does. `generator` gives the seed (its initial one). `mask` (any size of
+        the picture's aspect, white = edit) belongs to `grounding="given"`. `frame="original"` pastes the edit back into the picture
+        at its own size: where the mask is, or with `paste="frame"` the whole canvas. `reweight` multiplies the attention to phrases of the target prompt. `options` are those of
         `EditConfig`. The callback is called after every step as diffusers does, with `latents` (2, 1, C, h, w), source first,
         and the `masks`; what it returns is not used.
 
         Raises: ConfigError for a wrong option, RequestError for a picture or prompt that cannot be edited.
         """
-        from vimaedit.images import read_picture
+        from vimaedit.decoding import read_picture
+        from vimaedit.images import paste_back, paste_mask
         from vimaedit.words.phrases import parse_blend
 
         given = {"steps": num_inference_steps, "target_guidance": guidance_scale}
@@ -113,14 +116,18 @@ class ViMAEditPipeline:
         for name, prompt in (("source_prompt", source_prompt), ("target_prompt", target_prompt)):
             if not isinstance(prompt, str):
                 raise RequestError("wrong_type", field=name, got=type(prompt).__name__, allowed="a text")
+        check_choice("frame", frame, FRAMES)
+        check_choice("paste", paste, PASTES)
+        picture = read_picture(image)
+        given_mask, warnings = (None, ()) if mask is None else _read_mask(mask, picture, config)
         request = EditRequest(
             id="image",
-            image=read_picture(image),
+            image=picture.pixels,
             source_prompt=source_prompt,
             target_prompt=target_prompt,
             blend=parse_blend(blend),
             reweight=tuple((reweight or {}).items()),
-            given_mask=None if mask is None else _read_mask(mask, config),
+            given_mask=given_mask,
             seed=_seed(generator, config.seed),
         )
         editor = self._editor(config)  # last, since it may take long to load
@@ -134,14 +141,19 @@ class ViMAEditPipeline:
         (result,) = editor.finish([edit], batch, editor.run(batch, [edit], report))
         if result.status is not Status.OK:
             raise VimaeditError(result.message)
+        source, edited, box, masks = result.source, result.image, edit.crop_box, [result.edit_mask, result.critical_mask]
+        if frame == "original":
+            source, size = picture.pixels, picture.pixels.shape[1::-1]
+            edited = paste_back(source, edited, result.edit_mask, box, paste)
+            masks, box = [None if each is None else paste_mask(each, size, box) for each in masks], (0, 0, *size)
         return ViMAEditOutput(
-            images=[Image.fromarray(result.image)],
-            sources=[Image.fromarray(result.source)],
-            masks=[_mask_image(result.edit_mask)],
-            critical_masks=[_mask_image(result.critical_mask)],
-            crop_box=edit.crop_box,
+            images=[Image.fromarray(edited)],
+            sources=[Image.fromarray(source)],
+            masks=[_mask_image(masks[0])],
+            critical_masks=[_mask_image(masks[1])],
+            crop_box=box,
             blend=result.blend_used,
-            warnings=result.warnings,
+            warnings=(*picture.warnings, *warnings, *result.warnings),
         )
 
     def _configure(self, options: dict[str, Any]) -> EditConfig:
@@ -188,15 +200,15 @@ def _seed(generator: torch.Generator | int | None, default: int) -> int:
     return seed
 
 
-def _read_mask(mask: Image.Image | UInt8Array, config: EditConfig) -> BoolArray:
-    """True where any colour channel is not 0, as in records; (height, width)."""
+def _read_mask(mask: Picture | BoolArray, picture: DecodedImage, config: EditConfig) -> tuple[BoolArray, tuple[str, ...]]:
+    """Read a mask as it lies over the upright picture, (height, width), and say what to know of it."""
+    from vimaedit.decoding import read_mask, turn_mask
+
     if config.grounding != "given":
         raise ConfigError(f"mask: got one with grounding={config.grounding}; allowed: grounding='given'")
-    values = np.asarray(mask.convert("RGB") if isinstance(mask, Image.Image) else mask)
-    if values.ndim not in (2, 3):
-        raise RequestError("mask_shape", field="mask", got=f"an array of shape {values.shape}", allowed="(height, width)")
-    marked: BoolArray = (np.atleast_3d(values)[..., :3] != 0).any(axis=-1)
-    return marked
+    read = read_mask(mask)
+    pixels, turned = turn_mask(read.pixels, (picture.pixels.shape[1], picture.pixels.shape[0]), picture.orientation)
+    return pixels, (*read.warnings, *turned)
 
 
 def _mask_image(mask: np.ndarray | None) -> Image.Image | None:

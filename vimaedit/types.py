@@ -64,7 +64,7 @@ class RequestOverrides:
 class EditRequest:
     """One edit, self-contained and picklable.
 
-    Shapes: `image` (height, width, 3) uint8 sRGB; `given_mask` (any, any) bool, True = edit; `clip_image` (clip_side, clip_side,
+    Shapes: `image` (height, width, 3) uint8 sRGB; `given_mask` bool, True = edit, of any size of the picture's aspect; `clip_image` (clip_side, clip_side,
     3) uint8, the uncropped picture as the image encoder sees it. Where it is given, `image` and `given_mask` are on the model's
     canvas already; None: the editor brings them there and makes it from `image`.
     """

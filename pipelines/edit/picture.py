@@ -13,13 +13,13 @@ from pipelines.edit.sheet import draw_sheet
 from pipelines.options import Frame, check_bases
 from pipelines.store.location import check_writable, locate
 from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.decoding import read_mask, read_picture
 from vimaedit.errors import ConfigError, RequestError
-from vimaedit.images import decode_mask, encode_image, encode_mask, paste_back, paste_mask, read_picture
+from vimaedit.images import encode_image, encode_mask
 from vimaedit.types import Status
 
 if TYPE_CHECKING:
     from vimaedit import BlendPhrase, ViMAEditOutput, ViMAEditPipeline
-    from vimaedit.types import UInt8Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class EditImageConfig(Frame, EditConfig, ModelConfig):
     target_prompt: str = ""  # what it shall show
     output: str = ""  # local .png file; NAME_sheet.png goes beside it
     blend_words: str = ""  # what changes: "cat dog", or [{source: tabby cat, target: dog}]; nothing: see `blend`
-    given_mask: str | None = None  # local picture file, non-zero = edit; for grounding=given
+    given_mask: str | None = None  # local picture file, white = edit; for grounding=given
 
     def __post_init__(self) -> None:
         check_bases(self, EditImageConfig)
@@ -65,8 +65,6 @@ class OnePicture:
 
     config: EditImageConfig
     blend: Sequence[BlendPhrase]
-    source: UInt8Array
-    mask: UInt8Array | None
 
     def edit(self, pipe: ViMAEditPipeline, on_step: Callable[..., None] | None = None) -> ViMAEditOutput:
         """Edit it; the model is loaded with the first edit.
@@ -76,11 +74,13 @@ class OnePicture:
         config = self.config
         try:
             return pipe(
-                self.source,
+                config.image,
                 config.source_prompt,
                 config.target_prompt,
                 blend=self.blend,
-                mask=self.mask,
+                mask=config.given_mask,
+                frame=config.frame,
+                paste=config.paste,
                 callback_on_step_end=on_step,
             )
         except RequestError as error:
@@ -100,11 +100,12 @@ def look_at(config: EditImageConfig, blend: Sequence[BlendPhrase], written: Sequ
         raise ConfigError(f"output: got {config.output!r}, which is a folder; allowed: a file name that ends in .png")
     check_writable(locate(str(Path(config.output).parent)))
     try:
-        source = read_picture(config.image)
-        mask = None if config.given_mask is None else _read_given_mask(Path(config.given_mask))
+        read_picture(config.image)
+        if config.given_mask is not None:
+            read_mask(config.given_mask)
     except RequestError as error:
         raise ConfigError(str(error)) from error
-    return OnePicture(config=config, blend=blend, source=source, mask=mask)
+    return OnePicture(config=config, blend=blend)
 
 
 def places(config: EditImageConfig) -> tuple[Path, Path]:
@@ -137,11 +138,6 @@ def _sheet_row(picture: OnePicture, output: ViMAEditOutput) -> dict[str, Any]:
     config = picture.config
     source, edited = np.asarray(output.sources[0]), np.asarray(output.images[0])
     masks = [mask if mask is None else np.asarray(mask) > 0 for mask in (output.masks[0], output.critical_masks[0])]
-    if config.frame == "original":
-        source = picture.source
-        size = (source.shape[1], source.shape[0])
-        edited = paste_back(source, edited, output.crop_box)
-        masks = [mask if mask is None else paste_mask(mask, size, output.crop_box) for mask in masks]
     edit_mask, critical_mask = (mask if mask is None else {"bytes": encode_mask(mask)} for mask in masks)
     return {
         "id": Path(config.image).name,
@@ -156,10 +152,3 @@ def _sheet_row(picture: OnePicture, output: ViMAEditOutput) -> dict[str, Any]:
         "edit_mask": edit_mask,
         "critical_mask": critical_mask,
     }
-
-
-def _read_given_mask(path: Path) -> UInt8Array:
-    """Read a mask file: non-zero where it marks the edit."""
-    if not path.is_file():
-        raise ConfigError(f"given_mask: got {str(path)!r}; allowed: a file that exists")
-    return decode_mask(path.read_bytes()).astype(np.uint8)

@@ -12,14 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.edit.write import frame_pictures
 from pipelines.output.context import RunContext
 from pipelines.records.row import Row
 from pipelines.score.networks import Measurer, MetricNetworks
 from pipelines.score.read import read_references
 from pipelines.store.masking import mask_urls
+from vimaedit.decoding import decode_image
 from vimaedit.errors import RequestError, shown
-from vimaedit.images import decode_image, encode_image
+from vimaedit.images import encode_image
 from vimaedit.metrics.names import columns_of
 from vimaedit.metrics.samples import EditSample
 from vimaedit.types import Status
@@ -80,28 +80,27 @@ class RidingMetrics:
             row.measured = {name: _number(values[name]) for name in self.columns}
 
     def _sample(self, row: Row) -> EditSample | None:
-        """Bring a row's edit to the form in which it will be written; None where its references cannot be read."""
-        job = self.context.job
-        framed = frame_pictures(self.context, row)
-        assert framed.source is not None and framed.edited is not None and row.picture is not None
-        size, edited = row.picture.size, framed.edited
+        """Give a row's edit as it was made, on the canvas, coded as it will be; None where its references cannot be read."""
+        job, picture = self.context.job, row.picture
+        assert picture is not None and row.result is not None and row.result.image is not None
+        edited = row.result.image
         if job.picture_coding == "jpeg":  # the other formats lose nothing
             edited = decode_image(encode_image(edited, job.picture_coding), min_side_px=1, max_pixels=edited.size)
-        box = (0, 0, *size) if job.frame == "original" else row.picture.crop_box
         try:
             references = read_references(
                 _readable(row.references or {}),
                 self.context.reference_rules,
                 job.max_pixels,
-                size,
-                box,
+                picture.size,
+                picture.orientation,
+                picture.crop_box,
                 edited.shape[:2],
             )
         except (RequestError, OSError) as error:
             _warn(row, error)
             return None
         return EditSample(
-            source=framed.source,
+            source=picture.image,
             edited=edited,
             source_prompt=row.source_prompt or "",
             target_prompt=row.target_prompt or "",

@@ -15,8 +15,9 @@ from pipelines.output.context import RunContext
 from pipelines.records.row import Row
 from pipelines.records.schema import OUTPUT_FIELDS
 from pipelines.store.masking import cut_quotes, mask_urls
+from vimaedit.decoding import decode_image
 from vimaedit.errors import RequestError, shown
-from vimaedit.images import decode_image, encode_image, encode_mask, paste_back, paste_mask
+from vimaedit.images import encode_image, encode_mask, paste_back, paste_mask
 from vimaedit.metrics.background import background_metrics
 from vimaedit.types import BoolArray, Status, UInt8Array
 
@@ -94,7 +95,7 @@ def _warnings(context: RunContext, row: Row) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class FramedPictures:
+class _Framed:
     """A row's pictures and masks in the output's frame. Shapes: (height, width, 3) uint8, masks (height, width) bool."""
 
     source: UInt8Array | None
@@ -103,7 +104,7 @@ class FramedPictures:
     critical_mask: BoolArray | None
 
 
-def frame_pictures(context: RunContext, row: Row) -> FramedPictures:
+def _frame(context: RunContext, row: Row) -> _Framed:
     """Bring source, edit and masks to the output's frame."""
     job, picture, result = context.job, row.picture, row.result
     assert result is not None
@@ -111,15 +112,15 @@ def frame_pictures(context: RunContext, row: Row) -> FramedPictures:
     edited, edit_mask, critical_mask = result.image, result.edit_mask, result.critical_mask
     if row.coded is not None and picture is not None:
         source = decode_image(row.coded, min_side_px=job.min_side_px, max_pixels=job.max_pixels)
-        edited = None if edited is None else paste_back(source, edited, picture.crop_box)
+        edited = None if edited is None else paste_back(source, edited, edit_mask, picture.crop_box, job.paste)
         edit_mask = None if edit_mask is None else paste_mask(edit_mask, picture.size, picture.crop_box)
         critical_mask = None if critical_mask is None else paste_mask(critical_mask, picture.size, picture.crop_box)
-    return FramedPictures(source=source, edited=edited, edit_mask=edit_mask, critical_mask=critical_mask)
+    return _Framed(source=source, edited=edited, edit_mask=edit_mask, critical_mask=critical_mask)
 
 
 def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
-    """Code the pictures in the output's frame and measure the edit."""
-    job, framed = context.job, frame_pictures(context, row)
+    """Code the pictures in the output's frame; the edit is measured as it was made, on the canvas."""
+    job, framed = context.job, _frame(context, row)
     source, edited, edit_mask, critical_mask = framed.source, framed.edited, framed.edit_mask, framed.critical_mask
     ok = row.status == Status.OK and source is not None and edited is not None
     image: dict[str, Any] | None = None
@@ -134,10 +135,12 @@ def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
         else None,
         "edit_mask": {"bytes": encode_mask(edit_mask), "path": None} if ok and edit_mask is not None else None,
         "critical_mask": {"bytes": encode_mask(critical_mask), "path": None} if ok and critical_mask is not None else None,
-        "metrics": {**_metrics(source, edited, edit_mask), **row.measured} if ok else None,
+        "metrics": {**_metrics(row), **row.measured} if ok else None,
     }
 
 
-def _metrics(source: Any, edited: Any, edit_mask: Any) -> dict[str, Any]:
-    values = dataclasses.asdict(background_metrics(source, edited, edit_mask))
+def _metrics(row: Row) -> dict[str, Any]:
+    result, picture = row.result, row.picture
+    assert result is not None and result.image is not None and picture is not None
+    values = dataclasses.asdict(background_metrics(picture.image, result.image, result.edit_mask))
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

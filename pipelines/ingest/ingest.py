@@ -31,9 +31,11 @@ from pipelines.store.location import (
 from pipelines.store.masking import mask_urls, printable
 from pipelines.store.parquet import BrokenParquet, open_writer, read_footer, write_group
 from vimaedit.config import check_choice
+from vimaedit.decoding import decode_image
 from vimaedit.errors import ConfigError, RequestError
-from vimaedit.images import decode_image, encode_mask
-from vimaedit.piebench.annotations import CATEGORIES, NOTES, SIDE
+from vimaedit.images import encode_mask, fit_mask
+from vimaedit.piebench.annotations import CATEGORIES, NOTES, SIDE, with_frame
+from vimaedit.types import BoolArray
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ BENCHMARK_KEY = b"vimaedit_benchmark"  # in the footer: which benchmark this is,
 LAYOUTS = ("auto", "piebench", "piebench++")
 READ_THREADS = 8
 GROUP_ROWS = 50  # of about 100 kB each
-OTHER_SIZE = "picture_not_512"  # the mask is of 512 x 512 pixels all the same
+OTHER_SIZE = "picture_not_512"  # the published mask is of 512 x 512 pixels all the same
 DUPLICATE = "duplicate_id"
 
 
@@ -223,9 +225,18 @@ def _records(config: IngestConfig, source: Source, tally: _Tally) -> Iterator[di
             "blend_words": [dataclasses.asdict(phrase) for phrase in annotation.blend] or None,
             "category": annotation.category,
             "instruction": annotation.instruction,
-            "reference_mask": None if annotation.mask is None else {"bytes": encode_mask(annotation.mask), "path": None},
+            "reference_mask": None
+            if annotation.mask is None
+            else {"bytes": encode_mask(_over(annotation.mask, size)), "path": None},
             **entry.extra,
         }
+
+
+def _over(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
+    """Return a benchmark's mask as it lies over a picture: published masks are square, stretched over pictures that are not."""
+    if size[0] == size[1]:
+        return mask
+    return with_frame(fit_mask(mask, size, (0, 0, *size), size[::-1]))
 
 
 def _loaded(config: IngestConfig, source: Source) -> Iterator[tuple[Entry, tuple[bytes, tuple[int, int]] | RequestError]]:

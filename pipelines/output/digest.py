@@ -28,6 +28,8 @@ def config_digest(job: EditJobConfig) -> str:
 
 
 def digested_options(job: EditJobConfig) -> dict[str, Any]:
-    """Return the options that the digest covers, as plain values. Networks that measure nothing change no row."""
+    """Return the options that the digest covers, as plain values. Networks that measure nothing, and how to paste where nothing
+    is pasted, change no row."""
     without = OUTSIDE_DIGEST if job.riding else OUTSIDE_DIGEST | METRIC_NETWORKS
+    without |= set() if job.frame == "original" else {"paste"}
     return {name: value for name, value in dataclasses.asdict(job).items() if name not in without}

@@ -21,6 +21,7 @@ from pipelines.store.masking import cut, mask_urls, without_secrets
 from vimaedit.errors import ConfigError
 
 SHOWN_DIFFERENCES = 5
+WHY = {"results_version": " (this version makes other pictures of some records, see the changelog)"}
 SHOWN_CHARACTERS = 80
 
 
@@ -154,7 +155,7 @@ def as_stored(options: Mapping[str, Any]) -> dict[str, Any]:
 def tell_differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
     """Tell the options, by name, that have another value now than then."""
     return [
-        f"{name}={_shown(now.get(name))}, was {_shown(then.get(name))}"
+        f"{name}={_shown(now.get(name))}, was {_shown(then.get(name))}{WHY.get(name, '')}"
         for name in sorted(now.keys() | then.keys())
         if now.get(name) != then.get(name)
     ]

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 
 from pipelines.store.patience import DECODER_CPU_S, DECODER_STOP_S, DECODER_TRIES
+from vimaedit.decoding import decode_whole, decode_whole_mask, turn_mask
 from vimaedit.errors import RequestError, VimaeditError
-from vimaedit.images import CanvasSpec, FittedPicture, decode_image, decode_mask, fit_picture
+from vimaedit.images import CanvasSpec, FittedPicture, fit_picture
 
 ROOM_BYTES = 1024**3  # of memory beside what the process begins with, ...
 BYTES_PER_PIXEL = 24  # ... and for each pixel that is allowed: several copies of four channels while colours are converted
@@ -40,10 +41,11 @@ class CodedRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedRecord:
-    """A picture on the canvas with its mask, and what is wrong with the mask where nothing else is."""
+    """A picture on the canvas with its mask, what is wrong with the mask where nothing else is, and what to know of both."""
 
     picture: FittedPicture
     bad_mask: RequestError | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class DecoderDied(VimaeditError):
@@ -156,14 +158,18 @@ def decode_record(record: CodedRecord) -> DecodedRecord:
 
     Raises: RequestError for a bad picture.
     """
-    original = decode_image(record.image, min_side_px=record.min_side_px, max_pixels=record.max_pixels)
+    original = decode_whole(record.image, min_side_px=record.min_side_px, max_pixels=record.max_pixels)
+    pixels, warnings = original.pixels, original.warnings
     mask = bad_mask = None
     if record.mask is not None:
         try:
-            mask = decode_mask(record.mask, max_pixels=record.max_pixels)
+            given = decode_whole_mask(record.mask, max_pixels=record.max_pixels)
+            mask, turned = turn_mask(given.pixels, (pixels.shape[1], pixels.shape[0]), original.orientation)
+            warnings = (*warnings, *given.warnings, *turned)
         except RequestError as error:
             bad_mask = error
-    return DecodedRecord(picture=fit_picture(original, mask, record.canvas, record.clip_side), bad_mask=bad_mask)
+    picture = fit_picture(pixels, mask, record.canvas, record.clip_side, original.orientation)
+    return DecodedRecord(picture=picture, bad_mask=bad_mask, warnings=warnings)
 
 
 def serve(descriptor: int) -> None:

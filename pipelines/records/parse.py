@@ -63,6 +63,7 @@ def parse_record(
             image_path=picture.path,
             coded=picture.coded,
             picture=None if fitted is None else fitted.fitted,
+            warnings=list(picture.warnings),
         )
         rows.append(row)
         try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.cluster.logs import fields
 from pipelines.records.decoder import CodedRecord, DecoderDied, DecodingFailed, shared_decoder
+from pipelines.records.embedded import is_embedded
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
 from pipelines.records.values import find_coded
@@ -31,6 +32,7 @@ class RecordPicture:
     path: str | None
     coded: bytes | None = None
     fitted: FittedPicture | None = None
+    warnings: tuple[str, ...] = ()  # of decoding
     stage: str = ""
     error: Exception | None = None
 
@@ -58,7 +60,7 @@ def decode_picture(rules: RecordRules, record: Mapping[str, Any], image: bytes |
     """
     value = record.get("image")
     name = value.get("path") if isinstance(value, dict) else value
-    path = mask_url(name) if isinstance(name, str) else None
+    path = mask_url(name) if isinstance(name, str) and not is_embedded(name) else None
     if isinstance(image, Exception):
         stage = "record" if isinstance(find_picture(record), RequestError) else "fetch"
         return RecordPicture(path=path, stage=stage, error=image)
@@ -78,7 +80,9 @@ def decode_picture(rules: RecordRules, record: Mapping[str, Any], image: bytes |
         return RecordPicture(path=path, stage="decode", error=error)
     bad_mask = mask if isinstance(mask, RequestError) else decoded.bad_mask
     coded = image if rules.keeps_coded else None
-    return RecordPicture(path=path, coded=coded, fitted=decoded.picture, stage="decode", error=bad_mask)
+    return RecordPicture(
+        path=path, coded=coded, fitted=decoded.picture, warnings=decoded.warnings, stage="decode", error=bad_mask
+    )
 
 
 def stop_without_picture(row: Row, picture: RecordPicture) -> None:

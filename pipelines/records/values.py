@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.records.embedded import is_embedded, read_embedded
 from pipelines.records.types import is_list_type
 from vimaedit.errors import RequestError, shown
 from vimaedit.words.phrases import BLEND_FORMS
@@ -49,7 +50,7 @@ def converted(value: Any) -> Any:
 
 
 def find_coded(value: Any, field: str) -> bytes | str:
-    """Return a picture's bytes, or the path or URL that names it.
+    """Return a picture's bytes, also where they stand as text (base64, a data URI), or the path or URL that names it.
 
     Raises: RequestError for null and for values of another type.
     """
@@ -63,7 +64,7 @@ def find_coded(value: Any, field: str) -> bytes | str:
         raise RequestError("null_value", field=field, got="null", allowed=PICTURE)
     if not isinstance(reference, str):
         raise wrong_type(field, reference, allowed=PICTURE)
-    return reference
+    return read_embedded(reference, field) if is_embedded(reference) else reference
 
 
 def wrong_type(field: str, value: Any, *, allowed: str | None = None) -> RequestError:

@@ -17,8 +17,9 @@ from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.location import is_transient, locate
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import take_rows
+from vimaedit.decoding import DecodedImage, DecodedMask, decode_whole, decode_whole_mask, turn_mask
 from vimaedit.errors import RequestError
-from vimaedit.images import Box, Size, decode_image, decode_mask, fit_mask
+from vimaedit.images import Box, Size, fit_mask
 from vimaedit.metrics.samples import EditSample
 from vimaedit.piebench.annotations import with_frame
 from vimaedit.scenes.reading.judge import judge_edit
@@ -29,7 +30,7 @@ SCENE_COLUMNS = ("source_scene", "target_scene", "edited_object")
 RECORD_COLUMNS = ("image", "reference_mask", "reference_image", "target_determined", *SCENE_COLUMNS)
 EDITED_COLUMNS = ("edited_image", "edit_mask", "crop_box", "original_size")
 
-Array = TypeVar("Array", UInt8Array, BoolArray)
+Decoded = TypeVar("Decoded", DecodedImage, DecodedMask)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -94,21 +95,22 @@ def _sample(
         if prompt is None:
             raise RequestError("null_value", field=name, got="null", allowed="a string")
     edited_rules = ReferenceRules(root=places.edited_root, allow_http=False, http_hosts=())
-    edited = _decoded(result.get("edited_image"), "edited_image", edited_rules, decode_image, config.max_pixels)
+    edited = _decoded(result.get("edited_image"), "edited_image", edited_rules, decode_whole, config.max_pixels).pixels
     # In this order: squares side by side were published in one JPEG, and colours run over their borders.
     if config.jpeg_quality is not None:
         edited = through_jpeg(edited, config.jpeg_quality)
     if config.part == "last":
         side = min(edited.shape[:2])
         edited = np.ascontiguousarray(edited[-side:, -side:])
-    source = _decoded(record.get("image"), "image", rules, decode_image, config.max_pixels)
+    original = _decoded(record.get("image"), "image", rules, decode_whole, config.max_pixels)
+    source = original.pixels
     size = (source.shape[1], source.shape[0])
     box = frame_box(size, edited.shape[:2], result.get("crop_box"), result.get("original_size"))
-    references = read_references(record, rules, config.max_pixels, size, box, edited.shape[:2])
+    references = read_references(record, rules, config.max_pixels, size, original.orientation, box, edited.shape[:2])
     edit_mask = None
     if result.get("edit_mask") is not None:
-        found = _decoded(result["edit_mask"], "edit_mask", edited_rules, decode_mask, config.max_pixels)
         height, width = edited.shape[:2]
+        found = _mask(result["edit_mask"], "edit_mask", edited_rules, config.max_pixels, (width, height), 1)
         edit_mask = fit_mask(found, (width, height), (0, 0, width, height), (height, width))
     return EditSample(
         source=resize(cut(source, box), (edited.shape[1], edited.shape[0])),
@@ -132,23 +134,29 @@ class References:
 
 
 def read_references(
-    record: Mapping[str, Any], rules: ReferenceRules, max_pixels: int, size: Size, box: Box, shape: tuple[int, ...]
+    record: Mapping[str, Any],
+    rules: ReferenceRules,
+    max_pixels: int,
+    size: Size,
+    orientation: int,
+    box: Box,
+    shape: tuple[int, ...],
 ) -> References:
-    """Decode a record's reference mask and picture: of an original of `size` (width, height) the part within `box`, brought to
-    the edited picture's `shape` (height, width).
+    """Decode a record's reference mask and picture: of an original of `size` (width, height), stored in an EXIF orientation, the
+    part within `box`, brought to the edited picture's `shape` (height, width).
 
     Raises: RequestError for what cannot be read.
     """
     mask, framed = None, False
     if record.get("reference_mask") is not None:
-        whole = _decoded(record["reference_mask"], "reference_mask", rules, decode_mask, max_pixels)
+        whole = _mask(record["reference_mask"], "reference_mask", rules, max_pixels, size, orientation)
         framed = is_framed(whole)
         mask = fit_mask(whole, size, box, shape)
         mask = with_frame(mask) if framed else mask
     target = None
     # Where the prompts leave the answer open, one picture of it is no measure of another.
     if record.get("reference_image") is not None and record.get("target_determined") is not False:
-        target = resize(_decoded(record["reference_image"], "reference_image", rules, decode_image, max_pixels), size)
+        target = resize(_decoded(record["reference_image"], "reference_image", rules, decode_whole, max_pixels).pixels, size)
         target = resize(cut(target, box), (shape[1], shape[0]))
     return References(mask=mask, framed=framed, target=target)
 
@@ -225,7 +233,12 @@ def _scene_values(sample: EditSample, record: Mapping[str, Any]) -> dict[str, fl
     }
 
 
-def _decoded(value: Any, field: str, rules: ReferenceRules, decode: Callable[..., Array], max_pixels: int) -> Array:
+def _mask(value: Any, field: str, rules: ReferenceRules, max_pixels: int, size: Size, orientation: int) -> BoolArray:
+    """Decode the mask of a picture of `size` (width, height) that is stored in an EXIF orientation."""
+    return turn_mask(_decoded(value, field, rules, decode_whole_mask, max_pixels).pixels, size, orientation, field)[0]
+
+
+def _decoded(value: Any, field: str, rules: ReferenceRules, decode: Callable[..., Decoded], max_pixels: int) -> Decoded:
     """Decode a picture, fetched where the record only names it.
 
     Raises: RequestError naming the field, also where it cannot be fetched; the infrastructure's transient errors as they are.

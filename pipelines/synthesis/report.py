@@ -16,7 +16,7 @@ from pipelines.synthesis.card import MEANINGS, Account, category_table, funnel_t
 from pipelines.synthesis.filters import KEPT, outcomes
 from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
 from pipelines.tables import escaped, html_cell, html_row, html_table
-from vimaedit.images import decode_image, decode_mask
+from vimaedit.decoding import decode_image, decode_mask
 
 EXAMPLES = 8  # of each outcome
 THUMBNAIL_PX = 160

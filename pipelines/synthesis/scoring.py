@@ -21,8 +21,8 @@ from pipelines.store.location import Location, list_files, locate
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, put_table, read_batches, read_footer
 from pipelines.synthesis.columns import SCORE_SCHEMA, SCORES
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
+from vimaedit.decoding import decode_image, decode_mask
 from vimaedit.errors import WrongWeights
-from vimaedit.images import decode_image, decode_mask
 from vimaedit.metrics.background import region_psnr
 from vimaedit.models.names import absolute_name
 from vimaedit.synthesis.likeness import perceptual_hash

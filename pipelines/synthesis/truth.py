@@ -12,7 +12,7 @@ from pipelines.store.location import list_files, locate
 from pipelines.store.parquet import READ_ROWS, read_batches, read_table
 from pipelines.synthesis.filters import KEPT
 from pipelines.tables import Table
-from vimaedit.images import decode_image
+from vimaedit.decoding import decode_image
 from vimaedit.metrics.statistics import wilson_interval
 from vimaedit.scenes.scenes import Scene
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon

@@ -80,6 +80,26 @@ def test_given_masks_phrases_and_weights(pipe: ViMAEditPipeline) -> None:
     assert not np.array_equal(plain.images[0], weighted.images[0])
 
 
+def test_a_picture_of_any_kind_is_edited_in_its_own_frame(pipe: ViMAEditPipeline, tmp_path: Path) -> None:
+    large = np.asarray(Image.fromarray(picture(4)).resize((200, 140), Image.Resampling.BICUBIC))
+    soft = np.zeros((70, 100), np.uint8)
+    soft[20:50, 40:70], soft[50, 40:70] = 255, 99
+    path = tmp_path / "mask.png"
+    Image.fromarray(soft).save(path)
+    options = {"num_inference_steps": 2, "grounding": "given", "frame": "original"}
+    output = pipe(large, *PROMPTS, mask=path, **options)
+    edited, mask = np.asarray(output.images[0]), np.asarray(output.masks[0]) > 0
+    assert (np.asarray(output.sources[0]) == large).all() and output.crop_box == (0, 0, 200, 140)
+    assert 0 < mask.sum() < mask.size / 3
+    assert (edited[~mask] == large[~mask]).all() and (edited[mask] != large[mask]).any()
+    assert [warning.partition(":")[0] for warning in output.warnings][0] == "mask_not_black_and_white"
+    frame = np.asarray(pipe(large, *PROMPTS, mask=path, paste="frame", **options).images[0])
+    assert (frame[:, 30:170][~mask[:, 30:170]] != large[:, 30:170][~mask[:, 30:170]]).any()
+    assert (frame[:, :30] == large[:, :30]).all()
+    with pytest.raises(RequestError, match="^given_mask: got 100x100 px for a picture of 200x140 px; allowed: any size of the"):
+        pipe(large, *PROMPTS, mask=np.eye(100), **options)
+
+
 def test_what_is_wrong_is_said(pipe: ViMAEditPipeline, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="options: got stepz; allowed: auxiliary, blend"):
         pipe(picture(1), *PROMPTS, stepz=3)

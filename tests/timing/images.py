@@ -19,8 +19,9 @@ from pipelines.tables import Table
 from tests.timing.pictures import PHOTOGRAPH, grainy_picture
 from tests.timing.report import processor, run_suite, say
 from vimaedit.config import check_range, check_types
+from vimaedit.decoding import decode_image
 from vimaedit.errors import ConfigError
-from vimaedit.images import CODINGS, CanvasSpec, decode_image, fit_image
+from vimaedit.images import CODINGS, CanvasSpec, fit_image
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.render import render_scene
 from vimaedit.scenes.sampling import sample_scene

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vimaedit.config import EditConfig
+from vimaedit.decoding import turn_mask
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import Box, CanvasSpec, FittedImage, FittedPicture, fit_picture
 from vimaedit.models.backbone import Backbone
@@ -116,9 +117,10 @@ def _fit(request: EditRequest, canvas: CanvasSpec, clip_side: int, *, takes_mask
     if mask is not None and mask.ndim != 2:
         got = f"an array of shape {mask.shape}"
         raise RequestError("mask_shape", field="given_mask", got=got, allowed="(height, width)")
-    if request.clip_image is None:
-        return fit_picture(request.image, mask, canvas, clip_side)
     height, width = request.image.shape[:2]
+    if request.clip_image is None:
+        mask = None if mask is None else turn_mask(mask, (width, height), orientation=1)[0]
+        return fit_picture(request.image, mask, canvas, clip_side)
     own = canvas.canvas_of((width, height))
     for code, field, array in (("image_shape", "image", request.image), ("mask_shape", "given_mask", mask)):
         if array is not None and array.shape[1::-1] != own:

@@ -10,7 +10,9 @@ from typing import Any
 from pipelines.output.thumbnails import code_masks, code_picture
 from pipelines.store.location import Location
 from pipelines.store.parquet import read_batches
-from vimaedit.images import decode_image, decode_mask, fit_mask
+from vimaedit.decoding import decode_image, decode_mask, turn_mask
+from vimaedit.errors import RequestError
+from vimaedit.images import fit_mask
 from vimaedit.types import BoolArray, Status, UInt8Array
 
 BATCH_ROWS = 8  # decoded from Parquet at a time
@@ -99,12 +101,15 @@ def _mask(value: Any) -> BoolArray | None:
 
 
 def _reference_mask(row: Mapping[str, Any], frame: UInt8Array | None) -> BoolArray | None:
-    """Return the reference mask in the row's frame."""
+    """Return the reference mask in the row's frame; None also where it is of another aspect than the picture."""
     mask, size, box = _mask(row.get("reference_mask")), row.get("original_size"), row.get("crop_box")
     if mask is None or frame is None or size is None or box is None:
         return None
-    sides = (box["left"], box["top"], box["right"], box["bottom"])
-    return fit_mask(mask, (size["width"], size["height"]), sides, frame.shape)
+    sides, whole = (box["left"], box["top"], box["right"], box["bottom"]), (size["width"], size["height"])
+    try:
+        return fit_mask(turn_mask(mask, whole, orientation=1)[0], whole, sides, frame.shape)
+    except RequestError:
+        return None
 
 
 def _box(row: Mapping[str, Any], picture: UInt8Array) -> tuple[slice, slice]:

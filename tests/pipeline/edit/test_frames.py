@@ -42,16 +42,18 @@ def test_source_edit_and_masks_share_one_frame(
     tmp_path: Path, make_job: MakeJob, make_picture: MakePicture, fit: str, frame: str
 ) -> None:
     originals = [make_picture(number, size=size) for number, size in enumerate(SIZES)]
-    mask = make_picture(0, size=(59, 31), mode="1")
+    masks = [make_picture(0, size=(width // 8, height // 8), mode="1") for width, height in SIZES]
     records = [
-        {"image": picture, "source_prompt": "a cat", "target_prompt": "a dog", "given_mask": mask} for picture in originals
+        {"image": picture, "source_prompt": "a cat", "target_prompt": "a dog", "given_mask": mask}
+        for picture, mask in zip(originals, masks, strict=True)
     ]
-    records.append({**records[0], "given_mask": None})
+    records += [{**records[0], "given_mask": None}, {**records[0], "given_mask": masks[1]}]
     write_records(tmp_path / "in" / "a.parquet", records)
     run_edit(make_job(frame=frame, canvas=Canvas(fit=fit), grounding="given"))
-    *rows, without_mask = pq.read_table(tmp_path / "out" / "data").to_pylist()
+    *rows, without_mask, of_another_aspect = pq.read_table(tmp_path / "out" / "data").to_pylist()
     assert without_mask["status"] == "rejected"
     assert "given_mask: got null; allowed: a mask, with grounding=given" in without_mask["error_message"]
+    assert of_another_aspect["error_type"] == "mask_aspect"
     for row, size, original in zip(rows, SIZES, originals, strict=True):
         assert row["status"] == "ok", row["error_message"]
         assert row["original_size"] == {"width": size[0], "height": size[1]}
@@ -63,6 +65,7 @@ def test_source_edit_and_masks_share_one_frame(
         if frame == "original":
             assert source.shape[1::-1] == size and (box["right"], box["bottom"]) == size and box["left"] == box["top"] == 0
             assert (source == np.asarray(Image.open(io.BytesIO(original)))).all()
+            assert (source == edited)[edit_mask == 0].all() and (source != edited)[edit_mask > 0].any()
         elif fit == "crop":
             assert source.shape == (128, 128, 3)
             assert box["right"] - box["left"] == box["bottom"] - box["top"] == min(size)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.edit.write import encode_row
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
+from pipelines.output.digest import config_digest, digested_options
 from pipelines.output.finish import write_run
 from pipelines.records.row import Row
 from pipelines.store.location import locate
 from pipelines.store.masking import cut, cut_quotes, without_secrets
 from tests.contexts import make_context, make_picture, make_row
+from vimaedit.errors import ConfigError
+from vimaedit.images import CanvasSpec, encode_image, fit_image
 from vimaedit.models.files import ModelFacts
 from vimaedit.types import EditResult, Status
 
@@ -98,6 +103,37 @@ def test_texts_are_cut_and_masked() -> None:
     config = {"model": SECRET, "lora": [{"path": SECRET, "scale": 0.5}], "limit": None}
     masked = "s3://***@bucket/model"
     assert without_secrets(config) == {"model": masked, "lora": [{"path": masked, "scale": 0.5}], "limit": None}
+
+
+def test_an_edit_is_pasted_back_where_its_mask_is_and_measured_before() -> None:
+    original = np.random.default_rng(1).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    edited, mask = np.full((16, 16, 3), 255, np.uint8), np.zeros((16, 16), bool)
+    mask[4:12, 4:12] = True
+    rows = {}
+    for frame, paste in (("canvas", "mask"), ("original", "mask"), ("original", "frame")):
+        row = make_row(attempts=1, picture=fit_image(original, CanvasSpec(fit="crop", size=16, granularity=8)))
+        row.coded = encode_image(original, "png") if frame == "original" else None
+        row.take(EditResult(id="a", status=Status.OK, source=row.picture.image, image=edited, edit_mask=mask))
+        rows[frame, paste] = encode_row(context_of(frame=frame, paste=paste), "u", row)
+    by_mask, by_frame = (
+        np.asarray(Image.open(io.BytesIO(rows["original", paste]["edited_image"]["bytes"]))) for paste in ("mask", "frame")
+    )
+    inside = np.asarray(Image.open(io.BytesIO(rows["original", "mask"]["edit_mask"]["bytes"]))) > 0
+    assert inside[8:24, 16:32].all() and inside.sum() == 16 * 16
+    assert (by_mask[~inside] == original[~inside]).all() and (by_mask[inside] != original[inside]).mean() > 0.8
+    assert (by_frame[:, 8:40] == 255).all() and (by_frame[:, :8] == original[:, :8]).all()
+    assert rows["canvas", "mask"]["metrics"] == rows["original", "mask"]["metrics"] == rows["original", "frame"]["metrics"]
+    assert rows["canvas", "mask"]["metrics"]["background_psnr"] < 99
+
+
+def test_how_to_paste_is_of_the_digest_where_something_is_pasted() -> None:
+    def digest(**options: Any) -> str:
+        return config_digest(EditJobConfig(input="in", output="out", **options))
+
+    assert "paste" not in digested_options(EditJobConfig(input="in", output="out"))
+    assert digest(frame="original") != digest(frame="original", paste="frame")
+    with pytest.raises(ConfigError, match="^paste: got frame with frame=canvas; allowed: mask, or frame=original$"):
+        digest(paste="frame")
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,9 @@ def test_another_input_is_refused_with_its_differences(tmp_path: Path, inputs: I
         check_inputs(stored, scan_inputs(str(tmp_path / "in"), {}), extend=True)
 
 
-def test_other_settings_weights_and_columns_are_refused_by_name(tmp_path: Path, inputs: InputSet) -> None:
+def test_other_settings_weights_and_columns_are_refused_by_name(
+    tmp_path: Path, inputs: InputSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = context_of(inputs, model="s3://ann:hush@bucket/model")
     stored = store(inputs, context)
 
@@ -158,6 +160,13 @@ def test_other_settings_weights_and_columns_are_refused_by_name(tmp_path: Path, 
         f"thresholds.edit=0.25, was {context.job.thresholds.edit}; allowed: those it was begun with, or another output (nothing is "
         "deleted)"
     )
+    with monkeypatch.context() as patch:
+        for module in ("digest", "resume"):
+            patch.setattr(f"pipelines.output.{module}.RESULTS_VERSION", 99)
+        with pytest.raises(
+            ConfigError, match=r"results_version=99, was \d+ \(this version makes other pictures of some records"
+        ):
+            check(context)
     with pytest.raises(ConfigError, match="settings: options in what is not shown: credentials in URLs; allowed") as refused:
         check(context_of(inputs, model="s3://ann:hiss@bucket/model"))
     with pytest.raises(ConfigError) as refused:

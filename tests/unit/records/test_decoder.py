@@ -25,17 +25,17 @@ import importlib.abc, importlib.machinery, os, signal, sys
 
 class Hook(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "vimaedit.images":
+        if name != "vimaedit.decoding":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
         def exec_module(module):
             run(module)
-            decode = module.decode_image
+            decode = module.decode_whole
             def wrapped(data, **options):
                 act(data[-4:])
                 return decode(data, **options)
-            module.decode_image = wrapped
+            module.decode_whole = wrapped
         spec.loader.exec_module = exec_module
         return spec
 
@@ -69,7 +69,8 @@ def picture(number: int = 9, end: bytes = b"", size: tuple[int, int] = (23, 19))
 
 def record(image: bytes, **changes: Any) -> CodedRecord:
     options: dict[str, Any] = {"mask": None, "min_side_px": 11, "max_pixels": 10_000, "clip_side": 7}
-    return CodedRecord(image=image, canvas=CanvasSpec(fit="crop", size=16, granularity=8), **{**options, **changes})
+    options["canvas"] = CanvasSpec(fit="crop", size=16, granularity=8)
+    return CodedRecord(image=image, **{**options, **changes})
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def equal(left: DecodedRecord, right: DecodedRecord) -> bool:
 
 def test_records_are_decoded_as_in_this_process(decoder: Decoder) -> None:
     for number in (3, 40):
-        mask = picture(0, size=(5, 7))
+        mask = picture(0, size=(46, 38))
         asked = record(picture(number), mask=mask)
         assert equal(decoder(asked), decode_record(asked))
     maskless = decoder(record(picture(), mask=b"no mask"))
@@ -104,6 +105,34 @@ def test_records_are_decoded_as_in_this_process(decoder: Decoder) -> None:
         decoder(record(picture(end=b"ERRO")))
     assert caught.value.type == "LookupError"
     assert decoder.process is process
+
+
+def test_what_is_to_be_known_of_a_picture_and_its_mask_comes_with_them(decoder: Decoder) -> None:
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (23, 19), colour) for colour in ("red", "blue")]
+    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:], icc_profile=b"broken")
+    decoded = decoder(record(buffer.getvalue(), mask=picture(9, size=(23, 19))))
+    codes = [warning.partition(":")[0] for warning in decoded.warnings]
+    assert codes == ["first_frame_only", "profile_unreadable", "mask_covers_everything"]
+    assert decoded.picture.mask is not None and decoded.picture.mask.all()
+    other = decoder(record(picture(), mask=picture(9, size=(19, 23))))
+    assert other.picture.mask is None and other.bad_mask is not None and other.bad_mask.code == "mask_aspect"
+
+
+def test_a_mask_is_turned_with_its_picture(decoder: Decoder) -> None:
+    stored, shape, exif = np.zeros((16, 32, 3), np.uint8), np.zeros((16, 32), np.uint8), Image.Exif()
+    stored[4:9, 3:20] = shape[4:9, 3:20] = 255
+    exif[0x0112] = 6
+    coded = []
+    for array, options in ((stored, {"exif": exif}), (shape, {})):
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, "PNG", **options)
+        coded.append(buffer.getvalue())
+    decoded = decoder(record(coded[0], mask=coded[1], canvas=CanvasSpec(fit="keep", size=32, granularity=8)))
+    assert decoded.picture.fitted.size == (16, 32) and decoded.picture.fitted.orientation == 6
+    assert [warning.partition(":")[0] for warning in decoded.warnings] == ["mask_turned"]
+    assert decoded.picture.mask is not None
+    assert (decoded.picture.mask == (decoded.picture.fitted.image[..., 0] > 127)).mean() > 0.97
 
 
 def test_a_picture_that_kills_its_process_is_tried_again_and_harms_no_other(decoder: Decoder, tmp_path: Path) -> None:

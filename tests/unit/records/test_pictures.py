@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from PIL import Image
 
 from pipelines.records import pictures
 from pipelines.records.decoder import DecoderDied, DecodingFailed
@@ -72,6 +76,44 @@ def test_what_is_said_of_a_picture_holds_no_secret(caplog: pytest.LogCaptureFixt
     assert row.image_path == "http://***@host/a.png?token=***"
     assert "SECRET" not in caplog.text and "answered 403" in caplog.text
     assert row.result.message == "record 'x': image: ConnectionError: http://***@host/a.png?token=*** answered 403"
+
+
+def png(size: tuple[int, int] = (16, 16), **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 99).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def test_warnings_of_decoding_are_the_rows() -> None:
+    (row, _, other) = rows_of(b"x", png(icc_profile=b"broken"))
+    assert [warning.partition(":")[0] for warning in row.warnings] == ["profile_unreadable"]
+    assert row.warnings == other.warnings and row.warnings is not other.warnings
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF"])
+def test_pictures_as_text_are_read(image_format: str) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((16, 16), 99).convert("RGB").save(buffer, image_format)
+    data, text = buffer.getvalue(), base64.b64encode(buffer.getvalue()).decode()
+    lines = base64.encodebytes(data).decode()
+    url_safe = base64.urlsafe_b64encode(data).decode().rstrip("=")
+    for form in (text, lines, url_safe, f"data:image/png;base64,{text}", f"DATA:;base64,{quote(text)}", f"data:,{quote(data)}"):
+        assert find_coded(form, "image") == data
+        assert find_coded({"bytes": None, "path": form}, "given_mask") == data
+    row, *_ = rows_of(text, data)
+    assert row.image_path is None and row.status is None
+
+
+@pytest.mark.parametrize(
+    "text", ["a.png", "iVBORw0KGgo", "iVBORw0KGgo/" * 9 + ".png", "data/a.png", "/9j/" + "a" * 99 + ".jpg", "train/" * 20]
+)
+def test_names_are_no_pictures(text: str) -> None:
+    if text.startswith(("iVBORw0KGgo/", "/9j/")):  # begins as a picture does, and is none
+        with pytest.raises(RequestError, match="which looks like base64 of a picture: ") as error:
+            find_coded(text, "image")
+        assert error.value.code == "image_undecodable"
+    else:
+        assert find_coded(text, "image") == text
 
 
 def test_a_hugging_face_image_is_its_bytes_or_else_its_path() -> None:

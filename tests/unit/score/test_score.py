@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from pathlib import Path
@@ -143,6 +144,22 @@ def test_everything_is_brought_to_the_frame_of_the_edited_picture(tmp_path: Path
         np.testing.assert_array_equal(sample.target, fit_image(target, spec).image)
         np.testing.assert_array_equal(sample.edit_mask, np.eye(48) > 0)
         assert sample.reference_mask.sum() == 12 * 12 and sample.reference_mask[6:18, 18:30].all() and not sample.framed
+
+
+def test_a_reference_mask_is_turned_with_the_picture_and_of_its_aspect(tmp_path: Path) -> None:
+    exif, stored, buffer = Image.Exif(), np.zeros((40, 80), bool), io.BytesIO()
+    exif[0x0112] = 6
+    stored[:20] = True  # the upper half as it is stored, the right half upright
+    Image.fromarray(picture(0, 80, 40)).save(buffer, "png", exif=exif)
+    image = {"bytes": buffer.getvalue(), "path": None}
+    masks = [stored, np.ones((40, 40), bool)]
+    rows = [record(n, image=image, reference_mask={"bytes": encode_mask(mask), "path": None}) for n, mask in enumerate(masks)]
+    write(tmp_path / "bench" / "a.parquet", rows)
+    edited = base64.b64encode(coded(picture(1, 40, 80))["bytes"]).decode()
+    write(tmp_path / "edited" / "e.parquet", [{"id": f"r{n}", "edited_image": edited} for n in range(2)], None)
+    turned, other = load(config(tmp_path))
+    assert turned.sample.reference_mask[:, 20:].all() and not turned.sample.reference_mask[:, :20].any()
+    assert other.problem.startswith("record 'r1': reference_mask: got 40x40 px for a picture of 40x80 px; allowed: any size of")
 
 
 def test_a_border_that_is_in_the_mask_by_rule_stays_one_pixel(tmp_path: Path) -> None:
