@@ -191,7 +191,7 @@ def test_a_list_of_methods_is_an_option_of_its_own() -> None:
     assert (alone.benchmark, alone.method, against) == ("method=[", "p2p", "")
     ablations = "[vimaedit, vimaedit grounding=given columns.given_mask=reference_mask, vimaedit model=miniature-lcm steps=4]"
     words = ["benchmark=b", "output=o", f"method={ablations}", "target_guidance=3"]
-    configs, _ = read_methods(parse_command_line(words))
+    configs, _ = read_methods(parse_command_line(words), REQUIRED)
     assert [(each.grounding, each.columns, each.model, each.steps) for each in configs] == [
         ("vimaedit", {}, "miniature", 50),
         ("given", {"given_mask": "reference_mask"}, "miniature", 50),
