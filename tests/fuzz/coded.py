@@ -58,8 +58,12 @@ masks("mask_truncated", rejected("decode", "given_mask", or_ok=True), pictures.t
 masks("mask_flipped", rejected("decode", "given_mask", or_ok=True), pictures.flipped)
 masks("mask_huge_by_header", MASK, pictures.huge_by_header)
 masks("mask_of_unusual_mode", rejected("decode", "given_mask", or_ok=True), pictures.unusual_mode)
-masks("mask_of_deep_samples", ok(), pictures.deep_samples)
-masks("mask_of_any_size", ok(), lambda world: coded(world.blobs(world.chance.randint(1, 400), world.chance.randint(1, 9), "L")))
+masks("mask_of_deep_samples", rejected("decode", "given_mask", or_ok=True), pictures.deep_samples)
+masks(
+    "mask_of_any_size",
+    rejected("decode", "given_mask", or_ok=True),  # of another aspect
+    lambda world: coded(world.blobs(world.chance.randint(1, 400), world.chance.randint(1, 9), "L")),
+)
 masks(
     "mask_named",
     MASK,
