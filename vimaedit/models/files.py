@@ -20,7 +20,7 @@ from vimaedit.recipes import config_of, recipe_of
 
 FAMILIES = (SD1,)  # the first is that of a checkpoint file which comes without configs
 BUNDLE_FILE = "bundle.json"
-BUILT_IN = ("miniature", "miniature-lcm", "random")
+BUILT_IN = ("miniature", "random")
 SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"  # of the built-in family
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
@@ -28,16 +28,12 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """Local paths of one model. `diffusers` is a pipeline folder; with a `checkpoint` it only lends configs and tokenizer.
-
-    `few_step_unet` is a folder with a consistency-distilled UNet that takes the place of the pipeline's own.
-    """
+    """Local paths of one model. `diffusers` is a pipeline folder; with a `checkpoint` it only lends configs and tokenizer."""
 
     name: str
     family: Family
     diffusers: Path
     checkpoint: Path | None
-    few_step_unet: Path | None
     ip_adapter: Path | None
     clip: Path | None
     loras: tuple[tuple[Path, float], ...]
@@ -86,7 +82,6 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         family=family,
         diffusers=diffusers_dir,
         checkpoint=checkpoint,
-        few_step_unet=_few_step_unet(model.model),
         ip_adapter=ip_adapter,
         clip=clip,
         loras=tuple((_find_lora(entry.path), entry.scale) for entry in model.lora),
@@ -130,10 +125,7 @@ def model_digest(files: ModelFiles) -> str:
     weights = [files.checkpoint] if files.checkpoint is not None else []
     if files.checkpoint is None:
         for network in files.family.networks:
-            if network == files.family.denoiser and files.few_step_unet is not None:
-                weights += _network_weights("model", files.few_step_unet, None)
-            else:
-                weights += _network_weights("model", files.diffusers / network, files.variant)
+            weights += _network_weights("model", files.diffusers / network, files.variant)
     if files.ip_adapter is not None and files.clip is not None:
         weights += [files.ip_adapter, *_network_weights("clip", files.clip, None)]
     for path in weights:
@@ -174,13 +166,8 @@ def _bundle_root(name: str) -> Path | None:
     return root if (root / "sd" / "model_index.json").is_file() else None
 
 
-def _few_step_unet(name: str) -> Path | None:
-    """Return the UNet, with facts of its own, that takes the place of the bundle's."""
-    return SHIPPED / "lcm_unet" if name == "miniature-lcm" else None
-
-
 def _bundle_facts(name: str) -> dict[str, Any]:
-    root = _few_step_unet(name) or _bundle_root(name)
+    root = _bundle_root(name)
     path = root / BUNDLE_FILE if root is not None else None
     return _read_json(path) if path is not None and path.is_file() else {}
 

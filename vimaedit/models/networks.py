@@ -114,7 +114,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _load_pipeline(files: ModelFiles, dtype: torch.dtype) -> Pipeline:
-    from diffusers import UNet2DConditionModel
 
     pipeline = pipeline_class(files.family)
     options: dict[str, Any] = {
@@ -126,8 +125,6 @@ def _load_pipeline(files: ModelFiles, dtype: torch.dtype) -> Pipeline:
     try:
         if files.checkpoint is not None:
             return pipeline.from_single_file(str(files.checkpoint), config=str(files.diffusers), **options)
-        if files.few_step_unet is not None:
-            options["unet"] = UNet2DConditionModel.from_pretrained(files.few_step_unet, dtype=dtype, local_files_only=True)
         return pipeline.from_pretrained(files.diffusers, variant=files.variant, image_encoder=None, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"model: got {files.name!r}, which does not load: {str(error).strip()}") from error
