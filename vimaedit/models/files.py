@@ -36,16 +36,12 @@ CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """Local paths of one model. `diffusers` is a pipeline folder; with a `checkpoint` it only lends configs and tokenizer.
-
-    `few_step_unet` is a folder with a consistency-distilled UNet that takes the place of the pipeline's own.
-    """
+    """Local paths of one model. `diffusers` is a pipeline folder; with a `checkpoint` it only lends configs and tokenizer."""
 
     name: str
     family: Family
     diffusers: Path
     checkpoint: Path | None
-    few_step_unet: Path | None
     ip_adapter: Path | None
     clip: Path | None
     loras: tuple[tuple[Path, float], ...]
@@ -94,7 +90,6 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         family=family,
         diffusers=diffusers_dir,
         checkpoint=checkpoint,
-        few_step_unet=_few_step_unet(model.model),
         ip_adapter=ip_adapter,
         clip=clip,
         loras=tuple((_find_lora(entry.path), entry.scale) for entry in model.lora),
@@ -145,10 +140,7 @@ def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> s
     weights = [files.checkpoint] if files.checkpoint is not None else []
     if files.checkpoint is None:
         for network in files.family.networks:
-            if network == files.family.denoiser and files.few_step_unet is not None:
-                weights += network_weights("model", files.few_step_unet, None)[1]
-            else:
-                weights += network_weights("model", files.diffusers / network, files.variant)[1]
+            weights += network_weights("model", files.diffusers / network, files.variant)[1]
     if files.ip_adapter is not None and files.clip is not None:
         weights += [files.ip_adapter, *network_weights("clip", files.clip, None)[1]]
     for path in weights:
@@ -219,13 +211,8 @@ def _bundle_root(name: str) -> Path | None:
     return root if (root / "sd" / "model_index.json").is_file() else None
 
 
-def _few_step_unet(name: str) -> Path | None:
-    """Return the UNet, with facts of its own, that takes the place of the bundle's."""
-    return SHIPPED / "lcm_unet" if name == "miniature-lcm" else None
-
-
 def _bundle_facts(name: str) -> dict[str, Any]:
-    root = _few_step_unet(name) or _bundle_root(name)
+    root = _bundle_root(name)
     path = root / BUNDLE_FILE if root is not None else None
     return check_bundle(path, read_json("model", path)) if path is not None and path.is_file() else {}
 

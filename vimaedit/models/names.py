@@ -11,7 +11,7 @@ from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN = ("miniature", "miniature-lcm", "random")
+BUILT_IN = ("miniature", "random")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/\w[\w./-]*)?")
 FILE_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pth", ".pt", ".npz", ".json")
 

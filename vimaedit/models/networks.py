@@ -141,10 +141,9 @@ def load_pipeline(files: ModelFiles, dtype: torch.dtype) -> tuple[Pipeline, tupl
     networks: dict[str, Any] = {}
     classes = _network_classes(files)
     for name in files.family.networks:
-        replaced = files.few_step_unet is not None and name == files.family.denoiser
-        folder = files.few_step_unet if replaced and files.few_step_unet is not None else files.diffusers / name
-        variant = None if replaced else files.variant
-        networks[name], told = load_network("model", files.name, classes[name], folder, dtype=dtype, variant=variant)
+        networks[name], told = load_network(
+            "model", files.name, classes[name], files.diffusers / name, dtype=dtype, variant=files.variant
+        )
         lost += told
     tokenizer = load_clip_tokenizer("model", files.name, files.diffusers / "tokenizer")
     path = files.diffusers / "scheduler" / "scheduler_config.json"

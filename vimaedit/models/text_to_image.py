@@ -19,12 +19,10 @@ BATCH = 8  # pictures at a time
 
 
 def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> Any:
-    """Load a model as the stock pipeline with its own scheduler (LCM's for a few-step UNet), no safety checker.
+    """Load a model as the stock pipeline with its own scheduler, no safety checker.
 
     Raises: ConfigError for a folder that is no whole pipeline.
     """
-    from diffusers import LCMScheduler
-
     try:
         with quiet_libraries():
             pipe, _ = load_pipeline(files, getattr(torch, dtype))
@@ -33,8 +31,6 @@ def load_text_to_image(files: ModelFiles, device: str, dtype: str) -> Any:
             f"model: got {files.name!r}, which does not load as a whole pipeline: {str(error).strip()}; allowed: a bundle or diffusers "
             "folder with all its parts"
         ) from error
-    if files.few_step_unet is not None:
-        pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from jobs._cli.options import load_config, parse_command_line
@@ -16,7 +15,7 @@ from vimaedit.engine.load import load_editor
 from vimaedit.metrics.clip import ClipScore
 from vimaedit.miniature.training.card import num_found
 from vimaedit.miniature.training.data import captioned_scene
-from vimaedit.models.files import SHIPPED, model_digest, recipe_config, resolve_model
+from vimaedit.models.files import SHIPPED, recipe_config, resolve_model
 from vimaedit.models.text_to_image import draw_pictures, load_text_to_image
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.edits import Edit, make_edit
@@ -38,11 +37,11 @@ def job(*words: str) -> EditJobConfig:
     return load_config(EditJobConfig, parse_command_line(["input=in", "output=out", *words]), ("input", "output"))
 
 
-def run(category: str, model: str) -> list[tuple[Edit, EditResult]]:
+def run(category: str) -> list[tuple[Edit, EditResult]]:
     """Edit the first scenes of the validation split, all with an edit of one category."""
     edits = [make_edit(benchmark_seed("validation", 0, index), category) for index in range(NUM_EDITS)]
-    recipe = recipe_config(model)
-    editor = load_editor(dataclasses.replace(recipe, steps=min(recipe.steps, 20)), ModelConfig(model=model, device="cpu"))
+    recipe = recipe_config("miniature")
+    editor = load_editor(dataclasses.replace(recipe, steps=min(recipe.steps, 20)), ModelConfig(device="cpu"))
     requests = [
         EditRequest(
             id=str(index),
@@ -58,7 +57,6 @@ def run(category: str, model: str) -> list[tuple[Edit, EditResult]]:
 
 def test_the_files_keep_within_their_sizes() -> None:
     assert size_of(SHIPPED / "miniature") <= 16 * MEGABYTE
-    assert size_of(SHIPPED / "lcm_unet") <= 7 * MEGABYTE
     assert size_of(SHIPPED / "scoring_clip") <= 4 * MEGABYTE
 
 
@@ -68,18 +66,10 @@ def test_it_is_the_default_with_a_recipe_of_its_own_and_no_warning() -> None:
     for name, value in stated["recipe"].items():
         own = getattr(job(), name)
         assert all(getattr(own, key) == inner for key, inner in value.items()) if isinstance(value, dict) else own == value
-    assert job("model=miniature-lcm").steps < job().steps
 
 
-def test_the_few_step_sibling_differs_in_its_unet_alone() -> None:
-    own, few = (resolve_model(ModelConfig(model=name)) for name in ("miniature", "miniature-lcm"))
-    assert model_digest(own) != model_digest(few)
-    assert (own.diffusers, own.ip_adapter, own.clip) == (few.diffusers, few.ip_adapter, few.clip)
-
-
-@pytest.mark.parametrize("model", ["miniature", "miniature-lcm"])
-def test_a_background_is_changed_as_the_target_says(model: str) -> None:
-    done = run("change_background", model)
+def test_a_background_is_changed_as_the_target_says() -> None:
+    done = run("change_background")
     assert all(result.status == Status.OK for _, result in done)
     right = [
         judge_edit(result.image, edit.source, edit.target, edit.source_index, edit.target_index).edited_right
@@ -101,12 +91,11 @@ def test_both_clips_know_the_captions() -> None:
             assert num_found(ClipScore(name), pictures, captions) >= 34
 
 
-@pytest.mark.parametrize(("model", "steps", "guidance"), [("miniature", 20, 4.0), ("miniature-lcm", 4, 1.0)])
-def test_the_stock_pipeline_draws_the_named_background(model: str, steps: int, guidance: float) -> None:
+def test_the_stock_pipeline_draws_the_named_background() -> None:
     seeds = [benchmark_seed("validation", 0, index) for index in range(NUM_DRAWN)]
     scenes, captions = zip(*(captioned_scene(seed) for seed in seeds), strict=True)
-    pipe = load_text_to_image(resolve_model(ModelConfig(model=model)), "cpu", "float32")
-    drawn = draw_pictures(pipe, captions, seeds, steps=steps, guidance=guidance)
+    pipe = load_text_to_image(resolve_model(ModelConfig()), "cpu", "float32")
+    drawn = draw_pictures(pipe, captions, seeds, steps=20, guidance=4.0)
     assert np.isfinite(np.stack(drawn)).all()
     right = [
         read_unknown(picture).background.colour == scene.background.colour for scene, picture in zip(scenes, drawn, strict=True)

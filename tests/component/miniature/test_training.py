@@ -351,7 +351,9 @@ def test_every_stage_gets_its_share_of_the_minutes():
         lanes = [lane for round_ in plan("all", 100.0, replicas) for lane in round_]
         tasks = [task for lane in lanes for task in lane]
         assert {task.stage for task in tasks} == set(SHARES)
-        assert abs(sum(task.minutes for task in tasks) - 100 * replicas) < 1e-6  # each lane has all the time
+        # Rounds follow each other; what runs side by side in one takes equally long.
+        spent = [{round(sum(task.minutes for task in lane), 6) for lane in round_} for round_ in plan("all", 100.0, replicas)]
+        assert all(len(each) == 1 for each in spent) and abs(sum(sum(each) for each in spent) - 100) < 1e-5
     (lanes,) = plan("decoder", 7.0, 2)
     assert [(task.stage, task.minutes, task.replica) for (task,) in lanes] == [
         ("decoder", 7.0, Replica(index=n, count=2)) for n in range(2)
@@ -378,9 +380,9 @@ def test_weights_of_others_begin_a_training_and_end_in_a_bundle(tmp_path):
         for name, value in wanted.items():
             moved = "unet" in str(path) and name == "conv_out.bias"
             assert torch.allclose(made[name].float(), value.float() + moved, atol=1e-3), (path, name)
-    for name in ("lcm_unet/diffusion_pytorch_model.safetensors", "scoring_clip/model.safetensors"):
-        made, wanted = load_file(tmp_path / "family" / name), load_file(SHIPPED / name)
-        assert all(torch.equal(made[key], wanted[key]) for key in wanted)
+    name = "scoring_clip/model.safetensors"
+    made, wanted = load_file(tmp_path / "family" / name), load_file(SHIPPED / name)
+    assert all(torch.equal(made[key], wanted[key]) for key in wanted)
 
 
 def test_a_wider_unet_is_told_from_its_weights(tmp_path):

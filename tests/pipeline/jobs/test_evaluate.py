@@ -185,17 +185,17 @@ def test_the_settings_of_every_method_are_printed(capsys: pytest.CaptureFixture[
 def test_a_list_of_methods_is_an_option_of_its_own() -> None:
     words = ["benchmark=b", "output=o", "method=[vimaedit, p2p thresholds.edit=0.3]", "steps=2", "against=vimaedit"]
     configs, against = read_methods(parse_command_line(words), REQUIRED)
-    assert [(each.method, each.steps, each.thresholds.edit) for each in configs] == [("vimaedit", 2, 0.4), ("p2p", 2, 0.3)]
+    assert [(each.method, each.steps, each.thresholds.edit) for each in configs] == [("vimaedit", 2, 0.2), ("p2p", 2, 0.3)]
     assert [each.names for each in configs] == [("vimaedit",), ("p2p-thresholds.edit-0.3",)] and against == "vimaedit"
     (alone,), against = read_methods(parse_command_line(["benchmark=method=[", "output=o", "method=p2p"]), REQUIRED)
     assert (alone.benchmark, alone.method, against) == ("method=[", "p2p", "")
-    ablations = "[vimaedit, vimaedit grounding=given columns.given_mask=reference_mask, vimaedit model=miniature-lcm steps=4]"
+    ablations = "[vimaedit, vimaedit grounding=given columns.given_mask=reference_mask, vimaedit model=random steps=4]"
     words = ["benchmark=b", "output=o", f"method={ablations}", "target_guidance=3"]
     configs, _ = read_methods(parse_command_line(words), REQUIRED)
     assert [(each.grounding, each.columns, each.model, each.steps) for each in configs] == [
         ("vimaedit", {}, "miniature", 50),
         ("given", {"given_mask": "reference_mask"}, "miniature", 50),
-        ("vimaedit", {}, "miniature-lcm", 4),
+        ("vimaedit", {}, "random", 4),
     ]
     assert {each.target_guidance for each in configs} == {3.0}  # what is given holds for all, whatever their recipes
     config = EvaluateConfig(benchmark="b", output="o", methods=["vimaedit", "p2p thresholds.edit=0.3 steps=7"])

@@ -1,4 +1,4 @@
-"""From the stages' checkpoints to the files that are shipped: bundle, distilled UNet, scoring CLIP, and how they were trained."""
+"""From the stages' checkpoints to the files that are shipped: bundle, scoring CLIP, and how they were trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from vimaedit.miniature.training.checkpoints import (
     load_components,
     load_decoder,
     load_denoiser,
-    load_unet,
     load_weights,
 )
 from vimaedit.miniature.training.components import set_encoder
@@ -39,22 +38,17 @@ RECIPE: dict[str, Any] = {
     "target_guidance": 2.0,
     "image_strength": 0.2,
     "grounding_rounds": 1,
-    "thresholds": {"edit": 0.4, "critical": 0.8},
+    "thresholds": {"edit": 0.2, "critical": 0.8},
     "windows": {"self": 0.6, "text": 0.6, "image": 0.0},
 }
-# The student has its teacher's guidance built in.
-FEW_STEP_RECIPE: dict[str, Any] = {**RECIPE, "steps": 8, "target_guidance": 1.0}
-
 _POINTS = 8  # of a curve
 # Of a curve's line; the rest are figures of the averaged weights.
 _BESIDE = ("minutes", "step", "samples", "learning_rate", "steps_per_s", "loss")
 
 
 def write_family(checkpoints: Path, folder: Path) -> None:
-    """Write all that was trained in half precision: `miniature/` (the bundle), `lcm_unet/` and `scoring_clip/`."""
+    """Write all that was trained in half precision: `miniature/` (the bundle) and `scoring_clip/`."""
     _write_bundle(checkpoints, folder / "miniature")
-    load_unet(checkpoints, "consistency").half().save_pretrained(folder / "lcm_unet")
-    write_json(folder / "lcm_unet" / "bundle.json", {"name": "miniature-lcm", **_FACTS, "recipe": FEW_STEP_RECIPE})
     _write_clip(_halved(load_clip(checkpoints, "scoring_clip")), folder / "scoring_clip")
 
 

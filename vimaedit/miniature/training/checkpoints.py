@@ -17,7 +17,7 @@ from transformers import CLIPModel
 
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.bundle_files import ADAPTER_FILE
-from vimaedit.miniature.family import UNET_CHANNELS, new_autoencoder, new_clip, new_unet
+from vimaedit.miniature.family import UNET_CHANNELS, new_autoencoder, new_clip
 from vimaedit.miniature.training.adapter import adapt
 from vimaedit.miniature.training.components import Components, fit_components, read_components
 from vimaedit.miniature.training.data import render_batch, to_pixels, training_scene
@@ -35,7 +35,6 @@ _PLAIN = {
     "clip": f"clip/{_TRANSFORMER_FILE}",
     "scoring_clip": f"../scoring_clip/{_TRANSFORMER_FILE}",
     "ip_adapter": f"ip_adapter/models/{ADAPTER_FILE}",
-    "consistency": f"../lcm_unet/{_UNET_FILE}",
 }
 
 
@@ -104,12 +103,6 @@ def load_denoiser(checkpoints: Path) -> Denoiser:
     """Return the trained UNet and text encoder."""
     weights = load_weights(checkpoints, "denoiser")
     return _loaded(Denoiser(_channels(weights, "unet.")), weights)
-
-
-def load_unet(checkpoints: Path, stage: str) -> UNet2DConditionModel:
-    """Return a UNet alone."""
-    weights = load_weights(checkpoints, stage)
-    return _loaded(new_unet(_channels(weights)), weights)
 
 
 def load_adapted(checkpoints: Path) -> UNet2DConditionModel:

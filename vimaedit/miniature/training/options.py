@@ -12,7 +12,7 @@ from vimaedit.checks import check_choice, check_range, check_types
 from vimaedit.errors import ConfigError
 
 # In the order in which they are begun; what each stands on comes before it. Scenes of their own have all of them.
-STAGES = ("components", "decoder", "clip", "scoring_clip", "denoiser", "ip_adapter", "consistency")
+STAGES = ("components", "decoder", "clip", "scoring_clip", "denoiser", "ip_adapter")
 WHOLE = "all"  # every stage, then the bundle
 BUNDLE = "bundle"  # no training: the files made of the checkpoints as they are now
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -25,9 +25,7 @@ Config = TypeVar("Config")
 class TrainConfig:
     """The options of a training. Those that a stage has values of its own for are null."""
 
-    output: str = (
-        ""  # local folder: gets miniature/, lcm_unet/, scoring_clip/ and checkpoints/, from which a second call goes on
-    )
+    output: str = ""  # local folder: gets miniature/, scoring_clip/ and checkpoints/, from which a second call goes on
     stage: str = WHOLE  # all, one stage alone for all the minutes (decoder, clip, ...), or bundle: write what there is
     minutes: float = 240.0  # of training in all; a larger number later goes on from where a smaller one ended
     start: str = ""  # folder of weights to begin with, a bundle or unet.safetensors and text_encoder.safetensors; none: drawn

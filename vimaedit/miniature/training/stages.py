@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ import torch
 
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.family import UNET_CHANNELS, new_autoencoder, new_clip
-from vimaedit.miniature.training import adapter, consistency, contrastive, decoder, denoiser
+from vimaedit.miniature.training import adapter, contrastive, decoder, denoiser
 from vimaedit.miniature.training.adapter import AdapterStage, adapt
 from vimaedit.miniature.training.bundle import write_family, write_record
 from vimaedit.miniature.training.checkpoints import (
@@ -28,11 +27,9 @@ from vimaedit.miniature.training.checkpoints import (
     load_components,
     load_decoder,
     load_denoiser,
-    load_unet,
     load_weights,
     weights_path,
 )
-from vimaedit.miniature.training.consistency import ConsistencyStage
 from vimaedit.miniature.training.contrastive import ContrastiveStage, TwinDraw
 from vimaedit.miniature.training.corrections import PairDraw
 from vimaedit.miniature.training.decoder import DecoderStage, PictureDraw
@@ -42,23 +39,22 @@ from vimaedit.miniature.training.options import BUNDLE, WHOLE, TrainConfig
 from vimaedit.models.networks import choose_device
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-# Of the time of both lanes, each of which is 1: the decoder beside the CLIPs, two denoisers, the adapter beside the student.
+# Of the time of both lanes, each of which is 1: the decoder beside the CLIPs, two denoisers, then the adapter alone.
 ROUNDS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("decoder",), ("clip", "scoring_clip")),
     (("denoiser",), ("denoiser",)),
-    (("ip_adapter",), ("consistency",)),
+    (("ip_adapter",),),
 )
-SHARES = {"decoder": 0.10, "clip": 0.05, "scoring_clip": 0.05, "denoiser": 0.75, "ip_adapter": 0.15, "consistency": 0.15}
+SHARES = {"decoder": 0.10, "clip": 0.05, "scoring_clip": 0.05, "denoiser": 0.75, "ip_adapter": 0.15}
 LEARNING_RATES = {
     "denoiser": 1e-3,
     "ip_adapter": 1e-3,
     "decoder": 2e-3,
     "clip": 1e-3,
     "scoring_clip": 1e-3,
-    "consistency": 2e-4,
 }
-STANDS_ON = {"ip_adapter": ("denoiser", "clip"), "consistency": ("denoiser",)}
-AVERAGES = {"clip": 0.99, "scoring_clip": 0.99, "consistency": 0.998, "ip_adapter": 0.998}
+STANDS_ON = {"ip_adapter": ("denoiser", "clip")}
+AVERAGES = {"clip": 0.99, "scoring_clip": 0.99, "ip_adapter": 0.998}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +103,13 @@ def plan(stage: str, minutes: float, replicas: int) -> list[list[list[Task]]]:
         return [[[task(stage, 1.0, index, replicas)] for index in range(replicas)]]
     if stage != WHOLE:
         return []
-    if replicas == 1:  # one lane has half the time of two
-        return [[[task(name, share if name == "denoiser" else share / 2) for name, share in SHARES.items()]]]
+    if replicas == 1:  # what stands side by side shares the time
+        return [
+            [[task(name, SHARES[name] / len({*lanes})) for lanes in ROUNDS for lane in dict.fromkeys(lanes) for name in lane]]
+        ]
     return [
         [
-            [task(name, SHARES[name], index, 2) if lanes[0] == lanes[1] else task(name, SHARES[name]) for name in lane]
+            [task(name, SHARES[name], index, 2) if len({*lanes}) < len(lanes) else task(name, SHARES[name]) for name in lane]
             for index, lane in enumerate(lanes)
         ]
         for lanes in ROUNDS
@@ -192,9 +190,6 @@ def new_stage(name: str, checkpoints: Path, config: TrainConfig, device: torch.d
             raise ConfigError(f"channels: got {config.channels}; allowed: {widths}, as the weights have")
         return DenoiserStage(trained, pairs(denoiser), device, dtype)
     below = load_denoiser(checkpoints)
-    if name == "ip_adapter":
-        use_plain_attention(below.unet, device)
-        unet = adapt(below.unet, load_weights(checkpoints, name) if has_weights else None)
-        return AdapterStage(unet, below.text_encoder, load_clip(checkpoints, "clip"), pairs(adapter, views=True), device, dtype)
-    student = load_unet(checkpoints, name) if has_weights else copy.deepcopy(below.unet)
-    return ConsistencyStage(student, below.unet, below.text_encoder, pairs(consistency), device, dtype)
+    use_plain_attention(below.unet, device)
+    unet = adapt(below.unet, load_weights(checkpoints, name) if has_weights else None)
+    return AdapterStage(unet, below.text_encoder, load_clip(checkpoints, "clip"), pairs(adapter, views=True), device, dtype)
