@@ -24,9 +24,14 @@ os.environ.update(
 # A test never joins a cluster that happens to run, and never asks the hub.
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-# Before anything imports torch: idle OpenMP threads sleep instead of spinning. Where several processes share few cores,
-# spinning makes a model call twenty times slower.
+# Before anything imports torch: one thread a process, for there are more processes than cores, and idle ones that sleep
+# instead of spinning, which makes a model call twenty times slower where several processes share few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Whole runs wait more than they compute. They come first, so that tests that only compute fill the cores beside and after
+# them; at the end one worker would be alone with them.
+FIRST = ("pipeline", "fuzz", "component", "parity")
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +47,12 @@ def oracle() -> Path:
     if not folder.is_dir():
         pytest.skip("no reference data at ../shared/oracle")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders of long tests first; `make test` hands out files in this order."""
+    rank = {REPOSITORY / "tests" / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: min((rank[parent] for parent in item.path.parents if parent in rank), default=len(rank)))
 
 
 class FaultTable:

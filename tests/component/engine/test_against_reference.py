@@ -57,7 +57,7 @@ def reference_models() -> Models:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_engine_equals_the_reference(make_editor: Callable[..., BatchEditor], reference_models: Models, variant: str) -> None:
-    editor = make_editor(**{"steps": 7, **VARIANTS[variant]})
+    editor = make_editor(**{"steps": 5, **VARIANTS[variant]})
     config = editor.config
     # A second edit with other settings shares the batch: what is compared is a slot among others.
     size = (160, 96) if variant == "wide" else (128, 128)

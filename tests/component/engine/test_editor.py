@@ -156,7 +156,7 @@ def test_grounding_starts_at_its_step_and_sums_up(make_editor: MakeEditor) -> No
     assert all((later >= earlier).all() and (later > earlier).any() for earlier, later in zip(sums, sums[1:], strict=False))
 
 
-BASE: dict[str, Any] = {"steps": 6, "thresholds": Thresholds(edit=0.3, critical=0.5), "blend": "given"}
+BASE: dict[str, Any] = {"steps": 3, "thresholds": Thresholds(edit=0.3, critical=0.5), "blend": "given"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "zero variance": {"variance": "zero"},

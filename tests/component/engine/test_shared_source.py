@@ -42,27 +42,27 @@ def edits_of(number: int, count: int) -> list[EditRequest]:
 @pytest.mark.parametrize(
     ("options", "num_shared"),
     [
-        ({"grounding_start": 0.5}, 3),  # at step 2 the first masks are found, after its prediction
-        ({"variance": "zero"}, 6),
-        ({"eta": 0.0}, 6),
-        ({"source_variance": False}, 6),
-        ({"source_variance": False, "solver": "dpmsolver++", "target_guidance": 2.0}, 6),
-        ({"blend": "none"}, 6),
+        ({"grounding_start": 0.5}, 2),  # at step 1 the first masks are found, after its prediction
+        ({"variance": "zero"}, 4),
+        ({"eta": 0.0}, 4),
+        ({"source_variance": False}, 4),
+        ({"source_variance": False, "solver": "dpmsolver++", "target_guidance": 2.0}, 4),
+        ({"blend": "none"}, 4),
         ({"grounding": "given"}, 1),
-        ({"source_guidance": 2.0, "image_order": "conventional", "grounding_start": 0.5}, 3),
-        ({"method": "virtual-p2p", "image_guidance": False, "grounding": "local-blend"}, 6),
+        ({"source_guidance": 2.0, "image_order": "conventional", "grounding_start": 0.5}, 2),
+        ({"method": "virtual-p2p", "image_guidance": False, "grounding": "local-blend"}, 4),
     ],
 )
 def test_sharing_changes_nothing_but_the_number_of_rows(
     make_editor: Callable[..., BatchEditor], options: dict[str, Any], num_shared: int
 ) -> None:
     requests = [*edits_of(0, 2), *edits_of(1, 2)]
-    apart, separate = rows_and_states(make_editor(steps=6, **options), requests)
-    rows, states = rows_and_states(make_editor(steps=6, targets_per_source=2, **options), requests)
+    apart, separate = rows_and_states(make_editor(steps=4, **options), requests)
+    rows, states = rows_and_states(make_editor(steps=4, targets_per_source=2, **options), requests)
     per_edit = 4 if options.get("source_guidance") else 3
     source_rows = per_edit - 2
-    assert apart == [4 * per_edit] * 6
-    assert rows == [8 + 2 * source_rows] * num_shared + [4 * per_edit] * (6 - num_shared)
+    assert apart == [4 * per_edit] * 4
+    assert rows == [8 + 2 * source_rows] * num_shared + [4 * per_edit] * (4 - num_shared)
     for own, other in zip(states, separate, strict=True):
         assert torch.equal(own.masks.edit, other.masks.edit) and torch.equal(own.masks.critical, other.masks.critical)
         torch.testing.assert_close(own.latents, other.latents, atol=1e-5 * float(other.latents.abs().max()), rtol=0)
@@ -70,8 +70,8 @@ def test_sharing_changes_nothing_but_the_number_of_rows(
 
 def test_a_source_without_variance_stays_on_its_way(make_editor: Callable[..., BatchEditor]) -> None:
     requests = edits_of(0, 2)
-    _, noised = rows_and_states(make_editor(steps=6, variance="uniform"), requests)
-    _, quiet = rows_and_states(make_editor(steps=6, variance="uniform", source_variance=False), requests)
+    _, noised = rows_and_states(make_editor(steps=4, variance="uniform"), requests)
+    _, quiet = rows_and_states(make_editor(steps=4, variance="uniform", source_variance=False), requests)
     source = [state.latents[0] for state in (noised[-2], quiet[-2])]
     assert not torch.allclose(source[0], source[1], atol=1e-3)
     assert torch.equal(quiet[-2].latents[0, 0], quiet[-2].latents[0, 1])
