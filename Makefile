@@ -30,7 +30,7 @@ bench: venv
 	$(BIN)/python -m tests.timing.$(SUITE) $(ARGS)
 
 test: venv
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not parity and not gpu and not faults and not fuzz and not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not parity and not gpu and not faults and not fuzz and not slow"
 
 parity: venv
 	VIMAEDIT_PARITY=all $(BIN)/python -m pytest tests/parity
