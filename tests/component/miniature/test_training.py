@@ -294,6 +294,15 @@ def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch):
     assert len(set(first.drawn[:50])) == 50
 
 
+def test_the_last_step_is_kept_where_the_last_line_was_just_written(tmp_path, monkeypatch, clock):
+    monkeypatch.setattr(loop, "LOG_EVERY_S", 0.0)  # a line after every step
+    train(SlopeStage(), Budget(minutes=0.001, learning_rate=0.05), tmp_path, seed=1)
+    lines = [json.loads(line) for line in (tmp_path / "slope.jsonl").read_text().splitlines()]
+    saved = torch.load(tmp_path / "slope.pt", weights_only=True)
+    assert saved["progress"]["step"] == lines[-1]["step"] > 5
+    assert load_weights(tmp_path, "slope").keys() == {"slope"}
+
+
 def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 1)
     first, second = SlopeStage(), SlopeStage()

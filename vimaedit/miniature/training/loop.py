@@ -132,6 +132,7 @@ def train(stage: Stage, budget: Budget, folder: Path, *, seed: int, replica: Rep
     batches = reuse(draw_ahead(stage.draw, first, stride, budget.workers), budget.uses)
     scaler = torch.amp.GradScaler(device.type, enabled=budget.half)
     losses: list[Tensor] = []
+    saved_step = progress.step
     seen: dict[Path, float] = {}
     started = logged = saved_at = time.monotonic()
     while progress.spent_s < 60 * budget.minutes:
@@ -163,9 +164,11 @@ def train(stage: Stage, budget: Budget, folder: Path, *, seed: int, replica: Rep
             losses, logged, started = [], time.monotonic(), time.monotonic()
         if now - saved_at > SAVE_EVERY_S:
             _save(path, stage, network, averaged, optimizer, progress)
-            saved_at = started = time.monotonic()
+            saved_at, saved_step = time.monotonic(), progress.step
+            started = saved_at
     if losses:
         _note(folder / f"{name}.jsonl", budget, progress, _evaluate(stage, averaged))
+    if progress.step > saved_step:
         _save(path, stage, network, averaged, optimizer, progress)
     return averaged
 
