@@ -42,11 +42,13 @@ def test_a_metric_without_its_network_is_absent_by_name_and_stays_so(
     assert all(row["metrics"][name] is None for name in OF_LPIPS) and row["metrics"]["structure_distance"] > 0
     assert "clip_whole" not in row["metrics"]
     dino.rename(tmp_path / "elsewhere.pth")
+    assert run_edit(job).was_finished  # nothing is measured any more
+    (tmp_path / "out" / "_SUCCESS").unlink()
     with pytest.raises(
         ConfigError, match=r'other settings: absent metrics \["background_lpips", .*, "structure_distance", "target_'
     ):
         run_edit(job)
     (tmp_path / "elsewhere.pth").rename(dino)
-    assert run_edit(job).was_finished
+    assert run_edit(job).exit_code == 0 and run_edit(job).was_finished
     with pytest.raises(ConfigError, match=r'other settings: metrics=\["lpips"\], was \["lpips", "structure"\], column metrics'):
         run_edit(dataclasses.replace(job, metrics=["lpips"]))
