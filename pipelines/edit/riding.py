@@ -1,5 +1,6 @@
 """Metrics that ride along in an editing run: what `jobs.score` would say of its output, measured where the edit is made.
 
+As all metrics of a run they are measured on the canvas, before pasting: with `frame=original` a later scoring sees the whole picture instead.
 They share the editor's process: the device is its own, and a pool of further actors could wait for CPUs that the editors hold.
 """
 
