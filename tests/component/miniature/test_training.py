@@ -1,8 +1,10 @@
 """Training of the miniature: what the stages are made of. The whole job runs in `tests/pipeline/jobs/test_train_miniature.py`."""
 
+import itertools
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -265,11 +267,18 @@ class SlopeStage:
         return trained.state_dict()
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Let every reading of the loop's clock be three milliseconds after the one before, however busy the machine is."""
+    readings = itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.003 * next(readings)))
+
+
 def numbers(start: int, count: int, stride: int) -> list[int]:
     return list(range(start, start + count * stride, stride))
 
 
-def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch):
+def test_training_learns_goes_on_and_keeps_a_curve(tmp_path, monkeypatch, clock):
     monkeypatch.setattr(loop, "LOG_EVERY_S", 0.2)
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.2)
     first = SlopeStage()
@@ -303,7 +312,7 @@ def test_the_last_step_is_kept_where_the_last_line_was_just_written(tmp_path, mo
     assert load_weights(tmp_path, "slope").keys() == {"slope"}
 
 
-def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, monkeypatch):
+def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, monkeypatch, clock):
     monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 1)
     first, second = SlopeStage(), SlopeStage()
     two = Replica(index=1, count=2)
@@ -324,7 +333,7 @@ def test_replicas_move_to_their_mean_and_draw_batches_of_their_own(tmp_path, mon
     assert load_weights(tmp_path, "slope").keys() == {"slope"}
 
 
-def test_one_replica_goes_on_as_two_and_two_as_one(tmp_path, monkeypatch):
+def test_one_replica_goes_on_as_two_and_two_as_one(tmp_path, monkeypatch, clock):
     monkeypatch.setattr(loop, "MEET_EVERY_STEPS", 10**9)
     alone = SlopeStage()
     train(alone, Budget(minutes=0.005, learning_rate=0.05), tmp_path, seed=1)
