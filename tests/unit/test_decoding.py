@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests import profiles
+from tests.coded import LIMITS, encoded, picture
 from vimaedit.decoding import (
     decode_image,
     decode_mask,
@@ -23,20 +24,6 @@ from vimaedit.decoding import (
     turn_mask,
 )
 from vimaedit.errors import RequestError
-
-LIMITS = {"min_side_px": 5, "max_pixels": 100_000_000}
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth random picture: its resized pixels are neither flat nor noise."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def encoded(image: Image.Image, image_format: str = "png", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=image_format, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.coded import LIMITS, encoded, picture
 from vimaedit.decoding import decode_image, decode_mask, read_picture
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import (
@@ -25,20 +25,6 @@ from vimaedit.images import (
     paste_back,
     paste_mask,
 )
-
-LIMITS = {"min_side_px": 5, "max_pixels": 100_000_000}
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth random picture: its resized pixels are neither flat nor noise."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def encoded(image: Image.Image, image_format: str = "png", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=image_format, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(("name", "case"), [("img_b", "dpm10_noblend_insert"), ("img_c", "ddim10_delete_sgs2")])

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPModel
@@ -18,7 +17,6 @@ from transformers import CLIPModel
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.bundle_files import ADAPTER_FILE
 from vimaedit.miniature.family import UNET_CHANNELS, new_autoencoder, new_clip
-from vimaedit.miniature.training.adapter import adapt
 from vimaedit.miniature.training.components import Components, fit_components, read_components
 from vimaedit.miniature.training.data import render_batch, to_pixels, training_scene
 from vimaedit.miniature.training.denoiser import Denoiser
@@ -103,11 +101,6 @@ def load_denoiser(checkpoints: Path) -> Denoiser:
     """Return the trained UNet and text encoder."""
     weights = load_weights(checkpoints, "denoiser")
     return _loaded(Denoiser(_channels(weights, "unet.")), weights)
-
-
-def load_adapted(checkpoints: Path) -> UNet2DConditionModel:
-    """Return the trained UNet with its IP-Adapter."""
-    return adapt(load_denoiser(checkpoints).unet, load_weights(checkpoints, "ip_adapter"))
 
 
 def load_clip(checkpoints: Path, stage: str) -> CLIPModel:
