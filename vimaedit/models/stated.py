@@ -102,9 +102,13 @@ def loading(option: str, name: str, path: Path, builder: Callable[..., Any] | No
         yield
     except ConfigError:
         raise
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
-        raise
     except BaseException as error:  # each library stumbles over a wrong file in its own way, the tokenizers' by a panic
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if (
+            isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        ):  # of torch; the place is at fault, not the file
+            raise
         wrong = _wrong_fields(path, builder)
         fields = f" (not of the usual type: {', '.join(wrong)})" if wrong else ""
         reason = _first_lines(error, SHOWN_LINES)

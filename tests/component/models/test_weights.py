@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -86,6 +88,29 @@ def test_weights_that_are_not_finite_are_refused(bundle: Path, name: str) -> Non
     option = {CLIP: "clip", ADAPTER: "ip_adapter"}.get(name, "model")
     with pytest.raises(WrongWeights, match=rf"^{option}: got .* 1 of \d+ tensors hold NaN or infinity in float32 \(\S+\)"):
         probe(bundle)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_tensor_of_another_shape_is_refused(bundle: Path, name: str) -> None:
+    path = bundle / name
+    name_of = next(key for key, value in sorted(load_file(path).items()) if value.ndim == 2)
+    change(path, lambda tensors: {**tensors, name_of: tensors[name_of][:-1].contiguous()})
+    option = {CLIP: "clip", ADAPTER: "ip_adapter"}.get(name, "model")
+    with pytest.raises(WrongWeights, match=rf"^{option}: got .* does not load"):
+        probe(bundle)
+
+
+def test_what_a_worker_says_of_a_model_comes_to_the_driver_and_into_json(bundle: Path) -> None:
+    change(bundle / TEXT, lambda tensors: {**tensors, "another.weight": torch.ones(3)})
+    found = pickle.loads(pickle.dumps(probe(bundle)))
+    (told,) = json.loads(json.dumps([dataclasses.asdict(each) for each in found.left_out]))
+    assert told == {
+        "what": "tensors of text_encoder",
+        "count": 1,
+        "total": 37,
+        "examples": ["another.weight"],
+        "reason": "CLIPTextModel has no such weights",
+    }
 
 
 def test_weights_too_large_for_the_precision_are_refused(bundle: Path) -> None:
