@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.cluster.logs import PACKAGES
 from tests.faults.runs import table_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,6 +50,18 @@ def oracle() -> Path:
     if not folder.is_dir():
         pytest.skip("no reference data at ../shared/oracle")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def package_loggers() -> Iterator[None]:
+    """Put the loggers of the packages back: code of a worker that a test runs here sets them up for a whole process."""
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
