@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +52,14 @@ def oracle() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def package_loggers() -> Iterator[None]:
-    """Put the loggers of the packages back: code of a worker that a test runs here sets them up for a whole process."""
-    loggers = [logging.getLogger(name) for name in PACKAGES]
-    before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
-    yield
-    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.propagate = propagate
-        logger.handlers[:] = handlers
+def package_loggers() -> None:
+    """Start every test with the packages' loggers as they are at first: code of a worker that ran here has set them up for a
+    whole process."""
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+        logger.handlers.clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
