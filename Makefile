@@ -33,7 +33,7 @@ test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not parity and not gpu and not faults and not fuzz and not slow"
 
 parity: venv
-	VIMAEDIT_PARITY=all $(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest tests/parity
 	if [ -d $(ORACLE) ]; then $(BIN)/python -m tests.parity.replay --oracle $(ORACLE); fi
 
 test-faults: venv

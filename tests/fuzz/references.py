@@ -118,7 +118,6 @@ def url_of_another_scheme(world: World, count: int) -> Columns:
         "git",
         "github",
         "hf",
-        "data",
         "gopher",
         "dict",
         "jar",

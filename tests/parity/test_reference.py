@@ -1,12 +1,12 @@
-"""The independent reference in `tests/reference` held to the recorded runs of the released program, and to what must hold anyhow.
+"""The independent reference in `tests/reference` held to what must hold anyhow, and to the recorded runs of the released program.
 
-Two recorded runs always, all of them where VIMAEDIT_PARITY=all; each prints its largest errors (`pytest -s`).
+The runs are recorded ones of the engine too, which `test_replay` holds to some of them always; the reference is held to them by
+`make parity`. Each prints its largest errors (`pytest -s`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +20,6 @@ from tests.reference.edit import EditInputs, Models, Recorded, Settings, build_c
 from vimaedit.miniature.random_bundle import write_random_bundle
 
 ORACLE = Path(__file__).resolve().parents[3] / "shared" / "oracle"
-ALWAYS = ("ddim10_default", "dpm10_default")
 LISTS = ("cases/cases.json", "baselines/cases_virtual.json")  # the latter for the method's ablations
 
 START_TOLERANCE = 1e-5
@@ -30,15 +29,13 @@ DECIDED_MARGIN = 1e-5  # a map value this near to its threshold may fall either 
 
 
 def list_cases() -> list:
-    """List the recorded runs of this method, the two quick ones alone without reference data (they skip by name)."""
-    paths = {name: "cases/cases.json" for name in ALWAYS}
+    """List the recorded runs of this method; one name without reference data, to be skipped."""
+    paths = {}
     for path in LISTS:
         if (ORACLE / path).is_file():
             entries = json.loads((ORACLE / path).read_text())["cases"]
             paths |= {name: path for name, entry in entries.items() if entry.get("editor", "ViMAEdit") == "ViMAEdit"}
-    unless_all = pytest.mark.skipif(os.environ.get("VIMAEDIT_PARITY") != "all", reason="VIMAEDIT_PARITY is not all")
-    slow = [pytest.mark.parity, pytest.mark.timeout(1200), unless_all]
-    return [pytest.param(path, name, id=name, marks=[] if name in ALWAYS else slow) for name, path in paths.items()]
+    return [pytest.param(path, name, id=name) for name, path in (paths or {"none": LISTS[0]}).items()]
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +146,8 @@ def latent_errors(own: Recorded, arrays: dict[str, np.ndarray], decided: int) ->
     return errors
 
 
+@pytest.mark.parity
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("path", "name"), list_cases())
 def test_recorded_case(oracle, models, path, name):
     entry = json.loads((oracle / path).read_text())["cases"][name]

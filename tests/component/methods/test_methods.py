@@ -219,12 +219,12 @@ def test_ddim_inversion_runs_backwards(build: Build) -> None:
 def test_null_text_brings_the_source_back(build: Build) -> None:
     """Fitting the empty text's embedding makes up for guidance, more so with more updates; each request stops by itself."""
     errors = []
-    for updates in (1, 12):
+    for updates in (1, 4):
         editor = build("null-text-p2p", image_guidance=False, null_text={"steps": updates, "stop": 0.0})
         batch, states = run(editor, [request(0)])
         errors.append(float((states[-1].latents[SOURCE] - batch.x0).square().mean()))
     assert errors[1] < errors[0]
-    editor = build("null-text-p2p", image_guidance=False, null_text={"steps": 4, "stop": 100.0})
+    editor = build("null-text-p2p", image_guidance=False, null_text={"steps": 2, "stop": 100.0})
     _, one = run(editor, [request(0)])
     _, single = run(build("null-text-p2p", image_guidance=False, null_text={"steps": 1}), [request(0)])
     torch.testing.assert_close(one[-1].latents, single[-1].latents, atol=1e-5, rtol=0)

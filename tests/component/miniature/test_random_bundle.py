@@ -167,9 +167,9 @@ def test_merges_join_repeated_letters_once():
 
 def test_processes_that_ask_at_once_share_one_folder(tmp_path):
     code = "import sys, pathlib; from vimaedit.miniature.random_bundle import random_bundle; print(random_bundle(pathlib.Path(sys.argv[1])))"
-    running = [subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = {process.communicate(timeout=120)[0].strip() for process in running}
-    assert [process.returncode for process in running] == [0, 0, 0]
+    assert [process.returncode for process in running] == [0, 0]
     assert answers == {str(tmp_path / f"random-v{LAYOUT_VERSION}")}
     assert [path.name for path in tmp_path.iterdir()] == [f"random-v{LAYOUT_VERSION}"]
 

@@ -32,8 +32,8 @@ def pixels(value: dict[str, Any]) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(
     ("frame", "fit"),
     [
-        ("canvas", "crop"),
         ("original", "keep"),
+        pytest.param("canvas", "crop", marks=pytest.mark.slow),
         pytest.param("canvas", "keep", marks=pytest.mark.slow),
         pytest.param("original", "crop", marks=pytest.mark.slow),
     ],
@@ -79,47 +79,28 @@ def test_source_edit_and_masks_share_one_frame(
         assert (source[:, :left] == edited[:, :left]).all() and (source != edited).any()
 
 
-def test_pictures_by_reference_and_sources_kept_as_paths(tmp_path: Path, make_job: MakeJob, make_picture: MakePicture) -> None:
+def test_pictures_by_reference_one_too_wide_for_the_format_and_a_sheet_that_cannot_be_written(
+    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
+) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(make_picture(1))
+    (tmp_path / "pictures" / "wide.png").write_bytes(make_picture(1, size=(16411, 17)))
     (tmp_path / "secret.png").write_bytes(make_picture(2))
-    references = ["a.png", "../secret.png", "b.png", "http://127.0.0.1:9/a.png", None]
+    (tmp_path / "out" / "sheet.png").mkdir(parents=True)
+    references = ["a.png", "../secret.png", "b.png", "http://127.0.0.1:9/a.png", None, "wide.png"]
     records = [{"image": reference, "source_prompt": "a cat", "target_prompt": "a dog"} for reference in references]
     write_records(tmp_path / "in.parquet", records)
     options = {"image_root": str(tmp_path / "pictures"), "frame": "original", "keep_source": "path", "image_format": "webp"}
-    run_edit(make_job(input=str(tmp_path / "in.parquet"), **options))
-    rows = pq.read_table(tmp_path / "out" / "data").to_pylist()
-    assert [row["status"] for row in rows] == ["ok", "rejected", "rejected", "rejected", "rejected"]
-    assert [row["error_type"] for row in rows[1:]] == [
-        "reference_not_allowed",
-        "missing_image",
-        "reference_not_allowed",
-        "null_value",
-    ]
-    assert rows[0]["image"] == {"bytes": None, "path": "a.png"}
-    assert Image.open(io.BytesIO(rows[0]["edited_image"]["bytes"])).format == "WEBP"
-
-
-def test_a_picture_that_the_output_format_cannot_hold_is_rejected_alone(
-    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
-) -> None:
-    pictures = [make_picture(1, size=(16411, 17)), make_picture(2)]
-    records = [{"image": picture, "source_prompt": "a cat", "target_prompt": "a dog"} for picture in pictures]
-    write_records(tmp_path / "in" / "a.parquet", records)
-    summary = run_edit(make_job(frame="original", image_format="webp"))
-    assert summary.counts == {"ok": 1, "rejected": 1, "failed": 0, "quarantined": 0}
-    wide, good = pq.read_table(tmp_path / "out" / "data").to_pylist()
-    assert (wide["status"], wide["error_stage"], good["status"]) == ("rejected", "encode", "ok")
-    assert "16411x17 px; allowed: up to 16383 px a side" in wide["error_message"]
-
-
-def test_a_sheet_that_cannot_be_written_costs_only_itself(tmp_path: Path, make_job: MakeJob, make_picture: MakePicture) -> None:
-    write_records(tmp_path / "in" / "a.parquet", [{"image": make_picture(1), "source_prompt": "a", "target_prompt": "b"}])
-    (tmp_path / "out" / "sheet.png").mkdir(parents=True)
-    summary = run_edit(make_job(sheet=3))
+    summary = run_edit(make_job(input=str(tmp_path / "in.parquet"), sheet=3, max_rejected_fraction=1.0, **options))
     assert (summary.exit_code, summary.sheet) == (0, None)
-    assert summary.warnings[-1].startswith("sheet: IsADirectoryError: ")
-    assert (tmp_path / "out" / "_SUCCESS").exists()
+    assert summary.warnings[-1].startswith("sheet: IsADirectoryError: ") and (tmp_path / "out" / "_SUCCESS").exists()
+    good, *refused, wide = pq.read_table(tmp_path / "out" / "data").to_pylist()
+    assert (good["status"], good["image"]) == ("ok", {"bytes": None, "path": "a.png"})
+    assert Image.open(io.BytesIO(good["edited_image"]["bytes"])).format == "WEBP"
+    kinds = ["reference_not_allowed", "missing_image", "reference_not_allowed", "null_value"]
+    assert [(row["status"], row["error_type"]) for row in refused] == [("rejected", kind) for kind in kinds]
+    assert (wide["status"], wide["error_stage"]) == ("rejected", "encode")
+    assert "16411x17 px; allowed: up to 16383 px a side" in wide["error_message"]
 
 
 def test_no_gpu_within_the_time_is_refused(cluster: None) -> None:

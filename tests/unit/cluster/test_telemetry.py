@@ -112,6 +112,7 @@ def test_the_dashboard_can_be_imported(dashboard: dict[str, Any]) -> None:
     assert len(set(places)) == len(places)
 
 
+@pytest.mark.slow  # a Ray of its own
 def test_ray_exports_the_metrics_under_these_names(repository: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     done = subprocess.run(
