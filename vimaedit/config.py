@@ -16,7 +16,18 @@ from vimaedit.checks import check_types as check_types
 from vimaedit.errors import ConfigError
 from vimaedit.methods import METHODS
 from vimaedit.methods.base import Method
-from vimaedit.methods.options import QUIRKS, Auxiliary, Concepts, Laplacian, NullText, Pix2PixZero, PromptLearning
+from vimaedit.methods.options import (
+    QUIRKS,
+    Auxiliary,
+    Concepts,
+    FlowEdit,
+    Laplacian,
+    Midpoint,
+    NullText,
+    Pix2PixZero,
+    PromptLearning,
+    UniEdit,
+)
 
 SOLVERS = ("ddim", "dpmsolver++")
 VARIANCES = ("adaptive", "uniform", "zero")
@@ -156,6 +167,9 @@ class EditConfig:
     pix2pix_zero: Pix2PixZero = field(default_factory=Pix2PixZero)
     concepts: Concepts = field(default_factory=Concepts)
     auxiliary: Auxiliary = field(default_factory=Auxiliary)
+    flowedit: FlowEdit = field(default_factory=FlowEdit)
+    uniedit: UniEdit = field(default_factory=UniEdit)
+    midpoint: Midpoint = field(default_factory=Midpoint)
     quirks: list[str] = field(default_factory=list)  # what published programs do though it is not right, see methods/options.py
 
     def __post_init__(self) -> None:
@@ -216,6 +230,18 @@ class EditConfig:
 
     def _check_guidance_end(self) -> None:
         check_range("guidance_end", self.guidance_end, 0.0, 1.0)
+        if self.parts.guidance == "difference" and (self.source_guidance, self.target_guidance) != (1, 1):
+            name = "target_guidance" if self.source_guidance == 1 else "source_guidance"
+            raise ConfigError(
+                f"{name}: got {getattr(self, name)} with method={self.method}; allowed: 1, for it steers by uniedit.strength"
+            )
+        if self.parts.midpoint != "none" and self.source_guidance != 1:
+            raise ConfigError(f"source_guidance: got {self.source_guidance} with method={self.method}; allowed: 1")
+        if self.parts.has_one_latent and (self.blend != "none" or self.grounding == "given"):
+            raise ConfigError(
+                f"blend, grounding: got {self.blend}, {self.grounding} with method={self.method}; allowed: blend=none without a given "
+                "mask, for source and target are one latent"
+            )
         if self.guidance_end < 1 and not self.parts.can_stop_guiding:
             raise ConfigError(
                 f"guidance_end: got {self.guidance_end} with method={self.method}; allowed: 1.0, or a method whose branches are guided "

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-StepCallback = Callable[["ViMAEditPipeline", int, int, dict[str, Any]], None]
+StepCallback = Callable[["ViMAEditPipeline", int, float, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,7 +154,7 @@ def _start_latents(
 ) -> np.ndarray:
     schedule = method_schedule(editor.config, editor.backbone.alphas_cumprod)
     assert [s.timestep for s in states] == list(schedule.timesteps) == arrays["timesteps"].tolist()
-    return add_noise(x0, noise, schedule.alphas[0]).numpy()
+    return add_noise(x0, noise, schedule.levels[0]).numpy()
 
 
 def _compare_masks(result: Comparison, arrays: dict[str, np.ndarray], states: list[StepState]) -> None:

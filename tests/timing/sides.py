@@ -32,7 +32,7 @@ from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.models.networks import load_networks
 from vimaedit.step.noise import START, SeededNoise
 from vimaedit.step.rows import TARGET, RowKind
-from vimaedit.step.solvers import add_noise, build_schedule, predict_x0
+from vimaedit.step.solvers import add_noise, build_schedule, move
 from vimaedit.types import BlendPhrase, EditRequest
 
 # The attention layers, sides and picture of SD 1.5, narrow enough for a CPU: what a program does with the maps costs what it costs there.
@@ -149,12 +149,12 @@ def run_stock(editor: BatchEditor, edits: Sequence[PreparedEdit], batch: EditBat
     for slot, edit in enumerate(edits):
         shape = (batch.x0.shape[1], batch.x0.shape[2], batch.x0.shape[3])
         noise = SeededNoise([edit.request.seed], shape).draw(START).to(device)
-        x = add_noise(batch.x0[slot : slot + 1], noise, schedule.alphas[0]).expand(2, -1, -1, -1)
+        x = add_noise(batch.x0[slot : slot + 1], noise, schedule.levels[0]).expand(2, -1, -1, -1)
         conditioning = _four_rows(batch, slot)
-        for i, (alpha, next_alpha) in enumerate(zip(schedule.alphas, schedule.next_alphas, strict=True)):
+        for i, (level, next_level) in enumerate(zip(schedule.levels, schedule.next_levels, strict=True)):
             uncond, cond = backbone.predict(torch.cat([x, x]), timesteps[i], conditioning, None).float().chunk(2)
             eps = uncond + scale * (cond - uncond)
-            x = add_noise(predict_x0(x, eps, alpha), eps, next_alpha)
+            x = move(x, eps, level, next_level)
         finals.append(x[TARGET])
     return Outcome(torch.stack(finals).cpu().numpy(), None)
 

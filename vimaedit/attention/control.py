@@ -10,6 +10,25 @@ from vimaedit.attention.recorder import MapRecorder, TextProbe
 
 
 @dataclass(frozen=True, eq=False)
+class ValueBank:
+    """Values that some layers had in one pass, for the same layers in another: (R, M, H, D) by layer. `puts`: they are put in there,
+    else they are kept."""
+
+    layers: frozenset[str]
+    kept: dict[str, Tensor]
+    puts: bool
+
+    def exchange(self, layer: str, value_RMHD: Tensor) -> Tensor:
+        """Return the values that a layer is to use."""
+        if layer not in self.layers:
+            return value_RMHD
+        if self.puts:
+            return self.kept[layer]
+        self.kept[layer] = value_RMHD
+        return value_RMHD
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionControl:
     """Routing and folding of one UNet call.
 
@@ -24,7 +43,7 @@ class AttentionControl:
     `text_rows`: every row is its own. `self_keys_from` None: as `self_from`; `self_values_from` None: its own.
     `features_from` (R,), the row whose features each row has at the feature layer. `apart` (U,) int64, the rows that differ before
     any text is read, `apart_of` (R,), which of these each row equals until then; None: all differ.
-    `text_probe`: keeps all text attention.
+    `text_probe`: keeps all text attention. `values`: of joint attention, kept or put in.
     """
 
     self_from: Tensor | None
@@ -41,6 +60,7 @@ class AttentionControl:
     apart: Tensor | None = None
     apart_of: Tensor | None = None
     text_probe: TextProbe | None = None
+    values: ValueBank | None = None
 
 
 def plain_control(image_scale: Tensor) -> AttentionControl:

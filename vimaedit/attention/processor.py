@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +12,6 @@ from vimaedit.attention.control import AttentionControl
 from vimaedit.attention.sites import SiteChoice
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
 
 
@@ -61,7 +60,7 @@ class ControlledProcessor(nn.Module):
             output: Tensor = self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
             return output
         assert attention_mask is None and attn.spatial_norm is None and attn.group_norm is None and not attn.norm_cross
-        query_RLHD = _split_heads(attn.to_q(hidden_states), attn.heads)
+        query_RLHD = split_heads(attn.to_q(hidden_states), attn.heads)
         if encoder_hidden_states is None:
             attended = self._self_attention(attn, query_RLHD, hidden_states, control)
         else:
@@ -82,13 +81,13 @@ class ControlledProcessor(nn.Module):
         projected = []
         for image_RIE, to_k, to_v in zip(images, self._stock_list("to_k_ip"), self._stock_list("to_v_ip"), strict=True):
             image_RIE = image_RIE.flatten(1, -2)  # (row, picture, token, E): the tokens of several pictures stand in a row
-            projected.append((_split_heads(to_k(image_RIE), attn.heads), _split_heads(to_v(image_RIE), attn.heads)))
-        text = _split_heads(attn.to_k(text_RTE), attn.heads), _split_heads(attn.to_v(text_RTE), attn.heads)
+            projected.append((split_heads(to_k(image_RIE), attn.heads), split_heads(to_v(image_RIE), attn.heads)))
+        text = split_heads(attn.to_k(text_RTE), attn.heads), split_heads(attn.to_v(text_RTE), attn.heads)
         return LayerContext(text=text, images=tuple(projected))
 
     def _self_attention(self, attn: Attention, query_RLHD: Tensor, hidden_states: Tensor, control: AttentionControl) -> Tensor:
-        key_RMHD = _split_heads(attn.to_k(hidden_states), attn.heads)
-        value_RMHD = _split_heads(attn.to_v(hidden_states), attn.heads)
+        key_RMHD = split_heads(attn.to_k(hidden_states), attn.heads)
+        value_RMHD = split_heads(attn.to_v(hidden_states), attn.heads)
         if self.routes_self and control.self_from is not None:
             keys_from = control.self_from if control.self_keys_from is None else control.self_keys_from
             query_RLHD, key_RMHD = query_RLHD[control.self_from], key_RMHD[keys_from]
@@ -138,21 +137,22 @@ class ControlledProcessor(nn.Module):
         return attended
 
 
-def install(unet: UNet2DConditionModel, choice: SiteChoice) -> None:
-    """Wrap every attention processor of the UNet. Load IP-Adapter and LoRA before; a second call replaces the first."""
-    uninstall(unet)
-    wrapped = {name: ControlledProcessor(stock, name=name, choice=choice) for name, stock in unet.attn_processors.items()}
-    unet.set_attn_processor(wrapped)
+def install(denoiser: Any, choice: SiteChoice, wrapper: Callable[..., nn.Module] = ControlledProcessor) -> None:
+    """Wrap every attention processor of a denoiser. Load IP-Adapter and LoRA before; a second call replaces the first."""
+    uninstall(denoiser)
+    wrapped = {name: wrapper(stock, name=name, choice=choice) for name, stock in denoiser.attn_processors.items()}
+    denoiser.set_attn_processor(wrapped)
 
 
-def uninstall(unet: UNet2DConditionModel) -> None:
+def uninstall(denoiser: Any) -> None:
     """Put the stock processors back, the very same objects."""
-    processors = unet.attn_processors
-    stock = {name: p.stock if isinstance(p, ControlledProcessor) else p for name, p in processors.items()}
+    processors = denoiser.attn_processors
+    stock = {name: getattr(each, "stock", each) for name, each in processors.items()}
     if any(stock[name] is not processors[name] for name in stock):
-        unet.set_attn_processor(stock)
+        denoiser.set_attn_processor(stock)
 
 
-def _split_heads(projected: Tensor, heads: int) -> Tensor:
+def split_heads(projected: Tensor, heads: int) -> Tensor:
+    """Split what was projected into heads, (R, L, H D) -> (R, L, H, D)."""
     split: Tensor = projected.unflatten(-1, (heads, -1))
     return split

@@ -67,6 +67,25 @@ class MapRecorder:
         source_QL = _word_columns(query_RLHD[self.word_from], key_RMHD[self.word_from], self.word_source, scale)
         self.word_sum.add_(own_QL + source_QL)
 
+    def add_joint(
+        self, query_RLHD: Tensor, key_RMHD: Tensor, num_text: int, scale: float, *, words: bool, self_map: bool
+    ) -> None:
+        """Add one layer's joint attention of the picture's queries to text and picture, whose keys stand in this order.
+
+        The text attention is the columns of the text, as they are: what is left of the softmax looks at the picture. The self map is
+        that rest, each row over its own mass, so that its rows sum to 1 as those of self-attention do. Head by head, as `add_self`.
+        """
+        assert self.word_own is not None and self.word_from is None and self.token_sum is None
+        query_QLHD, key_QMHD = query_RLHD[self.rows].float(), key_RMHD[self.rows].float()
+        for head in range(query_QLHD.shape[2]):
+            logits_QLM = (query_QLHD[:, :, head] * scale) @ key_QMHD[:, :, head].transpose(1, 2)
+            weights_QLM = logits_QLM.softmax(dim=-1)
+            if words:
+                self.word_sum.add_(torch.einsum("qlm,qm->ql", weights_QLM[..., :num_text], self.word_own))
+            if self_map and self.self_sum is not None:
+                own_QLN = weights_QLM[..., num_text:]
+                self.self_sum.add_(own_QLN / own_QLN.sum(dim=-1, keepdim=True))
+
 
 def _word_columns(query_QLHD: Tensor, key_QMHD: Tensor, weight_QM: Tensor, scale: float) -> Tensor:
     return torch.einsum("qhlm,qm->ql", _text_weights(query_QLHD, key_QMHD, scale), weight_QM)

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Site:
-    """One attention layer: `name` of its processor, `path` down, mid or up, relative `side`, `cross` or self-attention."""
+    """One attention layer: `name` of its processor, `path` down, mid or up, relative `side`, `cross` or self-attention.
+
+    A layer of joint attention is two, cross and self; its path says how many streams its block has, double or single. `grounds`:
+    grounding may read it.
+    """
 
     name: str
     path: str
     side: float
     cross: bool
+    grounds: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,17 @@ def list_sites(unet: UNet2DConditionModel) -> tuple[Site, ...]:
         parts = name.split(".")
         path = parts[0].removesuffix("_blocks").removesuffix("_block")
         side = {"down": down_sides, "up": up_sides}[path][int(parts[1])] if path != "mid" else down_sides[-1]
-        sites.append(Site(name=name, path=path, side=side, cross=parts[-2] == "attn2"))
+        sites.append(Site(name=name, path=path, side=side, cross=parts[-2] == "attn2", grounds=path != "mid"))
     return tuple(sites)
+
+
+def joint_sites(blocks: str, numbers: range, side: float, grounds: range, *, path: str = "double") -> tuple[Site, ...]:
+    """List the joint attention of a row of blocks, which is to self and to text at once."""
+    return tuple(
+        Site(name=f"{blocks}.{number}.attn.processor", path=path, side=side, cross=cross, grounds=number in grounds)
+        for number in numbers
+        for cross in (False, True)
+    )
 
 
 def choose_sites(
@@ -68,7 +82,7 @@ def choose_sites(
 
     Self-attention is routed where `routed` says: `coarse` and `coarser` on every path at `window_side` or `coarser_side` and
     below, `fine-decoder` on the way up at `window_side` and above, `decoder` on the way up but for the first layer, or `all`.
-    Image attention is routed on every path at `window_side` and below. Grounding reads down and up (never mid) at exactly
+    Image attention is routed on every path at `window_side` and below. Grounding reads those that it may (down and up, never mid) at exactly
     `self_side` and `cross_side`; None: it does not read that kind.
 
     Raises: ConfigError where grounding finds no layer at a side.
@@ -107,9 +121,9 @@ def feature_layer(unet: UNet2DConditionModel) -> nn.Module:
 def _grounding_sites(sites: tuple[Site, ...], kind: str, side: float | None) -> frozenset[str]:
     if side is None:
         return frozenset()
-    candidates = [s for s in sites if s.cross == (kind == "cross") and s.path != "mid"]
+    candidates = [s for s in sites if s.cross == (kind == "cross") and s.grounds]
     chosen = frozenset(s.name for s in candidates if s.side == side)
     if not chosen:
         sides = ", ".join(str(s) for s in sorted({s.side for s in candidates}, reverse=True))
-        raise ConfigError(f"grounding_sides.{kind}: got {side}, where this UNet has no such layer; allowed: {sides or 'none'}")
+        raise ConfigError(f"grounding_sides.{kind}: got {side}, where this model has no such layer; allowed: {sides or 'none'}")
     return chosen

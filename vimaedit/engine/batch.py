@@ -52,7 +52,7 @@ class StepState:
     """
 
     step: int
-    timestep: int
+    timestep: float
     latents: Tensor
     clean: Tensor
     map_sum: Tensor | None

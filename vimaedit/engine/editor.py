@@ -16,6 +16,7 @@ from vimaedit.engine.loop import denoise
 from vimaedit.engine.prepare import PreparedEdit, prepare_edit
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import CanvasSpec
+from vimaedit.methods.fit import Denoiser, why_not
 from vimaedit.models.backbone import Backbone
 from vimaedit.models.files import ModelFacts
 from vimaedit.step.noise import NoiseSource, SeededNoise
@@ -32,6 +33,10 @@ class BatchEditor:
         if config.image_guidance and not backbone.has_image_prompt:
             raise ConfigError(
                 f"image_guidance: got true, but {facts.name!r} has no IP-Adapter; allowed: false, or ip_adapter= and clip="
+            )
+        if reason := why_not(config.parts, config.grounding, Denoiser()):
+            raise ConfigError(
+                f"method: got {config.method} (grounding={config.grounding}) with {facts.name!r}, where it has no meaning: {reason}"
             )
         if config.needs_gradients and backbone.dtype == torch.float16:
             raise ConfigError(

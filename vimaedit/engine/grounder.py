@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from vimaedit.engine.batch import EditBatch
 from vimaedit.models.backbone import Backbone
 from vimaedit.parts.concepts import concept_masks, concept_pulls
 from vimaedit.parts.learned_words import learned_maps
+from vimaedit.step.guidance import difference_weights
 from vimaedit.step.masks import (
     Masks,
     auxiliary_maps,
@@ -24,6 +27,8 @@ from vimaedit.step.masks import (
 )
 from vimaedit.step.rows import RowLayout
 from vimaedit.step.solvers import Schedule
+
+CELL = 1
 
 
 class Grounder:
@@ -54,6 +59,8 @@ class Grounder:
     def update(self, i: int, eps_R: Tensor, layout: RowLayout) -> Masks:
         """Take in what step i recorded and return its masks. `eps_R` (R, C, h, w) before guidance."""
         batch, config, buffers = self.batch, self.config, self.buffers_of(i)
+        if config.parts.guidance == "difference":
+            self.masks = replace(self.masks, weights=difference_weights(eps_R, layout, CELL))
         if batch.concepts is not None:
             pulls = concept_pulls(eps_R, layout, batch.concepts)
             timestep = self.schedule.timesteps[i]
@@ -111,6 +118,6 @@ class Grounder:
             self.latent_hw,
             self.batch.edit_threshold,
             self.config.auxiliary.mutual_threshold,
-            self.schedule.alphas[i],
+            self.schedule.levels[i].signal,
             words_BT.any(dim=1),
         )

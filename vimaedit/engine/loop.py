@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
+from vimaedit.attention.control import ValueBank
 from vimaedit.attention.injection import Injection
 from vimaedit.config import EditConfig
 from vimaedit.engine.batch import Callback, EditBatch, StepState
 from vimaedit.engine.grounder import Grounder
 from vimaedit.models.backbone import Backbone, Conditioning
 from vimaedit.parts.concepts import concept_guidance
+from vimaedit.parts.midpoint import Ask
 from vimaedit.parts.pix2pix_zero import keep_attention
-from vimaedit.parts.tracks import begin_track, follow
-from vimaedit.step.guidance import combine_guidance, proximal_guidance
+from vimaedit.parts.tracks import begin_track, beside, follow
+from vimaedit.step.guidance import combine_guidance, difference_guidance, proximal_guidance
 from vimaedit.step.masks import Masks, blend_auxiliary, blend_latents, variance_region
 from vimaedit.step.noise import NoiseSource
 from vimaedit.step.rows import AUXILIARY, SOURCE, RowKind, RowLayout
@@ -65,9 +69,20 @@ def denoise(
         x_R = rows.expand(x)
         if parts.keeps_attention:
             x_R, x = keep_attention(backbone, x, rows, conditioning, timesteps[i], config)
-        eps_R = backbone.predict(x_R, timesteps[i], conditioning, injection.control(i, grounder.buffers_of(i)))
-        masks = grounder.update(i, eps_R, rows)
-        x0 = predict_x0(x, guide(eps_R, rows, batch, config, masks), schedule.alphas[i])
+        if track.midpoint is not None:
+            ask = ask_for(backbone, injection, i, conditioning, batch, config, grounder.masks)
+            predicted = track.midpoint.between(x, i, ask)
+            masks = grounder.masks
+        else:
+            eps_R = backbone.predict(x_R, timesteps[i], conditioning, injection.control(i, grounder.buffers_of(i)))
+            if track.redrawn:
+                others_R = [rows.expand(beside(x, source)) for source in track.redrawn[i]]
+                plain = injection.control(i, None)
+                others = [backbone.predict(each_R, timesteps[i], conditioning, plain) for each_R in others_R]
+                eps_R = torch.stack([eps_R, *others]).mean(dim=0)
+            masks = grounder.update(i, eps_R, rows)
+            predicted = guide(eps_R, rows, batch, config, masks)
+        x0 = predict_x0(x, predicted, schedule.levels[i])
         if parts.track == "shared":
             x0 = anchor(x0, batch.x0)
         x = take_step(x, x0, previous_x0, schedule, i, masks, noise_SBChw[i], config)
@@ -81,6 +96,25 @@ def denoise(
         if callback is not None:
             callback(state)
     return state
+
+
+def ask_for(
+    backbone: Backbone,
+    injection: Injection,
+    i: int,
+    conditioning: Conditioning,
+    batch: EditBatch,
+    config: EditConfig,
+    masks: Masks,
+) -> Ask:
+    """Return how a rule that looks ahead within step i asks for the branches' guided predictions."""
+
+    def ask(x: Tensor, timestep: Tensor, values: ValueBank | None) -> Tensor:
+        rows = injection.layouts[i]
+        control = dataclasses.replace(injection.control(i, None), values=values)
+        return guide(backbone.predict(rows.expand(x), timestep, conditioning, control), rows, batch, config, masks)
+
+    return ask
 
 
 def draw_noise(config: EditConfig, schedule: Schedule, noise: NoiseSource, x0: Tensor) -> Tensor:
@@ -116,6 +150,9 @@ def guide(eps_R: Tensor, rows: RowLayout, batch: EditBatch, config: EditConfig, 
     kind = config.parts.guidance
     if batch.concepts is not None and masks.concepts is not None:
         return concept_guidance(eps_R, rows, batch.concepts, masks.concepts, config)
+    if kind == "difference":
+        assert masks.weights is not None
+        return difference_guidance(eps_R, rows, masks.weights, config.uniedit.strength)
     if kind == "proximal":
         soft = "proximal-soft" in config.quirks
         return proximal_guidance(eps_R, rows, batch.target_guidance, config.proximal_quantile, soft=soft)
@@ -159,12 +196,12 @@ def take_step(
     size = {
         "none": 0.0,
         "posterior": posterior_variance(schedule, i, eta),
-        "consistency": eta * (1 - schedule.next_alphas[i]),
+        "consistency": eta * schedule.next_levels[i].variance,
     }[spread]
     next_x = spread_step(x, x0, schedule, i, torch.full((1, 1, 1, 1), size, device=x.device), noise)
     if config.parts.second_order:
         next_x = next_x + second_order_term(x0, previous_x0, schedule, i)
     if config.parts.has_auxiliary and "infedit-direction" in config.quirks:
-        source = next_x[AUXILIARY] + schedule.next_alphas[i] ** 0.5 * (x0[SOURCE] - x0[AUXILIARY])
+        source = next_x[AUXILIARY] + schedule.next_levels[i].alpha * (x0[SOURCE] - x0[AUXILIARY])
         next_x = torch.cat([source[None], next_x[SOURCE + 1 :]])
     return next_x

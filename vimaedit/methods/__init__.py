@@ -3,6 +3,7 @@
 from vimaedit.methods.base import Method
 from vimaedit.methods.dpl import DPL
 from vimaedit.methods.edit_friendly import EDIT_FRIENDLY, EDIT_FRIENDLY_P2P
+from vimaedit.methods.flow import FIREFLOW, FLOWEDIT, RF_SOLVER, UNIEDIT_FLOW
 from vimaedit.methods.infedit import INFEDIT
 from vimaedit.methods.leditspp import LEDITSPP
 from vimaedit.methods.locatedit import LOCATEDIT
@@ -32,4 +33,8 @@ METHODS: dict[str, Method] = {
     "locatedit": LOCATEDIT,
     "leditspp": LEDITSPP,
     "dpl": DPL,
+    "flowedit": FLOWEDIT,
+    "uniedit-flow": UNIEDIT_FLOW,
+    "fireflow": FIREFLOW,
+    "rf-solver": RF_SOLVER,
 }

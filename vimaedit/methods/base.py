@@ -17,6 +17,9 @@ class Method:
     `track`, where the source's latents come from: `shared` (noised once, the clean prediction anchored to the picture),
     `independent` (noised anew at every level), `sampled` (denoised from the inverted picture) or `recorded` (looked up among the
     latents that the inversion or, with `reconstructs`, a reconstruction passed through).
+    `inverts`, how the picture is inverted where it is: `plain`, `corrected` (every prediction is made at the guess of the one
+    before) or `midpoint`.
+    `midpoint`, for steps by the midpoint rule: `reused` (the last mid velocity leads to the next middle) or `fresh`.
     `spread`, how much noise a step takes: `masked` (the posterior variance inside the critical region), `posterior`
     (everywhere), `consistency` (all of the next level's) or `none`.
     `routing`, what the target's self-attention takes from the source: `weights`, `queries` (and keys, in the unconditional rows
@@ -39,9 +42,12 @@ class Method:
     edits_text: bool = True
     copies_features: bool = False
     inversion: str = "none"
+    inverts: str = "plain"
+    midpoint: str = "none"
     source_text: str = "source"
     free_text: str = "negative"
-    guidance: str = "free"  # free: classifier-free; proximal; concepts
+    # free: classifier-free; proximal; concepts; difference: both branches go where the two prompts' predictions differ, without CFG
+    guidance: str = "free"
     keeps_attention: bool = False  # the target's latents are moved towards the source's text attention, by a gradient
     regularises: bool = False  # the inversion's predictions are kept like noise, by gradients
     optimises_text: bool = False  # null-text: the unconditional embedding is fitted to the inversion, step by step
@@ -58,7 +64,12 @@ class Method:
     @property
     def can_stop_guiding(self) -> bool:
         """Whether guidance is a branch's own two rows alone, so that a step can do without the unconditional ones."""
-        return self.guidance == "free" and not self.has_auxiliary and not self.keeps_attention
+        return self.guidance == "free" and not (self.has_auxiliary or self.keeps_attention or self.midpoint != "none")
+
+    @property
+    def has_one_latent(self) -> bool:
+        """Whether source and target are one: there is no other latent that a mask could bring back."""
+        return self.guidance == "difference" or self.midpoint != "none"
 
     @property
     def has_critical_region(self) -> bool:

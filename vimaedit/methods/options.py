@@ -95,6 +95,42 @@ class Concepts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowEdit:
+    """FlowEdit: over how many draws of noise a step's difference is averaged."""
+
+    draws: int = 1  # passes of a step; each is a whole one
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("flowedit.draws", self.draws, 1, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniEdit:
+    """UniEdit-Flow: how far a step goes along the difference of the two prompts' predictions."""
+
+    strength: float = 5.0  # omega of the paper
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("uniedit.strength", self.strength, 0.0, 1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Midpoint:
+    """FireFlow and RF-Solver: where the source's values are put in, as numbers of the layers with one stream, and for how long."""
+
+    steps: int = 1  # intervals, from the noisy end on
+    first_layer: int = 20  # that values are put into
+    last_layer: int = 37  # the last one, itself included
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("steps", "first_layer", "last_layer"):
+            check_range(f"midpoint.{name}", getattr(self, name), 0, 999)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Auxiliary:
     """InfEdit's third branch."""
 

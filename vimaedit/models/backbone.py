@@ -262,6 +262,11 @@ class Backbone:
             else None,
         )
 
+    def value_layers(self, first: int, last: int) -> frozenset[str]:
+        """Name the layers, first to last, of those with one stream of picture and text, whose values a method hands on."""
+        single = [site.name for site in list_sites(self.networks.unet) if site.path == "single" and not site.cross]
+        return frozenset(single[first : last + 1])
+
     @property
     def num_word_maps(self) -> int:
         """How many maps, one per layer and head, a pass adds to those of the words."""

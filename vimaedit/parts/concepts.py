@@ -61,7 +61,7 @@ def concept_pulls(eps_R: Tensor, layout: RowLayout, concepts: ConceptBatch) -> T
 
 def concept_masks(
     i: int,
-    timestep: int,
+    timestep: float,
     pulls_KBChw: Tensor,
     concepts: ConceptBatch,
     buffers: MapBuffers | None,

@@ -98,7 +98,7 @@ def own_embeddings(backbone: Backbone, learned: LearnedWords) -> Tensor:
 def fit_words(
     backbone: Backbone,
     x: Tensor,
-    timestep: int,
+    timestep: float,
     i: int,
     embeddings: Tensor,
     learned: LearnedWords,
@@ -158,7 +158,7 @@ def losses(
     return place_B, overlap_B, (behind_BW * exists_BW).sum(dim=1) / count_B, best_BW
 
 
-def text_maps(backbone: Backbone, x: Tensor, timestep: int, embeddings: Tensor, learned: LearnedWords) -> Tensor:
+def text_maps(backbone: Backbone, x: Tensor, timestep: float, embeddings: Tensor, learned: LearnedWords) -> Tensor:
     """Return the mean attention to every token under the given embeddings of the words, (B, n, T)."""
     _, token_sum = _zero_maps(backbone, x)
     conditioning = backbone.condition(_context(backbone, embeddings, learned), None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from vimaedit.attention.control import plain_control
 from vimaedit.config import EditConfig
 from vimaedit.models.backbone import Backbone
-from vimaedit.step.solvers import Schedule, add_noise, predict_x0
+from vimaedit.step.solvers import Schedule, move
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own
 LEARNING_RATE, STOP_GROWTH = 1e-2, 2e-5
@@ -72,10 +72,10 @@ def _guided_step(
 ) -> Tensor:
     free = _predict(backbone, x, schedule.timesteps[i], u_BTE)
     eps = free + scale * (eps_cond - free)
-    return add_noise(predict_x0(x, eps, schedule.alphas[i]), eps, schedule.next_alphas[i])
+    return move(x, eps, schedule.levels[i], schedule.next_levels[i])
 
 
-def _predict(backbone: Backbone, x: Tensor, timestep: int, text_BTE: Tensor) -> Tensor:
+def _predict(backbone: Backbone, x: Tensor, timestep: float, text_BTE: Tensor) -> Tensor:
     control = plain_control(torch.zeros(len(x), dtype=backbone.dtype, device=x.device))
     timestep_tensor = torch.tensor(timestep, device=x.device)
     return backbone.predict_noise(x, timestep_tensor, backbone.condition(text_BTE, None), control).float()

@@ -19,7 +19,7 @@ from vimaedit.methods.options import Pix2PixZero
 from vimaedit.models.backbone import Backbone, Conditioning
 from vimaedit.step.noise import NoiseSource
 from vimaedit.step.rows import SOURCE, TARGET, RowKind, RowLayout
-from vimaedit.step.solvers import Schedule, add_noise, predict_x0
+from vimaedit.step.solvers import Level, Schedule, move
 
 ROUNDS, ROLLS = 5, 5  # of regularising one prediction; rolls in each round
 LEAST_SIDE = 8  # of the pyramid in which neighbours are compared
@@ -40,11 +40,12 @@ def invert_as_noise(
         timestep = torch.tensor(schedule.timesteps[i], device=x0.device)
         eps = backbone.predict(levels[0], timestep, conditioning, control).float()
         eps = like_noise(eps, roll_shares(noise.draw(i).to(x0.device)), config.pix2pix_zero)
-        alpha, next_alpha = schedule.alphas[i], schedule.next_alphas[i]
+        level, next_level = schedule.levels[i], schedule.next_levels[i]
         if "zero-levels" in config.quirks:
-            below = [float(backbone.alphas_cumprod[max(0, t - 1)]) for t in schedule.timesteps]
-            alpha, next_alpha = below[i - 1] if i else float(backbone.alphas_cumprod[-1]), below[i]
-        levels.insert(0, add_noise(predict_x0(levels[0], eps, next_alpha), eps, alpha))
+            alphas = backbone.alphas_cumprod
+            below = [Level.of_noise(float(alphas[max(0, int(t) - 1)])) for t in schedule.timesteps]
+            level, next_level = below[i - 1] if i else Level.of_noise(float(alphas[-1])), below[i]
+        levels.insert(0, move(levels[0], eps, next_level, level))
     return levels
 
 

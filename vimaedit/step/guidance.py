@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vimaedit.step.rows import RowKind, RowLayout
+
+EPSILON = 1e-7
 
 
 def estimate_target_embedding(
@@ -31,16 +34,17 @@ def estimate_target_embedding(
 
 
 def combine_guidance(eps_R: Tensor, layout: RowLayout, source_scale: float, target_scale_B: Tensor) -> Tensor:
-    """Combine the rows of each branch: eps = eps_uncond + w (eps_cond - eps_uncond), float32; of one row alone, that row.
+    """Combine the rows of each branch: eps = eps_uncond + w (eps_cond - eps_uncond), float32; of one row alone, that row. A source
+    without rows goes where the target goes.
 
     Shapes: `eps_R` (R, C, h, w), `target_scale_B` (B,) -> (2 or 3, B, C, h, w), source first.
     """
     eps_R = eps_R.float()
     uncond, cond = branch_rows(eps_R, layout, RowKind.SOURCE_UNCOND), branch_rows(eps_R, layout, RowKind.SOURCE_COND)
-    source = combine_source(uncond, cond, source_scale)
     free, target = branch_rows(eps_R, layout, RowKind.TARGET_UNCOND), eps_R[layout.block(RowKind.TARGET_COND)]
     if free is not None:
         target = free + target_scale_B.view(-1, 1, 1, 1) * (target - free)
+    source = target if uncond is cond is None else combine_source(uncond, cond, source_scale)
     if RowKind.AUXILIARY_COND not in layout.kinds:
         return torch.stack([source, target])
     uncond, cond = branch_rows(eps_R, layout, RowKind.AUXILIARY_UNCOND), branch_rows(eps_R, layout, RowKind.AUXILIARY_COND)
@@ -81,3 +85,26 @@ def proximal_guidance(eps_R: Tensor, layout: RowLayout, target_scale_B: Tensor, 
     threshold = counted_BM.quantile(quantile, dim=1).view(-1, 1, 1, 1)
     kept = difference.sign() * (size - threshold).clamp(min=0) if soft else difference * (size > threshold)
     return torch.stack([source, free + target_scale_B.view(-1, 1, 1, 1) * kept])
+
+
+def difference_weights(eps_R: Tensor, layout: RowLayout, cell: int) -> Tensor:
+    """Say how far each place is to change, (B, 1, h, w) float32: 0 where target minus source is least, 1 where it is greatest.
+
+    It is the signed mean over channels, and over cells of `cell` x `cell` latent pixels where these are one token of the model,
+    min-max normalised per request (UniEdit-Flow).
+    """
+    difference = eps_R[layout.block(RowKind.TARGET_COND)].float() - eps_R[layout.block(RowKind.SOURCE_COND)].float()
+    mean = F.avg_pool2d(difference.mean(dim=1, keepdim=True), cell)
+    low, high = mean.amin(dim=(1, 2, 3), keepdim=True), mean.amax(dim=(1, 2, 3), keepdim=True)
+    return F.interpolate((mean - low) / (high - low + EPSILON), scale_factor=cell, mode="nearest")
+
+
+def difference_guidance(eps_R: Tensor, layout: RowLayout, weights_B1hw: Tensor, strength: float) -> Tensor:
+    """Combine e = w (1 + m) (e_t - e_s) + m e_t + (1 - m) e_s, which both branches take (UniEdit-Flow).
+
+    Shapes: `eps_R` (R, C, h, w) -> (2, B, C, h, w).
+    """
+    source, target = eps_R[layout.block(RowKind.SOURCE_COND)].float(), eps_R[layout.block(RowKind.TARGET_COND)].float()
+    apart = strength * (1 + weights_B1hw) * (target - source)
+    combined = apart + (weights_B1hw * target + (1 - weights_B1hw) * source)
+    return torch.stack([combined, combined])

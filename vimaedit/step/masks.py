@@ -22,9 +22,10 @@ class Masks:
     """The masks of one step. `exists` False: this request has none (yet), and the masks' values mean nothing.
 
     With an auxiliary branch the target becomes the source inside `mutual`, and the auxiliary latents inside `shared`. Each of K
-    concepts guides inside its own mask.
+    concepts guides inside its own mask. `weights`: how far each place is to change, of UniEdit-Flow.
 
-    Shapes: `edit`, `critical`, `mutual`, `shared` (B, 1, h, w) bool; `exists` (B,) bool; `concepts` (K, B, 1, h, w) float32, 0 or 1.
+    Shapes: `edit`, `critical`, `mutual`, `shared` (B, 1, h, w) bool; `exists` (B,) bool; `concepts` (K, B, 1, h, w) float32, 0 or 1;
+    `weights` (B, 1, h, w) float32, 0 to 1.
     """
 
     edit: Tensor
@@ -33,6 +34,7 @@ class Masks:
     mutual: Tensor | None = None
     shared: Tensor | None = None
     concepts: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def no_masks(num_requests: int, latent_hw: tuple[int, int], device: torch.device) -> Masks:

@@ -111,6 +111,10 @@ def edit_layout(num_requests: int, config: EditConfig, num_concepts: int = 1) ->
     A source whose latents are looked up needs no prediction, only rows that are read by the target's.
     """
     parts = config.parts
+    if parts.guidance == "difference":
+        return RowLayout(num_requests, (RowKind.SOURCE_COND, RowKind.TARGET_COND))
+    if parts.midpoint != "none":
+        return RowLayout(num_requests, (RowKind.TARGET_UNCOND, RowKind.TARGET_COND))
     is_read = parts.routing != "none" or parts.edits_text or parts.copies_features
     is_read = is_read or (config.reads_words and parts.guidance != "concepts")
     kinds: list[RowKind] = []

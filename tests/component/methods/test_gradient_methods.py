@@ -27,7 +27,7 @@ from vimaedit.parts.pix2pix_zero import correlation, divergence, keep_attention,
 from vimaedit.parts.tracks import begin_track, invert
 from vimaedit.step.noise import SeededNoise
 from vimaedit.step.rows import SOURCE, TARGET, RowKind
-from vimaedit.step.solvers import add_noise, method_schedule, predict_x0
+from vimaedit.step.solvers import Level, method_schedule, move
 from vimaedit.types import EditRequest
 from vimaedit.words.tokens import content_words, token_spans
 
@@ -197,13 +197,11 @@ def test_without_regularisation_it_is_ddim_backwards(build: Build, quirks: list[
             torch.testing.assert_close(own, other, atol=1e-5, rtol=0)
         return
     alphas = backbone.alphas_cumprod
-    below = [*(float(alphas[t - 1]) for t in schedule.timesteps)]
+    below = [Level.of_noise(float(alphas[int(t) - 1])) for t in schedule.timesteps]
     for i in range(STEPS_OF := len(schedule)):
         eps = predict(backbone, track.levels[i + 1], schedule.timesteps[i], batch.inversion_text)
-        to = float(alphas[-1]) if i == 0 else below[i - 1]
-        torch.testing.assert_close(
-            track.levels[i], add_noise(predict_x0(track.levels[i + 1], eps, below[i]), eps, to), atol=1e-4, rtol=0
-        )
+        to = Level.of_noise(float(alphas[-1])) if i == 0 else below[i - 1]
+        torch.testing.assert_close(track.levels[i], move(track.levels[i + 1], eps, below[i], to), atol=1e-4, rtol=0)
     assert STEPS_OF == editor.config.steps
 
 
@@ -232,7 +230,7 @@ def test_it_is_plain_guided_sampling_from_the_moved_latents(build: Build, rate: 
         assert torch.equal(own, other) == (rate == 0.0) == torch.equal(own, x[TARGET])
         free = predict(backbone, own, timestep, source)
         eps = free + config.target_guidance * (predict(backbone, other, timestep, target) - free)
-        moved = add_noise(predict_x0(own, eps, schedule.alphas[i]), eps, schedule.next_alphas[i])
+        moved = move(own, eps, schedule.levels[i], schedule.next_levels[i])
         torch.testing.assert_close(states[i].latents[TARGET], moved, atol=2e-4, rtol=1e-4)
         x = states[i].latents
 

@@ -20,7 +20,7 @@ from vimaedit.recipes import method_config
 from vimaedit.step.guidance import estimate_target_embedding, proximal_guidance
 from vimaedit.step.masks import Masks, auxiliary_maps, auxiliary_masks, blend_auxiliary, blend_masks, smooth_map
 from vimaedit.step.rows import RowKind, RowLayout, edit_layout
-from vimaedit.step.solvers import Schedule, method_schedule, num_skipped, second_order_term, spread_step
+from vimaedit.step.solvers import Level, method_schedule, noise_schedule, num_skipped, second_order_term, spread_step
 from vimaedit.words.linking import edited_tokens, link_tokens, scan_tokens
 
 ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
@@ -29,7 +29,7 @@ SU, TU = RowKind.SOURCE_UNCOND, RowKind.TARGET_UNCOND
 
 
 def test_every_method_is_published_with_options_that_are_allowed() -> None:
-    assert len(METHODS) == 19
+    assert len(METHODS) == 23
     for name in METHODS:
         config = method_config(name)
         assert config.method == name and method_schedule(config, ALPHAS).timesteps
@@ -38,13 +38,13 @@ def test_every_method_is_published_with_options_that_are_allowed() -> None:
 
 def test_grids() -> None:
     direct = method_schedule(method_config("p2p"), ALPHAS)
-    assert direct.timesteps[:2] == (981, 961) and direct.timesteps[-1] == 1 and direct.next_alphas[-1] == ALPHAS[0]
-    assert method_schedule(method_config("vimaedit"), ALPHAS).next_alphas[-1] == 1.0
+    assert direct.timesteps[:2] == (981, 961) and direct.timesteps[-1] == 1 and direct.next_levels[-1].signal == ALPHAS[0]
+    assert method_schedule(method_config("vimaedit"), ALPHAS).next_levels[-1].signal == 1.0
     consistency = method_schedule(method_config("infedit"), ALPHAS)
     assert consistency.timesteps == (999, 919, 839, 759, 679, 599, 499, 419, 339, 259, 179, 99)
-    assert consistency.next_alphas[-1] == consistency.alphas[-1] == ALPHAS[99]
+    assert consistency.next_levels[-1] == consistency.levels[-1] == Level.of_noise(ALPHAS[99])
     leading = method_schedule(method_config("leditspp", steps=10, skip=0.15), ALPHAS)
-    assert leading.timesteps == tuple(range(831, 80, -83)) and leading.next_alphas[-1] == 1.0
+    assert leading.timesteps == tuple(range(831, 80, -83)) and leading.next_levels[-1].sigma == 0
     skipped = method_schedule(method_config("edit-friendly-p2p"), ALPHAS)
     assert len(skipped) == 38 and skipped.timesteps[0] == 741
     assert num_skipped(method_config("infedit", steps=9, skip=1 - 0.8)) == 2
@@ -148,7 +148,7 @@ def test_layers_by_path_and_side() -> None:
 
 
 def test_one_step_covers_the_first_order_solvers() -> None:
-    schedule = Schedule((900, 700), (0.02, 0.1), (0.1, 0.4))
+    schedule = noise_schedule((900, 700), (0.02, 0.1), (0.1, 0.4))
     generator = torch.Generator().manual_seed(1)
     x, x0, n = torch.randn(3, 2, 2, 3, 5, generator=generator).unbind(0)
     eps = (x - math.sqrt(0.02) * x0) / math.sqrt(0.98)
@@ -160,7 +160,7 @@ def test_one_step_covers_the_first_order_solvers() -> None:
     expected = 0.5 * math.sqrt(0.4) * (1 - math.exp(-2 * h)) * (x0 - x) / (before / h)
     torch.testing.assert_close(second_order_term(x0, x, schedule, 1), expected)
     assert not second_order_term(x0, None, schedule, 0).any()
-    assert not second_order_term(x0, x, Schedule((1,), (0.9,), (1.0,)), 0).any()
+    assert not second_order_term(x0, x, noise_schedule((1,), (0.9,), (1.0,)), 0).any()
 
 
 def test_proximal_guidance() -> None:

@@ -8,13 +8,18 @@ import torch
 
 from vimaedit.errors import ConfigError
 from vimaedit.step.solvers import (
+    Level,
     add_noise,
     build_schedule,
     ddim_schedule,
     ddim_step,
     dpmsolver_schedule,
     dpmsolver_step,
+    flow_schedule,
+    move,
+    posterior_variance,
     predict_x0,
+    spread_step,
 )
 
 LEVELS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
@@ -28,14 +33,14 @@ def draw(seed: int, shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
 def test_ddim_grid_of_fifty_steps() -> None:
     schedule = ddim_schedule(LEVELS, 50)
     assert schedule.timesteps[:3] == (981, 961, 941) and schedule.timesteps[-1] == 1
-    assert schedule.alphas[0] == LEVELS[981] and schedule.next_alphas[0] == LEVELS[961]
-    assert schedule.next_alphas[-1] == 1.0
+    assert schedule.levels[0].signal == LEVELS[981] and schedule.next_levels[0].signal == LEVELS[961]
+    assert schedule.next_levels[-1] == Level(1.0, 0.0, 1.0, 0.0)
 
 
 def test_ddim_grid_where_the_steps_do_not_divide() -> None:
     schedule = ddim_schedule(LEVELS, 7)
     assert schedule.timesteps == (853, 711, 569, 427, 285, 143, 1)
-    assert schedule.next_alphas[0] == LEVELS[853 - 142]
+    assert schedule.next_levels[0].signal == LEVELS[853 - 142]
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmsolver++"])
@@ -43,8 +48,8 @@ def test_ddim_grid_where_the_steps_do_not_divide() -> None:
 def test_any_number_of_steps(solver: str, steps: int) -> None:
     schedule = build_schedule(solver, LEVELS, steps)
     assert len(schedule) == steps and all(b <= a for a, b in zip(schedule.timesteps, schedule.timesteps[1:], strict=False))
-    assert all(0 < a < b <= 1 for a, b in zip(schedule.alphas, schedule.next_alphas, strict=True))
-    assert schedule.next_alphas[:-1] == schedule.alphas[1:] and schedule.next_alphas[-1] == 1.0
+    assert all(0 < a.signal < b.signal <= 1 for a, b in zip(schedule.levels, schedule.next_levels, strict=True))
+    assert schedule.next_levels[:-1] == schedule.levels[1:] and schedule.next_levels[-1].sigma == 0
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmsolver++"])
@@ -56,7 +61,7 @@ def test_too_many_steps_name_the_limit(solver: str) -> None:
 def test_dpmsolver_grid() -> None:
     schedule = dpmsolver_schedule(LEVELS, 10)
     assert schedule.timesteps == (999, 899, 799, 699, 599, 500, 400, 300, 200, 100)
-    assert schedule.next_alphas == (*schedule.alphas[1:], 1.0)
+    assert schedule.next_levels == (*schedule.levels[1:], Level.of_noise(1.0))
 
 
 @pytest.mark.parametrize("i", [0, 5, 9])
@@ -66,7 +71,7 @@ def test_ddim_step_follows_the_formula(i: int, eta: float) -> None:
     x, x0, noise = draw(1), draw(2), draw(3)
     mask = (draw(4, (3, 1, 5, 7)) > 0).float()
     own = ddim_step(x, x0, schedule, i, mask, noise, eta).double().numpy()
-    a, b = schedule.alphas[i], schedule.next_alphas[i]
+    a, b = schedule.levels[i].signal, schedule.next_levels[i].signal
     sigma = eta * mask.double().numpy() * math.sqrt((1 - b) / (1 - a) * (1 - a / b))
     direction = np.sqrt((1 - b - sigma**2) / (1 - a))
     expected = (math.sqrt(b) - math.sqrt(a) * direction) * x0.numpy() + direction * x.numpy() + sigma * noise.numpy()
@@ -77,15 +82,64 @@ def test_zero_variance_keeps_the_source_on_its_closed_form() -> None:
     """With no variance the source stays sqrt(a) x0 + sqrt(1 - a) n at every level."""
     schedule = ddim_schedule(LEVELS, 11)
     x0, noise = draw(1), draw(2)
-    x = add_noise(x0, noise, schedule.alphas[0])
+    x = add_noise(x0, noise, schedule.levels[0])
     for i in range(11):
         x = ddim_step(x, x0, schedule, i, torch.zeros(1), draw(9), eta=1.0)
-        torch.testing.assert_close(x, add_noise(x0, noise, schedule.next_alphas[i]), atol=2e-5, rtol=0)
+        torch.testing.assert_close(x, add_noise(x0, noise, schedule.next_levels[i]), atol=2e-5, rtol=0)
 
 
-def test_predict_x0_inverts_add_noise() -> None:
+@pytest.mark.parametrize("level", [Level.of_noise(0.37), Level.of_flow(0.37), Level.of_flow(1.0)])
+def test_predict_x0_inverts_add_noise(level: Level) -> None:
     x0, noise = draw(1), draw(2)
-    torch.testing.assert_close(predict_x0(add_noise(x0, noise, 0.37), noise, 0.37), x0, atol=2e-6, rtol=0)
+    predicted = noise - x0 if level.is_flow else noise
+    torch.testing.assert_close(predict_x0(add_noise(x0, noise, level), predicted, level), x0, atol=2e-6, rtol=0)
+
+
+def test_noise_levels_are_what_they_were_to_the_last_bit() -> None:
+    for steps in (1, 4, 7, 10, 50, 200, 333, 999):
+        schedule = ddim_schedule(LEVELS, steps)
+        for i, (level, after) in enumerate(zip(schedule.levels, schedule.next_levels, strict=True)):
+            a, b = level.signal, after.signal
+            assert (level.alpha, level.sigma, level.variance) == (math.sqrt(a), math.sqrt(1 - a), 1 - a)
+            assert posterior_variance(schedule, i, 0.7) == 0.7**2 * (1 - b) / (1 - a) * (1 - a / b)
+            assert level.log_snr == 0.5 * math.log(a / (1 - a))
+
+
+FLOW = flow_schedule((1000.0, 750.0, 300.0), (1.0, 0.75, 0.3, 0.0))
+
+
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_one_step_is_eulers_on_a_flow(i: int) -> None:
+    x, velocity = draw(1), draw(2)
+    level, after = FLOW.levels[i], FLOW.next_levels[i]
+    expected = x.double() + (after.sigma - level.sigma) * velocity.double()
+    torch.testing.assert_close(move(x, velocity, level, after).double(), expected, atol=1e-6, rtol=0)
+    own = spread_step(x, predict_x0(x, velocity, level), FLOW, i, torch.zeros(1), draw(3))
+    torch.testing.assert_close(own.double(), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("i", [0, 1, 2])
+@pytest.mark.parametrize("eta", [1.0, 0.4])
+def test_a_flow_takes_variance_and_stays_at_its_levels(i: int, eta: float) -> None:
+    """x' = alpha' x0 + sqrt(sigma'^2 - s^2) n + s n': with unit noise its variance around alpha' x0 is sigma'^2."""
+    level, after = FLOW.levels[i], FLOW.next_levels[i]
+    s2 = posterior_variance(FLOW, i, eta)
+    assert s2 == pytest.approx(eta**2 * after.sigma**2 * (1 - (level.alpha * after.sigma / (after.alpha * level.sigma)) ** 2))
+    assert 0 <= s2 <= after.sigma**2 + 1e-12
+    x0, noise, fresh = draw(1), draw(2), draw(3)
+    own = ddim_step(add_noise(x0, noise, level), x0, FLOW, i, torch.ones(1), fresh, eta)
+    expected = after.alpha * x0 + math.sqrt(max(after.sigma**2 - s2, 0)) * noise + math.sqrt(s2) * fresh
+    torch.testing.assert_close(own, expected, atol=3e-6, rtol=0)
+
+
+def test_the_second_order_step_starts_from_pure_noise() -> None:
+    x, x0, before, noise = draw(1), draw(2), draw(3), draw(4)
+    nowhere = torch.zeros(1)
+    first = dpmsolver_step(x, x0, None, FLOW, 0, nowhere, noise)
+    torch.testing.assert_close(first, FLOW.next_levels[0].sigma * x + FLOW.next_levels[0].alpha * x0)
+    assert torch.equal(
+        dpmsolver_step(x, x0, before, FLOW, 1, nowhere, noise), dpmsolver_step(x, x0, None, FLOW, 1, nowhere, noise)
+    )
 
 
 @pytest.mark.parametrize("i", [0, 4, 9])
@@ -103,7 +157,7 @@ def test_dpmsolver_step_follows_the_formulas(i: int) -> None:
         mask.float(),
         torch.from_numpy(noise).float(),
     )
-    a, b = schedule.alphas[i], schedule.next_alphas[i]
+    a, b = schedule.levels[i].signal, schedule.next_levels[i].signal
     if i == 9:
         expected = x0
     else:
@@ -114,7 +168,7 @@ def test_dpmsolver_step_follows_the_formulas(i: int) -> None:
         h = half_log_snr(b) - half_log_snr(a)
         slope = np.zeros_like(x0)
         if i > 0:
-            r = (half_log_snr(a) - half_log_snr(schedule.alphas[i - 1])) / h
+            r = (half_log_snr(a) - half_log_snr(schedule.levels[i - 1].signal)) / h
             slope = (x0 - previous) / r
         s, s_next, root = math.sqrt(1 - a), math.sqrt(1 - b), math.sqrt(b)
         ode = s_next / s * x - root * (math.exp(-h) - 1) * (x0 + 0.5 * slope)
