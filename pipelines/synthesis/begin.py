@@ -35,7 +35,7 @@ from vimaedit.models.names import absolute_name
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 
 SETTINGS_FILE = "synthesis.json"
-SELECTION_OPTIONS = ("filters", "validation_fraction", "keep_rejected", "shard_mb", "seed", "truth")
+SELECTION_OPTIONS = ("filters", "validation_fraction", "preferences", "inverted", "keep_rejected", "shard_mb", "seed", "truth")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pipelines.edit.sheet import BUFFER_BYTES, draw_sheet, put_sheet
 from pipelines.store.location import Location, locate, put_atomic
 from pipelines.store.parquet import read_batches
 from pipelines.synthesis.config import SynthesizeConfig
-from pipelines.synthesis.dataset import Shard
+from pipelines.synthesis.dataset import FOLDERS, Shard, configurations
 from pipelines.synthesis.filters import KEPT, NEEDS, Bound, best_score, outcomes
 from pipelines.synthesis.selection import SPLITS, Selected, Selecting
 from pipelines.tables import Table, markdown_text
@@ -81,6 +81,37 @@ def category_table(selected: Selected) -> Table:
     return Table(title="Kinds of edits", columns=("kind", "candidates", "kept", "share"), rows=tuple(rows))
 
 
+def cost_table(selected: Selected) -> Table:
+    """Say what a kept record has cost: edits, seconds of devices in them, bytes of its pictures."""
+    edited = sum(selected.counts.values()) - selected.counts["pair"]
+    kept, seconds = selected.counts[KEPT], selected.seconds
+    size = sum(in_bytes for groups in selected.kept.values() for _, in_bytes in groups.values())
+    rows = [("candidates an hour and device", f"{3600 * edited / seconds:,.0f}" if seconds else "")]
+    if kept:
+        rows += [
+            ("candidates a kept record", f"{edited / kept:.1f}"),
+            ("device seconds a kept record", f"{seconds / kept:.2f}"),
+            ("kept records an hour and device", f"{3600 * kept / seconds:,.0f}" if seconds else ""),
+            ("kB of pictures a kept record", f"{size / kept / 1000:.1f}"),
+        ]
+    return Table(title="Cost of the edits", columns=("", "value"), rows=tuple(rows))
+
+
+def _others(config: SynthesizeConfig, selected: Selected) -> list[str]:
+    """Say what the other configurations hold."""
+    lines = []
+    if config.preferences:
+        lines.append(
+            f"- `preferences`: {sum(selected.preferences.values())} pairs of a better (`chosen`) and a worse candidate (`rejected`) of one "
+            f"source and edit, by {best_score(config.filters, vars(config))}, with the `margin`"
+        )
+    if config.inverted:
+        lines.append(
+            "- `inverted`: the records turned round, from `edited_image` back to its source, in the split of the record"
+        )
+    return ['Beside `default` there are, by `load_dataset(..., "NAME")`:', "", *lines, ""] if lines else []
+
+
 def write_card(account: Account) -> None:
     """Write README.md and its sheet of samples."""
     output = locate(account.selecting.output)
@@ -98,9 +129,10 @@ def card_text(account: Account, *, has_sheet: bool) -> str:
     total = sum(records.values())
     size = next((name for limit, name in SIZES if total < limit), "n>10M")
     head = ["---", "task_categories:", "- image-to-image", "size_categories:", f"- {size}"]
-    if present:
-        head += ["configs:", "- config_name: default", "  data_files:"]
-        head += [line for split in present for line in (f"  - split: {split}", f"    path: data/{split}-*.parquet")]
+    head += ["configs:"] if present else []
+    for name in configurations(config) if present else ():
+        head += [f"- config_name: {name}", "  data_files:"]
+        head += [line for split in present for line in (f"  - split: {split}", f"    path: {FOLDERS[name]}/{split}-*.parquet")]
     head.append("---")
     counts = ", ".join(f"{records[split]} {split}" for split in present) or "no records"
     lines = [
@@ -117,6 +149,7 @@ def card_text(account: Account, *, has_sheet: bool) -> str:
         'data = load_dataset("PATH_OF_THIS_FOLDER")',
         "```",
         "",
+        *_others(config, selected),
         *((f"![source, mask, edited]({SHEET_FILE})", "") if has_sheet else ()),
         funnel_table(config, bounds, selected).markdown(),
         "",
@@ -128,6 +161,8 @@ def card_text(account: Account, *, has_sheet: bool) -> str:
         *(f"- {markdown_text(warning)}" for warning in account.warnings),
         "",
         category_table(selected).markdown(),
+        "",
+        cost_table(selected).markdown(),
         "",
         *(() if account.truth is None else (account.truth.markdown(), "")),
         account.facts().markdown(),

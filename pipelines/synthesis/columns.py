@@ -108,6 +108,22 @@ DATA_FIELDS = (
     pa.field("steps", pa.int32()),
     *(pa.field(name, pa.string()) for name in ("method", "model", "model_digest", "config_digest", "version")),
 )
+# Names as preference trainers read them: what was asked for, which picture is the better answer and which the worse.
+PREFERENCE_FIELDS = (
+    pa.field("prompt", pa.string()),
+    pa.field("original_image", IMAGE),
+    pa.field("chosen", IMAGE),
+    pa.field("rejected", IMAGE),
+    *(pa.field(name, pa.string()) for name in ("original_prompt", "edited_prompt", "category")),
+    pa.field("score", pa.string()),  # what tells them apart
+    *(pa.field(name, pa.float32()) for name in ("chosen_score", "rejected_score", "margin")),
+    *(pa.field(name, pa.int32()) for name in ("chosen_candidate", "rejected_candidate")),
+    *(pa.field(name, pa.int64()) for name in ("chosen_seed", "rejected_seed")),
+    pa.field("rejected_outcome", pa.string()),  # the filter that took it out
+    *(pa.field(name, pa.string()) for name in ("id", "pair_id", "caption_file", "source_image_id")),
+    pa.field("caption_row", pa.int64()),
+    *(pa.field(name, pa.string()) for name in ("method", "model", "model_digest", "config_digest", "version")),
+)
 REJECTED_FIELDS = (*DATA_FIELDS, pa.field("outcome", pa.string()), pa.field("reason", pa.string()))
 # Passed-through columns keep clear of all of them, so that each has one name in every object.
 TAKEN = (*{*OUTPUT_NAMES, *(field.name for fields in (PAIR_FIELDS, SCORE_FIELDS, REJECTED_FIELDS) for field in fields)},)

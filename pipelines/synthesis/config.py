@@ -139,6 +139,8 @@ class SynthesizeConfig(Shards, EditJobConfig):
     safety: str | None = None  # as aesthetic; above filters.max_unsafe a picture is unsafe
     filters: Filters = field(default_factory=Filters)
     validation_fraction: float = 0.02  # share of the source pictures whose records are the validation split
+    preferences: bool = False  # write the best and the worst candidate of each kept pair into <output>/preferences
+    inverted: bool = False  # write kept pairs turned round, the edited picture as source, into <output>/inverted
     keep_rejected: bool = False  # write the candidates that were not kept, with the reason, into <output>/rejected
     truth: bool = False  # drawn scenes: count with a pixel reader, which no filter asks, how many edits are truly right
     select_only: bool = False  # select again from finished candidates, with other filters; nothing is edited

@@ -1,10 +1,11 @@
-"""The data set: what was kept, whole, as `<output>/data/<split>-00000-of-00042.parquet`; rejected candidates on request."""
+"""The data set: what was kept, whole, as `<output>/data/<split>-00000-of-00042.parquet`; on request its other configurations, of the
+same shards, and rejected candidates."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,14 +14,20 @@ from pipelines.cluster.session import set_engine
 from pipelines.cluster.tasks import numbered, run_through
 from pipelines.output.parts import open_result_writer
 from pipelines.records.types import with_features
-from pipelines.store.location import locate, put_atomic
+from pipelines.store.location import Location, locate, put_atomic
 from pipelines.store.parquet import take_rows, write_groups
-from pipelines.synthesis.columns import DATA_FIELDS, REJECTED_FIELDS, SCORES
-from pipelines.synthesis.filters import KEPT
-from pipelines.synthesis.selection import SPLITS, Group, Selected, Selecting, clear_folder, read_decisions
+from pipelines.synthesis.columns import DATA_FIELDS, PREFERENCE_FIELDS, REJECTED_FIELDS, SCORES
+from pipelines.synthesis.config import SynthesizeConfig
+from pipelines.synthesis.filters import KEPT, best_score
+from pipelines.synthesis.selection import SPLITS, Group, Selected, Selecting, clear_folder, find_preferences, read_decisions
+from vimaedit.synthesis.inversion import invert_pair
+from vimaedit.synthesis.pairs import PromptPair
+from vimaedit.words.phrases import parse_blend
 
 SHARD_SECONDS = 1200.0
 RECORD_BYTES = 4096  # beside its pictures
+FOLDERS = {"default": "data", "preferences": "preferences", "inverted": "inverted"}  # configuration of the set -> its folder
+FIELDS = {"data": DATA_FIELDS, "inverted": DATA_FIELDS, "preferences": PREFERENCE_FIELDS, "rejected": REJECTED_FIELDS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +56,22 @@ def cut_shards(selected: Selected, shard_bytes: int) -> list[Shard]:
     return shards
 
 
+def configurations(config: SynthesizeConfig) -> list[str]:
+    """Return the configurations that a data set has."""
+    return [name for name in FOLDERS if name == "default" or getattr(config, name)]
+
+
 def write_dataset(selecting: Selecting, selected: Selected, passed: Mapping[str, pa.DataType]) -> list[Shard]:
-    """Write `<output>/data` whole, and `<output>/rejected` where it is asked for; what stood there is removed first."""
-    output = locate(selecting.output)
+    """Write `<output>/data` whole, and the other folders that are asked for; what stood there is removed first."""
+    output, config = locate(selecting.output), selecting.config
     set_engine(unit_seconds=SHARD_SECONDS)
-    shards = cut_shards(selected, selecting.config.shard_mb * 10**6)
-    clear_folder(output / "data")
-    clear_folder(output / "rejected")
-    tasks = [(f"data/{shard.name}", shard.split, shard.groups) for shard in shards]
-    if selecting.config.keep_rejected:
-        tasks += [(f"rejected/{group.name}", "", (index,)) for index, group in enumerate(selecting.groups)]
+    shards = cut_shards(selected, config.shard_mb * 10**6)
+    for folder in FIELDS:
+        clear_folder(output / folder)
+    folders = [FOLDERS[name] for name in configurations(config)]
+    tasks = [(folder, shard.name, shard.split, shard.groups) for folder in folders for shard in shards]
+    if config.keep_rejected:
+        tasks += [("rejected", group.name, "", (index,)) for index, group in enumerate(selecting.groups)]
     if tasks:
         run_through(numbered(len(tasks), _write_objects, selecting=selecting, tasks=tasks, passed=dict(passed)))
     return shards
@@ -67,17 +80,17 @@ def write_dataset(selecting: Selecting, selected: Selected, passed: Mapping[str,
 def _write_objects(
     batch: pa.Table,
     selecting: Selecting,
-    tasks: Sequence[tuple[str, str, tuple[int, ...]]],
+    tasks: Sequence[tuple[str, str, str, tuple[int, ...]]],
     passed: Mapping[str, pa.DataType],
 ) -> pa.Table:
     counts = []
     for index in batch.column("id").to_pylist():
-        name, split, groups = tasks[index]
-        fields = DATA_FIELDS if split else REJECTED_FIELDS
-        schema = with_features([*fields, *(pa.field(column, kind) for column, kind in passed.items())])
-        tables = (_group_rows(selecting, selecting.groups[group], split, schema) for group in groups)
+        folder, name, split, groups = tasks[index]
+        others = {} if folder == "preferences" else passed
+        schema = with_features([*FIELDS[folder], *(pa.field(column, kind) for column, kind in others.items())])
+        tables = (_group_rows(selecting, selecting.groups[group], folder, split, schema) for group in groups)
         data, rows = _coded(tables, schema)
-        put_atomic(locate(selecting.output) / name, data)
+        put_atomic(locate(selecting.output) / folder / name, data)
         counts.append(rows)
     return pa.table({"rows": counts})
 
@@ -90,21 +103,62 @@ def _coded(tables: Iterator[pa.Table], schema: pa.Schema) -> tuple[bytes, int]:
     return buffer.getvalue(), rows
 
 
-def _group_rows(selecting: Selecting, group: Group, split: str, schema: pa.Schema) -> pa.Table:
-    """Build the records of a group that are in a split; "" stands for the candidates that were not kept."""
-    wanted = [row for row in read_decisions(locate(selecting.output), group) if _belongs(row, split)]
-    by_part: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in wanted:
-        by_part.setdefault(row["part"], {})[row["part_row"]] = row
+def _group_rows(selecting: Selecting, group: Group, folder: str, split: str, schema: pa.Schema) -> pa.Table:
+    """Build the records of a group that are in a split of a folder; of `rejected`, the candidates that were not kept."""
+    output = locate(selecting.output)
+    decisions = read_decisions(output, group)
+    if folder == "preferences":
+        return _preferences(
+            output, selecting.config, [pair for pair in find_preferences(decisions) if pair[0]["split"] == split]
+        )
+    build = _inverted if folder == "inverted" else _record
     tables = []
-    for part, decisions in by_part.items():
-        rows = take_rows(locate(selecting.output) / "candidates" / "data" / part, decisions)
-        order = pa.array(sorted(decisions), pa.int64())
-        records = [_record(row, decisions[number]) for number, row in zip(order.to_pylist(), rows.to_pylist(), strict=True)]
+    for part, wanted in _by_part([row for row in decisions if _belongs(row, split)]).items():
+        rows = take_rows(output / "candidates" / "data" / part, wanted)
+        records = [build(row, wanted[number]) for number, row in zip(sorted(wanted), rows.to_pylist(), strict=True)]
         own = pa.Table.from_pylist(records, schema=pa.schema(list(schema)[: len(records[0])]))
         others = [rows.column(name) for name in schema.names[len(own.schema) :]]
         tables.append(pa.table([*own.columns, *others], schema=schema))
     return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _by_part(decisions: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    by_part: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in decisions:
+        by_part.setdefault(row["part"], {})[row["part_row"]] = row
+    return by_part
+
+
+def _preferences(
+    output: Location, config: SynthesizeConfig, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> pa.Table:
+    """Build the records of pairs of a better and a worse candidate; their pictures may stand in different parts."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for part, wanted in _by_part([row for pair in pairs for row in pair]).items():
+        rows = take_rows(output / "candidates" / "data" / part, wanted).to_pylist()
+        found |= {(part, number): row for number, row in zip(sorted(wanted), rows, strict=True)}
+    score = best_score(config.filters, vars(config))
+    records = []
+    for best, worst in pairs:
+        chosen, rejected = (found[each["part"], each["part_row"]] for each in (best, worst))
+        record = {
+            "prompt": chosen["instruction"],
+            "original_image": chosen["image"],
+            "chosen": chosen["edited_image"],
+            "rejected": rejected["edited_image"],
+            "original_prompt": chosen["source_prompt"],
+            "edited_prompt": chosen["target_prompt"],
+            "score": score,
+            "margin": best["rank"] - worst["rank"],
+            "rejected_outcome": worst["outcome"],
+            "source_image_id": best["source_digest"],
+            **{name: chosen[name] for name in ("category", "id", "pair_id", "caption_file", "caption_row")},
+            **{name: chosen[name] for name in ("method", "model", "model_digest", "config_digest", "version")},
+        }
+        for side, decision, row in (("chosen", best, chosen), ("rejected", worst, rejected)):
+            record |= {f"{side}_score": decision["rank"], f"{side}_candidate": row["candidate"], f"{side}_seed": row["seed"]}
+        records.append(record)
+    return pa.Table.from_pylist(records, schema=with_features(PREFERENCE_FIELDS))
 
 
 def _belongs(row: Mapping[str, Any], split: str) -> bool:
@@ -131,3 +185,29 @@ def _record(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, An
     if decision["outcome"] != KEPT:
         record |= {"outcome": decision["outcome"], "reason": decision["reason"]}
     return record
+
+
+def _inverted(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record turned round. Scores of both pictures, or of the change between them, are those of the way there; what CLIP says
+    of source and target changes places, and what only the edited picture was asked is not known of its source."""
+    record, scores = _record(row, decision), {name: decision[name] for name in SCORES}
+    pair = invert_pair(
+        PromptPair(
+            source_prompt=row["source_prompt"],
+            target_prompt=row["target_prompt"],
+            blend=parse_blend(row["blend_words_used"]),
+            instruction=row["instruction"],
+            category=row["category"],
+        )
+    )
+    turned = {"clip_source": scores["clip_target"], "clip_target": scores["clip_source"], "aesthetic": None}
+    return record | {
+        "original_image": record["edited_image"],
+        "edited_image": record["original_image"],
+        "edit_prompt": pair.instruction,
+        "original_prompt": pair.source_prompt,
+        "edited_prompt": pair.target_prompt,
+        "blend_words": [asdict(phrase) for phrase in pair.blend],
+        "category": pair.category,
+        "scores": scores | turned,
+    }

@@ -12,7 +12,7 @@ from pipelines.output.thumbnails import code_masks, code_picture
 from pipelines.store.location import locate, put_atomic
 from pipelines.store.masking import cut
 from pipelines.store.parquet import take_rows
-from pipelines.synthesis.card import MEANINGS, Account, category_table, funnel_table
+from pipelines.synthesis.card import MEANINGS, Account, category_table, cost_table, funnel_table
 from pipelines.synthesis.filters import KEPT, outcomes
 from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
 from pipelines.tables import escaped, html_cell, html_row, html_table
@@ -56,6 +56,8 @@ def render(account: Account, pictures: Mapping[tuple[str, int], Mapping[str, Any
         _funnel(selecting, selected),
         "<h2>Kinds of edits</h2>",
         category_table(selected).html(),
+        "<h2>Cost of the edits</h2>",
+        cost_table(selected).html(),
     ]
     if truth is not None:
         parts += [f"<h2>{escaped(truth.title)}</h2>", truth.html(), f"<p>{escaped(truth.note)}</p>"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,16 @@ class Selected:
     """What the selection came to.
 
     `counts`: outcome -> candidates; `by_category`: category -> outcome -> candidates; `kept`: split -> group -> (records, bytes);
-    `histograms`: score -> (of all scored, of kept), bins of `SPANS`; `examples`: outcome -> (part, row) of a few.
+    `histograms`: score -> (of all scored, of kept), bins of `SPANS`; `examples`: outcome -> (part, row) of a few. `preferences`:
+    split -> pairs of a better and a worse candidate; `seconds`: that devices took for the edits of all candidates.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     by_category: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     kept: dict[str, dict[int, tuple[int, int]]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     histograms: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    preferences: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
 
     def records(self, split: str) -> int:
@@ -101,7 +105,10 @@ def make_groups(files: Sequence[str], units: Sequence[Unit]) -> tuple[Group, ...
 
 
 def select(selecting: Selecting, num_examples: int) -> Selected:
-    """Decide on every candidate and write the decisions, one object per group."""
+    """Decide on every candidate and write the decisions, one object per group.
+
+    Where the kept records are so few that validation would get less than one, all of them are for training.
+    """
     config, output = selecting.config, locate(selecting.output)
     set_engine(unit_seconds=GROUP_SECONDS)
     clear_folder(output / "selection")
@@ -109,7 +116,14 @@ def select(selecting: Selecting, num_examples: int) -> Selected:
     if config.filters.max_distance is not None:
         best = numbered(count, _best_of_groups, selecting=selecting)
         _write_duplicates(output, best.materialize(), config.filters.max_distance)
-    decided = run_through(numbered(count, _decide_groups, selecting=selecting))
+    selected = _decide(selecting, num_examples)
+    if selected.records("validation") and config.validation_fraction * selected.counts[KEPT] < 1:
+        selected = _decide(replace(selecting, config=replace(config, validation_fraction=0.0)), num_examples)
+    return selected
+
+
+def _decide(selecting: Selecting, num_examples: int) -> Selected:
+    decided = run_through(numbered(len(selecting.groups), _decide_groups, selecting=selecting))
     selected = Selected()
     summaries = [json.loads(row["summary"]) for row in decided]
     for summary in sorted(summaries, key=lambda summary: summary["group"]):
@@ -222,7 +236,31 @@ def _decide_group(selecting: Selecting, index: int) -> dict[str, Any]:
         "kept": [{"split": split, "rows": len(found), "bytes": sum(found)} for split, found in sizes.items()],
         "histograms": [{"score": score, **_histogram(decisions, score)} for score in SCORES],
         "examples": _examples(decisions),
+        "preferences": Counter(best["split"] for best, _ in find_preferences(decisions)),
+        "seconds": _editing_seconds(output, group),
     }
+
+
+def find_preferences(decisions: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Return of each pair with a kept candidate the best kept one and the worst that was edited, by rank; none where they are equal,
+    and none whose worst is not safe to show."""
+    by_pair: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in decisions:
+        if row["rank"] is not None and math.isfinite(row["rank"]) and row["outcome"] not in ("edit", "unsafe"):
+            by_pair[row["pair_id"]].append(row)
+    found = []
+    for rows in by_pair.values():
+        kept = [row for row in rows if row["outcome"] == KEPT]
+        best = max(kept, key=lambda row: (row["rank"], -row["candidate"]), default=None)
+        worst = min(rows, key=lambda row: (row["rank"], row["candidate"]))
+        if best is not None and worst["rank"] < best["rank"]:
+            found.append((best, worst))
+    return found
+
+
+def _editing_seconds(output: Location, group: Group) -> float:
+    columns = [read_table(output / "candidates" / "data" / part, ["seconds"]).column("seconds") for part in group.parts]
+    return float(sum(value for column in columns for value in column.to_pylist() if value is not None))
 
 
 def _examples(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -262,6 +300,8 @@ def _add(selected: Selected, row: Mapping[str, Any], num_examples: int) -> None:
     for each in row["kept"]:
         if each["rows"]:
             selected.kept[each["split"]][row["group"]] = (each["rows"], each["bytes"])
+    selected.preferences.update(row["preferences"])
+    selected.seconds += row["seconds"]
     for each in row["histograms"]:
         before = selected.histograms.get(each["score"], ([0] * BINS, [0] * BINS))
         sums = [

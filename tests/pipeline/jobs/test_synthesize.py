@@ -65,6 +65,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> SynthesizeConfig:
         candidates=CANDIDATES,
         scoring_clip=str(random_bundle() / "clip"),
         filters=FILTERS,
+        preferences=True,
+        inverted=True,
         validation_fraction=0.3,
         actors=1,
         threads=1,
@@ -145,6 +147,41 @@ def test_the_data_set_is_what_trainers_read(config: SynthesizeConfig, summary: S
 
 
 @pytest.mark.timeout(300)
+def test_the_other_configurations_hold_the_same_pairs(config: SynthesizeConfig, summary: SynthesisSummary) -> None:
+    output = Path(config.output)
+    decisions = {(row["pair_id"], row["candidate"]): row for row in rows_of(output / "selection")}
+    candidates = {(row["pair_id"], row["candidate"]): row for row in rows_of(output / "candidates" / "data")}
+    for name in ("train", "validation"):
+        (shard,) = (output / "data").glob(f"{name}-*")
+        kept, turned, preferred = (
+            pq.read_table(output / folder / shard.name).to_pylist() for folder in ("data", "inverted", "preferences")
+        )
+        assert len(turned) == len(kept) > 0 and {row["pair_id"] for row in preferred} <= {row["pair_id"] for row in kept}
+        for row, back in zip(kept, turned, strict=True):
+            assert (back["original_image"], back["edited_image"]) == (row["edited_image"], row["original_image"])
+            assert (back["original_prompt"], back["edited_prompt"]) == (row["edited_prompt"], row["original_prompt"])
+            (phrase,), (other,) = row["blend_words"], back["blend_words"]
+            assert other == {"source": phrase["target"], "target": phrase["source"]}
+            assert back["edit_prompt"] == f"change the {phrase['target']} to a {phrase['source']}"
+            assert back["mask"] == row["mask"] and back["note"] == row["note"]
+        for row in preferred:
+            better, worse = ((row["pair_id"], row[f"{side}_candidate"]) for side in ("chosen", "rejected"))
+            assert (decisions[better]["outcome"], decisions[worse]["outcome"]) == ("kept", row["rejected_outcome"])
+            assert (
+                row["margin"] == pytest.approx(decisions[better]["rank"] - decisions[worse]["rank"], abs=1e-6)
+                and row["margin"] > 0
+            )
+            assert row["chosen"] == candidates[better]["edited_image"] != row["rejected"] == candidates[worse]["edited_image"]
+            assert row["original_image"] == candidates[better]["image"] and row["prompt"] == candidates[better]["instruction"]
+    card = (output / "README.md").read_text()
+    assert (
+        "- config_name: inverted" in card
+        and "path: preferences/train-*.parquet" in card
+        and "device seconds a kept record" in card
+    )
+
+
+@pytest.mark.timeout(300)
 def test_a_finished_one_is_left_alone(config: SynthesizeConfig, summary: SynthesisSummary) -> None:
     before = times(Path(config.output) / "data")
     again = run_synthesis(config)
@@ -164,6 +201,9 @@ def test_other_thresholds_select_again_without_editing(config: SynthesizeConfig,
     )
     selected = run_synthesis(more)
     assert selected.counts == {"pair": 4, "kept": 2 * PAIRS}
+    few = dataclasses.replace(more, filters=FILTERS, validation_fraction=0.09)  # of ten records: less than one
+    assert run_synthesis(few).records == {"train": PAIRS - 1, "validation": 0}
+    selected = run_synthesis(more)
     assert selected.records == {"train": 2 * PAIRS, "validation": 0}
     assert sorted(path.name for path in (output / "data").iterdir()) == ["train-00000-of-00001.parquet"]
     none = dataclasses.replace(
