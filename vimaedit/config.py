@@ -156,7 +156,7 @@ class EditConfig:
     canvas: Canvas = field(default_factory=Canvas)
     skip: float = 0.0  # share of the steps left out at the noisy end; leditspp: how far the grid stays from that end
     start: str = "image"  # the first latents: the noised picture, or noise alone (virtual inversion)
-    negative_prompt: str = ""  # what the target's unconditional rows read
+    negative_prompt: str | None = None  # what the target's unconditional rows read; None: nothing, as the model was trained
     new_word_weight: float = 1.0  # factor on the text attention of the words that only the target prompt has
     direction_kept: float = 100.0  # percent of the target embedding's direction that is kept, its largest entries
     mutual_start: int = 4  # masactrl: the step from which the target reads the source's keys and values

@@ -93,6 +93,7 @@ class ViMAEditPipeline:
         frame: str = "canvas",
         paste: str = "mask",
         reweight: dict[str, float] | None = None,
+        word_windows: dict[str, float] | None = None,
         callback_on_step_end: StepCallback | None = None,
         **options: Any,
     ) -> ViMAEditOutput:
@@ -101,7 +102,8 @@ class ViMAEditPipeline:
         `blend` says what changes: `"cat tiger"`, or (source phrase, target phrase) pairs; left out, the difference of the
         prompts does. `generator` gives the seed (its initial one). `mask` (any size of
         the picture's aspect, white = edit) belongs to `grounding="given"`. `frame="original"` pastes the edit back into the picture
-        at its own size: where the mask is, or with `paste="frame"` the whole canvas. `reweight` multiplies the attention to phrases of the target prompt. `options` are those of
+        at its own size: where the mask is, or with `paste="frame"` the whole canvas. `reweight` multiplies the attention to phrases of the target prompt,
+        `word_windows` gives phrases a `windows.text` of their own. `options` are those of
         `EditConfig`. The callback is called after every step as diffusers does, with `latents` (2, 1, C, h, w), source first,
         and the `masks`; what it returns is not used.
 
@@ -127,6 +129,7 @@ class ViMAEditPipeline:
             target_prompt=target_prompt,
             blend=parse_blend(blend),
             reweight=tuple((reweight or {}).items()),
+            word_windows=tuple((word_windows or {}).items()),
             given_mask=given_mask,
             seed=_seed(generator, config.seed),
         )

@@ -76,6 +76,7 @@ class EditRequest:
     target_prompt: str
     blend: tuple[BlendPhrase, ...] = ()  # empty: found by `blend=auto`, or no mask
     reweight: tuple[tuple[str, float], ...] = ()  # (phrase of the target prompt, factor on its text attention)
+    word_windows: tuple[tuple[str, float], ...] = ()  # (phrase of the target prompt, its own `windows.text`)
     given_mask: BoolArray | None = None
     seed: int = 0  # 0 .. 2**63-1, never combined with the request's place in a batch
     overrides: RequestOverrides = RequestOverrides()

@@ -81,6 +81,7 @@ def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
         "steps": job.steps,
         "config_digest": context.config_digest,
         "model": mask_urls(job.model),
+        "family": context.facts.family,
         "model_digest": context.model_digest,
         "version": context.version,
         "unit_id": unit_id,

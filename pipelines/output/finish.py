@@ -46,6 +46,7 @@ def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> N
         "config": dataclasses.asdict(context.job),
         "config_digest": context.config_digest,
         "model": context.job.model,
+        "family": context.facts.family,
         "model_digest": context.model_digest,
         "model_warning": context.facts.warning,
         "plan_digest": context.plan_digest,

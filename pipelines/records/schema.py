@@ -62,6 +62,7 @@ OUTPUT_FIELDS = (
     pa.field("steps", pa.int32()),
     pa.field("config_digest", pa.string()),
     pa.field("model", pa.string()),
+    pa.field("family", pa.string()),
     pa.field("model_digest", pa.string()),
     pa.field("version", pa.string()),
     pa.field("unit_id", pa.string()),

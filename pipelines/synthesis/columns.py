@@ -106,7 +106,7 @@ DATA_FIELDS = (
     pa.field("seed", pa.int64()),
     pa.field("overrides", pa.string()),
     pa.field("steps", pa.int32()),
-    *(pa.field(name, pa.string()) for name in ("method", "model", "model_digest", "config_digest", "version")),
+    *(pa.field(name, pa.string()) for name in ("method", "model", "family", "model_digest", "config_digest", "version")),
 )
 # Names as preference trainers read them: what was asked for, which picture is the better answer and which the worse.
 PREFERENCE_FIELDS = (

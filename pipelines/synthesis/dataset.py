@@ -179,8 +179,8 @@ def _record(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, An
         "source_image_id": decision["source_digest"],
         "overrides": row["candidate_overrides"],
         **{name: row[name] for name in ("category", "id", "pair_id", "caption_file", "caption_row", "candidate")},
-        **{name: row[name] for name in ("source_seed", "seed", "steps", "method", "model", "model_digest", "config_digest")},
-        "version": row["version"],
+        **{name: row[name] for name in ("source_seed", "seed", "steps", "method", "model", "family", "model_digest")},
+        **{name: row[name] for name in ("config_digest", "version")},
     }
     if decision["outcome"] != KEPT:
         record |= {"outcome": decision["outcome"], "reason": decision["reason"]}

@@ -148,7 +148,7 @@ class Maker:
         """Return each record's coded source picture, or why there is none."""
         if self.pipe is None:
             return [self._picture(record) for record in records]
-        from vimaedit.models.text_to_image import draw_pictures
+        from vimaedit.synthesis.text_to_image import draw_pictures
 
         config = self.making.config
         wanted = [n for n, pairs in enumerate(proposals) if any(isinstance(pair, PromptPair) for pair in pairs)]
@@ -243,7 +243,7 @@ def _load_generator(making: Making) -> TextGenerator:
 
 def _load_text_to_image(making: Making) -> Any:
     from vimaedit.models.files import resolve_model
-    from vimaedit.models.text_to_image import load_text_to_image
+    from vimaedit.synthesis.text_to_image import load_text_to_image
 
     files = resolve_model(with_local_weights(making.config), image_guidance=False)
     if files.checkpoint is not None:

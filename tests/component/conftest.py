@@ -87,7 +87,7 @@ def rows_and_states(
         if len(states) == unguided_after:
             batch.target_guidance.fill_(1.0)
 
-    unet = editor.backbone.networks.unet
+    unet = editor.backbone.networks.denoiser
     hook = unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     try:
         editor.run(batch, edits, keep)

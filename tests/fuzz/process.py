@@ -139,7 +139,7 @@ def run_group(world: World, group: str, classes: Sequence[RecordClass], per_clas
 def read_files(world: World, per_class: int) -> list[str]:
     """Plan and read broken files, each beside a good one, and say what is wrong with what came of them."""
     found = []
-    facts = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+    facts = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
     for each in FILE_CLASSES.values():
         for number in range(per_class):
             folder = world.root / f"{each.name}-{number}"

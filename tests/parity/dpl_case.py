@@ -26,7 +26,7 @@ def replay_dpl_case(name: str, entry: dict[str, Any], folder: Path, models: tupl
     ids[:, positions] = 0  # the placeholders are no words of the vocabulary; their embeddings come from the recording
     words = torch.zeros(1, len(positions), ids.shape[1])
     words[0, range(len(positions)), positions] = 1
-    learned = LearnedWords(ids=ids, words=words)
+    learned = LearnedWords(ids={"text_encoder": ids}, words=words)
     embeddings = torch.zeros(1, ids.shape[1], arrays["embeddings_initial"].shape[1])
     embeddings[0, positions] = torch.from_numpy(arrays["embeddings_initial"])
     background = torch.from_numpy(arrays["background"]).reshape(1, -1)

@@ -113,9 +113,9 @@ def run_case(
     networks, facts = models
     editor = BatchEditor(Backbone(networks, config), config, facts)
     if parameters.get("start_layer", MASACTRL_FIRST_LAYER) != MASACTRL_FIRST_LAYER:
-        own = sorted((s for s in list_sites(networks.unet) if not s.cross), key=lambda site: CALL_ORDER.index(site.path))
+        own = sorted((s for s in list_sites(networks.denoiser) if not s.cross), key=lambda site: CALL_ORDER.index(site.path))
         routed = frozenset(site.name for site in own[parameters["start_layer"] :])
-        install(networks.unet, dataclasses.replace(editor.backbone.sites, self_routing=routed))
+        install(networks.denoiser, dataclasses.replace(editor.backbone.sites, self_routing=routed))
     picture = np.asarray(Image.open(folder / parameters["image"]).convert("RGB"))
     request = EditRequest(
         id="case", image=picture, source_prompt=parameters["prompt_src"], target_prompt=parameters["prompt_tar"]

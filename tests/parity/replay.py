@@ -1,6 +1,6 @@
 """Replay recorded runs of the reference program through the public engine and compare.
 
-`python -m tests.parity.replay --oracle DIR [--only cases|baselines] [--save OUT]` prints a table and exits non-zero on a miss, a
+`python -m tests.parity.replay --oracle DIR [--only cases|baselines|sdxl] [--save OUT]` prints a table and exits non-zero on a miss, a
 case that cannot be read, or one that there is no method for. The recorded x_0, noise, word masks and alignments are fed in; encoding, words and alignment have
 tests of their own.
 """
@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.parity.comparison import (
 )
 from tests.parity.dpl_case import replay_dpl_case
 from tests.parity.harness_cases import replay_harness_case
+from tests.parity.sdxl_cases import replay_sdxl_case
 from tests.parity.virtual_cases import replay_infedit_case, replay_leditspp_case
 from tests.parity.words import recorded_words
 from tests.timing.process import cpu_seconds, forget_peak, give_back_memory, peak_mb, resident_mb
@@ -47,6 +49,8 @@ from vimaedit.step.rows import RowKind
 from vimaedit.step.solvers import add_noise, method_schedule
 from vimaedit.types import EditRequest
 
+Models = tuple[Networks, Any]
+
 EMBEDDING_TOLERANCE = 1e-5
 START_TOLERANCE = 1e-5
 MAP_TOLERANCE = 1e-5  # largest difference over largest value
@@ -58,6 +62,10 @@ OTHER_EDITORS = {
     "LEDITS++": replay_leditspp_case,
     "DPL (token optimisation only)": replay_dpl_case,
 }
+
+
+# Recorded runs of a family of models, in `DIR/<family>/cases`, with models of their own.
+FAMILIES: dict[str, Callable[[str, dict[str, Any], Path], Comparison]] = {"sdxl": replay_sdxl_case}
 
 
 def load_models(oracle: Path, *, image_guidance: bool = True) -> tuple[Networks, Any]:
@@ -126,8 +134,7 @@ def replay_case(name: str, entry: dict[str, Any], folder: Path, models: tuple[Ne
     if folder.name == "baselines":
         tolerance = LOCATEDIT_TOLERANCE if method == "locatedit" else BASELINE_TOLERANCE
         result = Comparison(name, tolerance=tolerance, margin=BASELINE_MARGIN)
-    assert batch.conditioning.image is not None
-    estimated = batch.conditioning.image[batch.layout.block(RowKind.TARGET_COND)][0, 0].numpy()
+    estimated = batch.conditioning["image"][batch.layout.block(RowKind.TARGET_COND)][0, 0].numpy()
     if "image_embeds_edit" in arrays:
         result.check("embedding", max_error(estimated, arrays["image_embeds_edit"]), EMBEDDING_TOLERANCE)
     x_T = _start_latents(arrays, batch.x0, init_noise, states, editor)
@@ -207,12 +214,13 @@ def _compare_picture(result: Comparison, arrays: dict[str, np.ndarray], picture:
 def replay_all(oracle: Path, only: str | None, save: Path | None) -> list[Comparison | tuple[str, str]]:
     """Replay every case and save what it came to; a tuple (name, reason) stands for one that was not replayed."""
     torch.set_grad_enabled(False)
-    with_adapter = load_models(oracle)
-    lists = [] if only == "baselines" else [oracle / "cases" / "cases.json"]
-    without_adapter = with_adapter
-    if only != "cases" and (baselines := sorted((oracle / "baselines").glob("cases_*.json"))):
-        lists += baselines
+    lists = [oracle / "cases" / "cases.json"] if only in (None, "cases") else []
+    lists += sorted((oracle / "baselines").glob("cases_*.json")) if only in (None, "baselines") else []
+    with_adapter = without_adapter = load_models(oracle) if lists else None
+    if len(lists) > 1 or only == "baselines":
         without_adapter = load_models(oracle, image_guidance=False)
+    families = [path for family in FAMILIES if (path := oracle / family / "cases" / "cases.json").is_file()]
+    lists += [path for path in families if only in (None, path.parent.parent.name)]
     outcomes: list[Comparison | tuple[str, str]] = []
     for path in lists:
         for name, entry in json.loads(path.read_text())["cases"].items():
@@ -239,11 +247,15 @@ def _held_mb() -> float | None:
 
 
 def _replay(
-    name: str, entry: dict[str, Any], folder: Path, with_adapter: tuple[Networks, Any], without_adapter: tuple[Networks, Any]
+    name: str, entry: dict[str, Any], folder: Path, with_adapter: Models | None, without_adapter: Models | None
 ) -> Comparison | tuple[str, str]:
     """Replay a case by the program that it is a recording of; whatever it does, the other cases are judged."""
+    family = FAMILIES.get(folder.parent.name)
     editor = entry.get("editor", "ViMAEdit" if folder.name == "cases" else "")
     try:
+        if family is not None:
+            return family(name, entry, folder)
+        assert with_adapter is not None and without_adapter is not None
         if editor in OWN_EDITORS:
             return replay_case(name, entry, folder, with_adapter)
         if editor in OTHER_EDITORS:
@@ -258,7 +270,7 @@ def _replay(
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--oracle", type=Path, required=True, help="folder with cases/ and models/")
-    parser.add_argument("--only", choices=("cases", "baselines"))
+    parser.add_argument("--only", choices=("cases", "baselines", *FAMILIES))
     parser.add_argument("--save", type=Path, help="write <case>.npz files here")
     args = parser.parse_args(argv)
     print(

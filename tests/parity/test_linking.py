@@ -38,7 +38,7 @@ def test_tokens_are_as_recorded(oracle: Path) -> None:
         # The program takes any text for the word, also one that the prompt lacks.
         word = BlendPhrase(source=None, target=case["blend_word"] or None)
         tokens = type(tokens)(**{**vars(tokens), "blend_used": (word,)})
-        states = backbone.encode_text(np.stack([tokens.source_ids, tokens.target_ids])).numpy()
+        states = backbone.encode_texts([request.source_prompt, request.target_prompt])["text"].numpy()
         linked = link_words(tokens, (states[0], states[1]), config, backbone.tokenizer)
         count = case["target_token_count"]
         sources = np.where(linked.keep == 1, -1, linked.fold.argmax(axis=0))[:count]

@@ -27,7 +27,7 @@ from vimaedit.engine.prepare import PreparedConcept
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.recipes import method_config
 from vimaedit.types import EditRequest
-from vimaedit.words.tokens import pad_ids, token_spans
+from vimaedit.words.tokens import token_spans
 
 STARTS = {"pure noise": "noise", "noised image": "image"}
 TEXT_SOURCES = {"aux": "auxiliary", "source": "source"}
@@ -114,7 +114,7 @@ def replay_leditspp_case(name: str, entry: dict[str, Any], folder: Path, models:
     if box is not None:
         request = dataclasses.replace(request, given_mask=_box_mask(request.image, box))
     edit = editor.prepare(request)
-    edit = dataclasses.replace(edit, concepts=_concepts(editor, config, parameters, prompts))
+    edit = dataclasses.replace(edit, concepts=leditspp_concepts(editor, config, parameters, prompts))
     batch = dataclasses.replace(editor.encode([edit]), x0=torch.from_numpy(arrays["x_0"]))
     if box is not None:
         assert batch.concepts is not None
@@ -144,7 +144,7 @@ def replay_leditspp_case(name: str, entry: dict[str, Any], folder: Path, models:
     return result
 
 
-def _concepts(
+def leditspp_concepts(
     editor: BatchEditor, config: EditConfig, parameters: dict[str, Any], prompts: list[str]
 ) -> tuple[PreparedConcept, ...]:
     tokenizer = editor.backbone.tokenizer
@@ -165,12 +165,16 @@ def _concepts(
     concepts = []
     for prompt, scale, reverse, quantile, first, last in zip(prompts, *columns, strict=True):
         ids = token_spans(prompt, tokenizer).ids
-        padded = pad_ids(ids, tokenizer)
-        words = np.zeros(len(padded), dtype=np.float32)
-        words[1 : len(padded) - 1 if "leditspp-tokens" in config.quirks else len(ids) - 1] = 1
+        words = np.zeros(tokenizer.model_max_length, dtype=np.float32)
+        words[1 : (len(words) if "leditspp-tokens" in config.quirks else len(ids)) - 1] = 1
         concepts.append(
             PreparedConcept(
-                ids=padded, words=words, scale=-scale if reverse else scale, quantile=quantile, first=int(first), last=int(last)
+                text=prompt,
+                words=words,
+                scale=-scale if reverse else scale,
+                quantile=quantile,
+                first=int(first),
+                last=int(last),
             )
         )
     return tuple(concepts)

@@ -18,7 +18,7 @@ from vimaedit.step.rows import RowKind
 def reference_inputs(config: EditConfig, editor: BatchEditor, edit: PreparedEdit, batch: EditBatch) -> EditInputs:
     """Give the reference the engine's encodings and alignment of a batch of one, and nothing else."""
     noise = SeededNoise([edit.request.seed], tuple(batch.x0.shape[1:]))
-    text = {kind: batch.conditioning.text[batch.layout.block(kind)][0] for kind in batch.layout.kinds}
+    text = {kind: batch.conditioning["text"][batch.layout.block(kind)][0] for kind in batch.layout.kinds}
     own = edit.request.overrides
     settings = Settings(
         num_steps=config.steps,
@@ -49,10 +49,10 @@ def reference_inputs(config: EditConfig, editor: BatchEditor, edit: PreparedEdit
     images: dict[str, Any] = {}
     if config.image_guidance:
         image = editor.backbone.embed_images(edit.clip_image[None])[0]
-        assert batch.conditioning.image is not None
+        assert "image" in batch.conditioning.tensors
         images = {
             "image_source": image,
-            "image_target": batch.conditioning.image[batch.layout.block(RowKind.TARGET_COND)][0, 0],
+            "image_target": batch.conditioning["image"][batch.layout.block(RowKind.TARGET_COND)][0, 0],
         }
     return EditInputs(
         settings=settings,

@@ -117,7 +117,7 @@ def find_figures(settings: GpuBenchConfig, model: Path) -> Iterator[dict[str, An
     ceilings = measure_ceilings(settings, clock, dtype)
     yield {"section": "ceilings", **ceilings}
     editor = load_editor(str(model), EditConfig(steps=settings.steps, blend="given"), settings.device, settings.dtype)
-    unet, vae = editor.backbone.networks.unet, editor.backbone.networks.vae
+    unet, vae = editor.backbone.networks.denoiser, editor.backbone.networks.vae
     flops = count_row_flops(unet, device, dtype)
     yield {"section": "row", "gflop": flops / 1e9, "parameters_m": sum(p.numel() for p in unet.parameters()) / 1e6}
     yield from measure_rows(settings, clock, unet, flops, ceilings["matmul_tflops"])

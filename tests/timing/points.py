@@ -14,7 +14,8 @@ from tests.timing.sides import drawn_requests, load_editor
 from vimaedit.attention.routing import shared_steps
 from vimaedit.config import Canvas, EditConfig
 from vimaedit.engine.editor import BatchEditor
-from vimaedit.models.backbone import Backbone, Conditioning
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.conditioning import Conditioning
 
 # What the engine saves itself, and can be made to do after all, to see what each saving brings.
 THIRD_ROW = "no row for an unguided source"  # its unconditional one
@@ -86,7 +87,7 @@ def _editor(first: BatchEditor, point: Point) -> BatchEditor:
         config = dataclasses.replace(config, source_guidance=1 + 1e-6)
     backbone = (_Anew if point.without == ONE_PROJECTION else Backbone)(first.backbone.networks, config)
     if point.without == ONE_BRANCH:
-        for processor in backbone.networks.unet.attn_processors.values():
+        for processor in backbone.networks.denoiser.attn_processors.values():
             processor.is_before_text = False
     return BatchEditor(backbone, config, first.facts)
 

@@ -27,7 +27,8 @@ from vimaedit.engine.batch import EditBatch, StepState
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.engine.prepare import PreparedEdit
 from vimaedit.miniature.random_bundle import Layout, write_random_bundle
-from vimaedit.models.backbone import Backbone, Conditioning
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.conditioning import Conditioning
 from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.models.networks import load_networks
 from vimaedit.step.noise import START, SeededNoise
@@ -163,5 +164,4 @@ def _four_rows(batch: EditBatch, slot: int) -> Conditioning:
     """Return what source and target are conditioned on, without and with text, both without first."""
     kinds = (RowKind.TARGET_UNCOND, RowKind.TARGET_UNCOND, RowKind.SOURCE_COND, RowKind.TARGET_COND)
     rows = torch.tensor([batch.layout.block(kind).start + slot for kind in kinds], device=batch.x0.device)
-    image = batch.conditioning.image
-    return Conditioning(text=batch.conditioning.text[rows], image=None if image is None else image[rows])
+    return batch.conditioning.rows(rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vimaedit.attention.control import AttentionControl
 from vimaedit.attention.recorder import MapRecorder
-from vimaedit.attention.routing import Routes, layout_of_step, open_windows, route_rows, shared_steps
+from vimaedit.attention.routing import Routes, layout_of_step, open_to_text, open_windows, route_rows, shared_steps
 from vimaedit.config import EditConfig, Windows
 from vimaedit.step.rows import RowKind, RowLayout
 
@@ -19,12 +19,14 @@ from vimaedit.step.rows import RowKind, RowLayout
 class TextEdit:
     """How the target's text attention follows the source's while the text window is open: P_edit = P_s fold + P_own diag(keep).
 
-    Shapes: `fold` (B, T, T), `keep` (B, T), `words` (2, B, T) = tokens of the blend phrases, source first; float32.
+    Shapes: `fold` (B, T, T), `keep` (B, T), `words` (2, B, T) = tokens of the blend phrases, source first; float32. `shares` (B, T)
+    float64: how long the window of a target's token is open, below 0: as the request's; None: all are.
     """
 
     fold: Tensor
     keep: Tensor
     words: Tensor
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,11 @@ class Injection:
         self.device = device
         self.dtype = dtype
         open_SB = open_windows(config, windows, steps)
-        self.text_open_SB = open_SB["text"].to(device)
+        text_open = open_SB["text"][..., None]
+        if text_edit.shares is not None:
+            shares_BT = text_edit.shares.cpu()
+            text_open = torch.where(shares_BT < 0, text_open, open_to_text(config, shares_BT, steps))
+        self.text_open = text_open.to(device)  # (S, B, 1), or (S, B, T) where words have windows of their own
         num_shared = shared_steps(config, steps)
         num_guided = int(config.guidance_end * steps)
         self.layouts = [
@@ -96,9 +102,9 @@ class Injection:
         routes = rows.routes
         fold_BTT = keep_RT = recorder = None
         if self.config.parts.edits_text:
-            open_B = self.text_open_SB[i]
-            fold_BTT = self.text_edit.fold * open_B[:, None, None]
-            keep_BT = torch.where(open_B[:, None], self.text_edit.keep, torch.ones_like(self.text_edit.keep))
+            open_BT = self.text_open[i]
+            fold_BTT = self.text_edit.fold * open_BT[:, None, :]
+            keep_BT = torch.where(open_BT, self.text_edit.keep, torch.ones_like(self.text_edit.keep))
             keep_RT = torch.ones(rows.layout.num_rows, keep_BT.shape[1], device=keep_BT.device)
             keep_RT[rows.target] = keep_BT
             if buffers is not None:

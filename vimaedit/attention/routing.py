@@ -33,24 +33,33 @@ def open_windows(config: EditConfig, windows: Sequence[Windows], steps: int) -> 
     With `values` the self window is open from `mutual_start` on.
     """
     count = config.steps
+    text_B = torch.tensor([w.text for w in windows], dtype=torch.float64)
     step_S1 = torch.arange(steps)[:, None]
     if config.parts.has_auxiliary:
         passed = [(i + 1 + num_skipped(config)) / count for i in range(steps)]
         return {
             "self": torch.tensor([[p < w.self for w in windows] for p in passed]),
-            "text": torch.tensor([[p <= w.text for w in windows] for p in passed]),
+            "text": open_to_text(config, text_B, steps),
             "image": step_S1 < torch.tensor([int(w.image * count) for w in windows])[None, :],
         }
     ends = {
         "self": [int(w.self * count) for w in windows],
         "image": [int(w.image * count) for w in windows],
-        "text": [int(w.text * (count + 1)) for w in windows],
         "feature": [int(w.feature * count) for w in windows],
     }
     open_SB = {name: step_S1 < torch.tensor(end_B)[None, :] for name, end_B in ends.items()}
+    open_SB["text"] = open_to_text(config, text_B, steps)
     if config.parts.routing == "values":
         open_SB["self"] = (step_S1 >= config.mutual_start).expand(-1, len(windows))
     return open_SB
+
+
+def open_to_text(config: EditConfig, shares: Tensor, steps: int) -> Tensor:
+    """Return at which of the executed steps text windows of the given shares are open, (B, ...) float64 -> (S, B, ...) bool."""
+    step = torch.arange(steps).view(-1, *[1] * shares.ndim)
+    if config.parts.has_auxiliary:
+        return (step + 1 + num_skipped(config)).double() / config.steps <= shares
+    return step < (shares * (config.steps + 1)).long()
 
 
 def shared_steps(config: EditConfig, steps: int) -> int:

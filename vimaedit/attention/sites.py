@@ -77,13 +77,14 @@ def choose_sites(
     cross_side: float | None,
     routed: str = "coarse",
     coarser_side: float = 0.25,
+    reads_middle: bool = False,
 ) -> SiteChoice:
     """Choose the layers that an editor touches.
 
     Self-attention is routed where `routed` says: `coarse` and `coarser` on every path at `window_side` or `coarser_side` and
     below, `fine-decoder` on the way up at `window_side` and above, `decoder` on the way up but for the first layer, or `all`.
-    Image attention is routed on every path at `window_side` and below. Grounding reads those that it may (down and up, never mid) at exactly
-    `self_side` and `cross_side`; None: it does not read that kind.
+    Image attention is routed on every path at `window_side` and below. Grounding reads those that it may (down and up, mid only with
+    `reads_middle`) at exactly `self_side` and `cross_side`; None: it does not read that kind.
 
     Raises: ConfigError where grounding finds no layer at a side.
     """
@@ -99,8 +100,8 @@ def choose_sites(
     return SiteChoice(
         self_routing=frozenset(s.name for s in chosen),
         image_routing=frozenset(s.name for s in sites if s.cross and s.side <= window_side),
-        self_maps=_grounding_sites(sites, "self", self_side),
-        text_maps=_grounding_sites(sites, "cross", cross_side),
+        self_maps=_grounding_sites(sites, "self", self_side, reads_middle),
+        text_maps=_grounding_sites(sites, "cross", cross_side, reads_middle),
         before_text=frozenset(s.name for s in own[:1] if s.path == "down"),
     )
 
@@ -118,10 +119,10 @@ def feature_layer(unet: UNet2DConditionModel) -> nn.Module:
     raise ConfigError("method: got pnp with a UNet that has no decoder block with two residual blocks and text attention")
 
 
-def _grounding_sites(sites: tuple[Site, ...], kind: str, side: float | None) -> frozenset[str]:
+def _grounding_sites(sites: tuple[Site, ...], kind: str, side: float | None, reads_middle: bool) -> frozenset[str]:
     if side is None:
         return frozenset()
-    candidates = [s for s in sites if s.cross == (kind == "cross") and s.grounds]
+    candidates = [s for s in sites if s.cross == (kind == "cross") and (s.grounds or (reads_middle and s.path == "mid"))]
     chosen = frozenset(s.name for s in candidates if s.side == side)
     if not chosen:
         sides = ", ".join(str(s) for s in sorted({s.side for s in candidates}, reverse=True))

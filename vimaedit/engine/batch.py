@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vimaedit.attention.injection import TextEdit
 from vimaedit.config import Windows
-from vimaedit.models.backbone import Conditioning
+from vimaedit.models.conditioning import Conditioning
 from vimaedit.parts.concepts import ConceptBatch
 from vimaedit.parts.learned_words import LearnedWords
 from vimaedit.step.masks import Masks
@@ -22,8 +22,9 @@ class EditBatch:
 
     Shapes: `x0` (B, C, h, w) float32; `conditioning` for R rows; `target_guidance`, `edit_threshold`, `critical_threshold` (B,)
     float32; `given_mask` (B, h, w) bool with `grounding=given`, else None. `windows`, `image_strength`:
-    one per request. `has_words` (B,) bool: words were given, whether or not a prompt has them. `inversion_text`, `free_text`
-    (B, T, E): what the inversion (None: there is none) and the target's unconditional rows read. `learned` with `grounding=dpl`.
+    one per request. `has_words` (B,) bool: words were given, whether or not a prompt has them. `inversion`, `free`:
+    B rows of what the inversion (None: there is none) and the target's unconditional rows are conditioned on. `learned` with
+    `grounding=dpl`.
     """
 
     layout: RowLayout
@@ -37,8 +38,8 @@ class EditBatch:
     critical_threshold: Tensor
     given_mask: Tensor | None
     has_words: Tensor
-    inversion_text: Tensor | None
-    free_text: Tensor
+    inversion: Conditioning | None
+    free: Conditioning
     concepts: ConceptBatch | None
     learned: LearnedWords | None = None
 

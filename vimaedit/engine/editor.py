@@ -16,7 +16,7 @@ from vimaedit.engine.loop import denoise
 from vimaedit.engine.prepare import PreparedEdit, prepare_edit
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import CanvasSpec
-from vimaedit.methods.fit import Denoiser, why_not
+from vimaedit.methods.fit import why_not
 from vimaedit.models.backbone import Backbone
 from vimaedit.models.files import ModelFacts
 from vimaedit.step.noise import NoiseSource, SeededNoise
@@ -34,7 +34,7 @@ class BatchEditor:
             raise ConfigError(
                 f"image_guidance: got true, but {facts.name!r} has no IP-Adapter; allowed: false, or ip_adapter= and clip="
             )
-        if reason := why_not(config.parts, config.grounding, Denoiser()):
+        if reason := why_not(config.parts, config.grounding, backbone.family.kind):
             raise ConfigError(
                 f"method: got {config.method} (grounding={config.grounding}) with {facts.name!r}, where it has no meaning: {reason}"
             )

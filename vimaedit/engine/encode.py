@@ -15,6 +15,7 @@ from vimaedit.engine.batch import EditBatch
 from vimaedit.engine.prepare import PreparedEdit
 from vimaedit.errors import ConfigError
 from vimaedit.models.backbone import Backbone
+from vimaedit.models.conditioning import Conditioning, stack_rows
 from vimaedit.parts.concepts import ConceptBatch
 from vimaedit.parts.learned_words import LearnedWords
 from vimaedit.step.guidance import estimate_target_embedding
@@ -30,20 +31,29 @@ def encode_batch(backbone: Backbone, config: EditConfig, edits: Sequence[Prepare
     _check_sources(config, edits)
     shared = shared_edits(config, len(edits))
     layout = edit_layout(len(edits), config, max(1, len(edits[0].concepts)))
-    texts = _encode_texts(backbone, config, edits)
+    texts, places = _encode_texts(backbone, config, edits)
     x0_BChw = backbone.encode_images(np.stack([edit.image for edit in edits[::shared]])).repeat_interleave(shared, dim=0)
     device = x0_BChw.device
     own = [edit.config for edit in edits]
     settings = torch.tensor([(c.target_guidance, c.thresholds.edit, c.thresholds.critical) for c in own], device=device)
     given_mask = _latent_masks(edits, x0_BChw) if config.grounding == "given" else None
+
+    def read_by_all(name: str) -> Conditioning:
+        return backbone.condition(texts.rows(places[name]), None, backbone.canvas_of(x0_BChw))
+
     return EditBatch(
         layout=layout,
         x0=x0_BChw,
-        conditioning=backbone.condition(_text_rows(config, layout, texts), _image_rows(backbone, config, layout, edits)),
+        conditioning=backbone.condition(
+            texts.rows(_text_rows(config, layout, places)),
+            _image_rows(backbone, config, layout, edits),
+            backbone.canvas_of(x0_BChw),
+        ),
         text_edit=TextEdit(
             fold=torch.from_numpy(np.stack([edit.words.fold for edit in edits])).to(device),
             keep=torch.from_numpy(np.stack([edit.words.keep for edit in edits])).to(device),
             words=torch.from_numpy(np.stack([edit.words.word_mask for edit in edits], axis=1)).float().to(device),
+            shares=_text_shares(edits),
         ),
         windows=tuple(c.windows for c in own),
         image_strength=tuple(c.image_strength if config.image_guidance else 0.0 for c in own),
@@ -52,8 +62,8 @@ def encode_batch(backbone: Backbone, config: EditConfig, edits: Sequence[Prepare
         critical_threshold=settings[:, 2],
         given_mask=given_mask,
         has_words=torch.tensor([bool(edit.request.blend) and config.blend != "none" for edit in edits], device=device),
-        inversion_text=None if config.parts.inversion == "none" else texts[config.parts.inversion],
-        free_text=texts[config.parts.free_text],
+        inversion=None if config.parts.inversion == "none" else read_by_all(config.parts.inversion),
+        free=read_by_all(config.parts.free_text),
         concepts=_concept_batch(edits, given_mask, device) if edits[0].concepts else None,
         learned=_learned_words(backbone, edits, device) if config.learns_words else None,
     )
@@ -78,33 +88,41 @@ def _check_sources(config: EditConfig, edits: Sequence[PreparedEdit]) -> None:
             )
 
 
-def _encode_texts(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit]) -> dict[str, Tensor]:
-    """Encode all texts of a batch, (B, T, E) each: `empty`, `negative`, `source`, `target`, and every concept by its number."""
-    options = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
-    empty_ids, negative_ids = (backbone.tokenizer(text, **options).input_ids for text in ("", config.negative_prompt))
-    stacked = {
-        "source": np.stack([edit.words.source_ids for edit in edits]),
-        "target": np.stack([edit.words.target_ids for edit in edits]),
+def _encode_texts(
+    backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit]
+) -> tuple[Conditioning, dict[str, Tensor]]:
+    """Encode all texts of a batch. Return their rows, and by name in which of them each request's text stands, (B,): `empty`,
+    `negative`, `nothing` (what an unconditional row reads where no text is given), `source`, `target`, and every concept by its
+    number."""
+    count = len(edits)
+    prompts: dict[str, list[str]] = {
+        "source": [edit.request.source_prompt for edit in edits],
+        "target": [edit.request.target_prompt if config.text_guidance else "" for edit in edits],
     }
     for number in range(1, len(edits[0].concepts)):
-        stacked[str(number)] = np.stack([edit.concepts[number].ids for edit in edits])
-    context = backbone.encode_text(np.concatenate([empty_ids, *stacked.values()]))
-    texts = dict(zip(stacked, context[1:].chunk(len(stacked)), strict=True))
-    texts["empty"] = texts["negative"] = context[:1].expand(len(edits), -1, -1)
-    if config.negative_prompt:
-        texts["negative"] = backbone.encode_text(negative_ids).expand(len(edits), -1, -1)
-    return texts
+        prompts[str(number)] = [edit.concepts[number].text for edit in edits]
+    texts = backbone.encode_texts(["", *(prompt for each in prompts.values() for prompt in each)])
+    places = {name: torch.arange(1 + n * count, 1 + (n + 1) * count) for n, name in enumerate(prompts)}
+    places["empty"] = places["nothing"] = torch.zeros(count, dtype=torch.int64)
+    if backbone.networks.zeroes_nothing:
+        places["nothing"] = torch.full((count,), len(texts))
+        texts = stack_rows([texts, backbone.encode_texts([None])])
+    places["negative"] = places["nothing"]
+    if config.negative_prompt is not None:
+        places["negative"] = torch.full((count,), len(texts))
+        texts = stack_rows([texts, backbone.encode_texts([config.negative_prompt])])
+    return texts, {name: rows.to(backbone.device) for name, rows in places.items()}
 
 
-def _text_rows(config: EditConfig, layout: RowLayout, texts: dict[str, Tensor]) -> Tensor:
-    """Choose the text that each row reads, (R, T, E)."""
+def _text_rows(config: EditConfig, layout: RowLayout, places: dict[str, Tensor]) -> Tensor:
+    """Choose the text that each row reads, (R,): its place among those of the batch."""
     rows = {}
     for kind in layout.kinds:
         if kind.branch == TARGET:
-            conditional = texts[str(kind.concept)] if kind.concept else texts["target"]
-            rows[kind] = conditional if kind.conditional else texts[config.parts.free_text]
+            conditional = places[str(kind.concept)] if kind.concept else places["target"]
+            rows[kind] = conditional if kind.conditional else places[config.parts.free_text]
         else:
-            rows[kind] = texts[config.parts.source_text] if kind.conditional else texts["empty"]
+            rows[kind] = places[config.parts.source_text] if kind.conditional else places["nothing"]
     return layout.arrange(rows)
 
 
@@ -120,6 +138,14 @@ def _image_rows(backbone: Backbone, config: EditConfig, layout: RowLayout, edits
     source_BE = source_BE.repeat_interleave(shared, dim=0)
     estimated_BE = estimate_target_embedding(image_BE, source_BE, target_BE, config.direction_kept)
     return image_embedding_rows(layout, image_BE, estimated_BE, config.image_order)
+
+
+def _text_shares(edits: Sequence[PreparedEdit]) -> Tensor | None:
+    """Stack how long each token's text window is open, (B, T); None where no request has windows for single words."""
+    given = [edit.words.text_shares for edit in edits]
+    length = len(edits[0].words.target_ids)
+    rows = [np.full(length, -1.0) if shares is None else shares for shares in given]
+    return None if all(shares is None for shares in given) else torch.from_numpy(np.stack(rows))
 
 
 def _latent_masks(edits: Sequence[PreparedEdit], x0_BChw: Tensor) -> Tensor:
@@ -152,5 +178,5 @@ def _learned_words(backbone: Backbone, edits: Sequence[PreparedEdit], device: to
     words = np.zeros((len(edits), max(1, *map(len, own)), backbone.text_length), dtype=np.float32)
     for stacked, found in zip(words, own, strict=True):
         stacked[: len(found)] = found
-    ids = torch.from_numpy(np.stack([edit.words.source_ids for edit in edits])).to(device)
+    ids = backbone.networks.tokenize([edit.request.source_prompt for edit in edits])
     return LearnedWords(ids=ids, words=torch.from_numpy(words).to(device))

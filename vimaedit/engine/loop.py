@@ -12,7 +12,8 @@ from vimaedit.attention.injection import Injection
 from vimaedit.config import EditConfig
 from vimaedit.engine.batch import Callback, EditBatch, StepState
 from vimaedit.engine.grounder import Grounder
-from vimaedit.models.backbone import Backbone, Conditioning
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.conditioning import Conditioning
 from vimaedit.parts.concepts import concept_guidance
 from vimaedit.parts.midpoint import Ask
 from vimaedit.parts.pix2pix_zero import keep_attention
@@ -55,7 +56,7 @@ def denoise(
     timesteps = torch.tensor(schedule.timesteps, device=device)
     noise_SBChw = draw_noise(config, schedule, noise, batch.x0)
     grounder = Grounder(backbone, batch, config, schedule)
-    track = begin_track(backbone, batch.x0, batch.inversion_text, batch.free_text, config, schedule, noise)
+    track = begin_track(backbone, batch.x0, batch.inversion, batch.free, config, schedule, noise)
     x, previous_x0 = track.start, None
 
     for i, timestep in enumerate(schedule.timesteps):
@@ -86,7 +87,7 @@ def denoise(
         if parts.track == "shared":
             x0 = anchor(x0, batch.x0)
         x = take_step(x, x0, previous_x0, schedule, i, masks, noise_SBChw[i], config)
-        x = follow(x, track, i, couples=parts.couples)
+        x = follow(x, track, i, couples=parts.couples and i < len(schedule) - config.concepts.noiseless)
         if parts.has_auxiliary:
             x = blend_auxiliary(x, masks, overwrites=i == len(schedule) - 2)
         elif batch.concepts is None:
@@ -126,20 +127,19 @@ def draw_noise(config: EditConfig, schedule: Schedule, noise: NoiseSource, x0: T
 
 def condition_rows(batch: EditBatch, rows: RowLayout) -> Conditioning:
     """Choose what the rows of a layout are conditioned on."""
-    text, image = batch.conditioning.text, batch.conditioning.image
-    if rows != batch.layout:
-        chosen = rows.arrange({kind: batch.layout.indices(kind) for kind in rows.kinds}).to(text.device)
-        text, image = text[chosen], None if image is None else image[chosen]
-    return Conditioning(text=text, image=image)
+    if rows == batch.layout:
+        return batch.conditioning
+    chosen = rows.arrange({kind: batch.layout.indices(kind) for kind in rows.kinds})
+    return batch.conditioning.rows(chosen.to(batch.x0.device))
 
 
 def with_free_text(conditioning: Conditioning, rows: RowLayout, free_text: Tensor) -> Conditioning:
     """Let all unconditional rows read `free_text`, (B, T, E)."""
-    text = conditioning.text.clone()
+    text = conditioning["text"].clone()
     for kind in rows.kinds:
         if not kind.conditional:
             text[rows.block(kind)] = free_text.to(text.dtype)
-    return Conditioning(text=text, image=conditioning.image)
+    return conditioning.having(text=text)
 
 
 def guide(eps_R: Tensor, rows: RowLayout, batch: EditBatch, config: EditConfig, masks: Masks) -> Tensor:

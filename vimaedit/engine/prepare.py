@@ -14,7 +14,7 @@ from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import Box, CanvasSpec, FittedImage, FittedPicture, fit_picture
 from vimaedit.models.backbone import Backbone
 from vimaedit.types import BoolArray, EditRequest, RequestOverrides, UInt8Array
-from vimaedit.words.alignment import Float32Array, Int64Array
+from vimaedit.words.alignment import Float32Array
 from vimaedit.words.tokens import EditTokens, Tokenizer, link_words, settle_tokens
 
 
@@ -22,10 +22,10 @@ from vimaedit.words.tokens import EditTokens, Tokenizer, link_words, settle_toke
 class PreparedConcept:
     """One concept that guides (LEDITS++): from step `first` until before `last`, with its masks' quantile.
 
-    Shapes: `ids` (T,) int64, padded; `words` (T,) float32, 1 at the tokens that its mask counts. `scale` below 0: it shall leave.
+    Shapes: `words` (T,) float32, 1 at the tokens of `text` that its mask counts. `scale` below 0: it shall leave.
     """
 
-    ids: Int64Array
+    text: str
     words: Float32Array
     scale: float
     quantile: float
@@ -81,7 +81,7 @@ def prepare_edit(
         given_mask=picture.mask,
         crop_box=picture.fitted.crop_box,
         words=words,
-        concepts=_concepts(words, own, backbone.tokenizer),
+        concepts=_concepts(request, words, own, backbone.tokenizer),
     )
 
 
@@ -134,11 +134,12 @@ def _settle_tokens(request: EditRequest, backbone: Backbone, config: EditConfig)
     tokens = settle_tokens(request, config, backbone.tokenizer)
     if not config.parts.links_words:
         return tokens
-    states = backbone.encode_text(np.stack([tokens.source_ids, tokens.target_ids])).float().cpu().numpy()
+    target = request.target_prompt if config.text_guidance else ""
+    states = backbone.encode_texts([request.source_prompt, target])["text"].float().cpu().numpy()
     return link_words(tokens, (states[0], states[1]), config, backbone.tokenizer)
 
 
-def _concepts(words: EditTokens, config: EditConfig, tokenizer: Tokenizer) -> tuple[PreparedConcept, ...]:
+def _concepts(request: EditRequest, words: EditTokens, config: EditConfig, tokenizer: Tokenizer) -> tuple[PreparedConcept, ...]:
     """Return the concepts of a request: the target prompt, for a method that is guided by concepts."""
     if config.parts.guidance != "concepts":
         return ()
@@ -148,7 +149,7 @@ def _concepts(words: EditTokens, config: EditConfig, tokenizer: Tokenizer) -> tu
     marked = np.zeros(len(ids), dtype=np.float32)
     marked[1 : count + 1] = 1
     concept = PreparedConcept(
-        ids=words.target_ids,
+        text=request.target_prompt,
         words=marked,
         scale=config.target_guidance,
         quantile=config.thresholds.edit,

@@ -16,6 +16,7 @@ QUIRKS = (
     "leditspp-texts",  # with a guided source the empty text and the source prompt exchange places
     "leditspp-tokens",  # a concept's mask counts all positions between the first and the last, padding included
     "locatedit-variance",  # the full variance leaves the direction everywhere; noise is added everywhere once a mask exists
+    "middle-maps",  # local-blend: the maps of the UNet's middle count too where they are of the others' side
     "pnp-shift",  # with a reconstruction every source latent, and the target's start, is one level too clean
     "zero-levels",  # p2p-zero: the inverted latents are those of the levels just below, one stride too noisy for sampling
     "proximal-soft",  # what is kept of the guidance loses the threshold, which counts the source's zeros too
@@ -85,6 +86,10 @@ class Concepts:
     mask: str = "intersect"  # attention (to the concept's words), guidance (where it is strong), both, or none
     warmup: int = 0  # steps before it acts
     cooldown: int | None = None  # the step from which it acts no more
+    guided_up_to: int = (
+        800  # with mask=intersect: timestep above which strong guidance says little, so that attention decides alone
+    )
+    noiseless: int = 0  # the last steps, in which the target keeps no distance to the source
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -92,6 +97,8 @@ class Concepts:
         check_range("concepts.warmup", self.warmup, 0, 999)
         if self.cooldown is not None:
             check_range("concepts.cooldown", self.cooldown, 0, 999)
+        check_range("concepts.guided_up_to", self.guided_up_to, 0, 1000)
+        check_range("concepts.noiseless", self.noiseless, 0, 999)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vimaedit.miniature.vocabulary import write_json
 
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
 ADAPTER_FILE = "ip-adapter_sd15.safetensors"
 
 
-def write_model_index(folder: Path) -> None:
-    """Write what makes a folder a Stable Diffusion pipeline: which class each of its parts has."""
-    content = {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    write_json(folder / "model_index.json", content)
+INDEX: dict[str, Any] = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def write_model_index(folder: Path, own: Mapping[str, Any] | None = None) -> None:
+    """Write what makes a folder a pipeline: which class each of its parts has; `own` are those of another than Stable Diffusion's."""
+    write_json(folder / "model_index.json", {**INDEX, **(own or {})})
 
 
 def write_preprocessor(folder: Path, *, side: int, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -52,14 +54,14 @@ def write_preprocessor(folder: Path, *, side: int, mean: Sequence[float], std: S
     write_json(folder / "preprocessor_config.json", content)
 
 
-def write_adapter(folder: Path, weights: Mapping[str, Tensor], clip: CLIPModel) -> None:
+def write_adapter(folder: Path, weights: Mapping[str, Tensor], clip: CLIPModel, name: str = ADAPTER_FILE) -> None:
     """Write an IP-Adapter's file, and CLIP's vision tower once more as the image encoder that stock loading expects beside it."""
     import torch
     from safetensors.torch import save_file
     from transformers import CLIPVisionModelWithProjection
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(weights), folder / ADAPTER_FILE, metadata={"format": "pt"})
+    save_file(dict(weights), folder / name, metadata={"format": "pt"})
     with torch.random.fork_rng(devices=[]):
         image_encoder = CLIPVisionModelWithProjection(clip.config.vision_config)
     own = clip.state_dict()

@@ -1,4 +1,5 @@
-"""The built-in model `random`: a Stable Diffusion at toy size with an IP-Adapter and a CLIP, weights drawn; and others like it.
+"""The built-in models `random` and `random-xl`: a Stable Diffusion and a Stable Diffusion XL at toy size with an IP-Adapter and a CLIP,
+weights drawn; and others like them.
 
 Its pictures mean nothing. Weights are drawn so that the parts behave like trained ones in scale: attention neither flat nor
 saturated, noise predictions and latents of ordinary size.
@@ -18,7 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vimaedit.errors import ConfigError
-from vimaedit.miniature.bundle_files import write_adapter, write_model_index, write_preprocessor, write_transformer
+from vimaedit.miniature.bundle_files import (
+    ADAPTER_FILE,
+    write_adapter,
+    write_model_index,
+    write_preprocessor,
+    write_transformer,
+)
 from vimaedit.miniature.vocabulary import LENGTH, vocabulary, write_json, write_tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
 LAYOUT_VERSION = 3  # raise it whenever a file changes: finished bundles lie in people's caches under this number
 CONTEXT_SIZE = 64  # width of the UNet's text context
+SIZES_SIZE = 16  # of each of the six numbers that say how large a picture is and where it was cropped, in an XL's embedding
 EMBEDDING_SIZE = 48  # width of the space that CLIP's two towers share
 CLIP_SIDE = 64  # px
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -48,7 +56,8 @@ BIAS_SIZE = 0.1
 class Layout:
     """The shape of a model with drawn weights. `canvas_size` in px, 8 per latent; `heads` of the UNet's attention layers.
 
-    `channels` has one entry per side of the UNet; the last side, the coarsest, has no cross-attention.
+    `channels` has one entry per side of the UNet; the last side, the coarsest, has no cross-attention. `second_size`: width of an XL's
+    second text encoder, whose UNet has cross-attention at all sides but the first.
     """
 
     name: str
@@ -59,15 +68,39 @@ class Layout:
     grounding_sides: tuple[float, float]  # of self- and cross-attention, over the latent's side
     context_size: int = CONTEXT_SIZE  # width of the UNet's text context
     vae_channels: tuple[int, ...] = (16, 32, 32, 32)
+    second_size: int | None = None
+
+    @property
+    def text_size(self) -> int:
+        """Width of all that the UNet's layers read of a text."""
+        return self.context_size + (self.second_size or 0)
 
 
 MINIATURE = Layout(
     name="random", canvas_size=128, channels=(48, 96, 96), layers_per_block=1, heads=4, grounding_sides=(0.5, 0.5)
 )
 
+XL = Layout(
+    name="random-xl",
+    canvas_size=128,
+    channels=(32, 48, 64),
+    layers_per_block=1,
+    heads=4,
+    grounding_sides=(0.5, 0.5),
+    context_size=32,
+    second_size=64,
+)
+DRAWN = {layout.name: layout for layout in (MINIATURE, XL)}
+XL_INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "force_zeros_for_empty_prompt": True,
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+}
 
-def random_bundle(cache_root: Path | None = None) -> Path:
-    """Return the folder of the built-in model `random`, built at first use under the user's cache.
+
+def random_bundle(cache_root: Path | None = None, *, name: str = MINIATURE.name) -> Path:
+    """Return the folder of one of the built-in models, built at first use under the user's cache.
 
     `cache_root` is the folder it lies in, by default `$XDG_CACHE_HOME/vimaedit` or `~/.cache/vimaedit`. Several processes may
     ask at once: each builds in a folder of its own, the first to finish gives the result its name.
@@ -76,7 +109,7 @@ def random_bundle(cache_root: Path | None = None) -> Path:
     """
     if cache_root is None:
         cache_root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vimaedit"
-    folder = cache_root / f"random-v{LAYOUT_VERSION}"
+    folder = cache_root / f"{name}-v{LAYOUT_VERSION}"
     if folder.is_dir():
         return folder
     try:
@@ -84,11 +117,11 @@ def random_bundle(cache_root: Path | None = None) -> Path:
         building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_root))
     except OSError as error:
         raise ConfigError(
-            f"model: got random, whose folder {folder} cannot be made ({error.strerror}); allowed: XDG_CACHE_HOME naming a folder that "
+            f"model: got {name}, whose folder {folder} cannot be made ({error.strerror}); allowed: XDG_CACHE_HOME naming a folder that "
             "can be written, or a model of your own"
         ) from error
     try:
-        write_random_bundle(building)
+        write_random_bundle(building, layout=DRAWN[name])
         building.chmod(0o755)  # mkdtemp's are for one user alone
         os.rename(building, folder)
     except OSError:
@@ -100,25 +133,28 @@ def random_bundle(cache_root: Path | None = None) -> Path:
 
 
 def write_random_bundle(folder: Path, *, seed: int = 0, layout: Layout = MINIATURE) -> None:
-    """Write a model as a bundle folder: `sd/`, `ip_adapter/`, `clip/` and `bundle.json`.
+    """Write a model as a bundle folder: `sd/` or `sdxl/`, `ip_adapter/`, `clip/` and `bundle.json`.
 
     The same bytes for one seed on every machine, whatever ran before; the global random state is left as it was.
     """
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    second = None
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are then overwritten
         unet = UNet2DConditionModel(**_unet_settings(layout))
         vae = AutoencoderKL(**_vae_settings(layout))
         text_encoder = CLIPTextModel(CLIPTextConfig(**_text_settings(layout.context_size)))
+        if layout.second_size is not None:
+            second = CLIPTextModelWithProjection(CLIPTextConfig(**_text_settings(layout.second_size)))
         clip = _clip_model()
     _redraw(unet, f"{seed}:unet", UNET_GAINS)
     _redraw(vae, f"{seed}:vae", VAE_GAINS)
     _redraw(text_encoder, f"{seed}:text_encoder", CLIP_GAINS)
     _redraw(clip, f"{seed}:clip", CLIP_GAINS)
 
-    sd = folder / "sd"
+    sd = folder / ("sd" if second is None else "sdxl")
     unet.save_pretrained(sd / "unet")
     vae.save_pretrained(sd / "vae")
     write_transformer(text_encoder, sd / "text_encoder")
@@ -127,12 +163,17 @@ def write_random_bundle(folder: Path, *, seed: int = 0, layout: Layout = MINIATU
     ).save_pretrained(sd / "scheduler")
     write_tokenizer(sd / "tokenizer")
     write_preprocessor(sd / "feature_extractor", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
-    write_model_index(sd)
+    if second is not None:
+        _redraw(second, f"{seed}:text_encoder_2", CLIP_GAINS)
+        write_transformer(second, sd / "text_encoder_2")
+        write_tokenizer(sd / "tokenizer_2", padding="!")
+    write_model_index(sd, None if second is None else XL_INDEX)
 
     write_transformer(clip, folder / "clip")
     write_tokenizer(folder / "clip")
     write_preprocessor(folder / "clip", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
-    write_adapter(folder / "ip_adapter" / "models", _adapter_weights(unet, seed, layout.context_size), clip)
+    place, name = ("models", ADAPTER_FILE) if second is None else ("sdxl_models", "ip-adapter_sdxl_vit-h.safetensors")
+    write_adapter(folder / "ip_adapter" / place, _adapter_weights(unet, seed, layout.text_size), clip, name)
     write_json(
         folder / "bundle.json",
         {
@@ -146,14 +187,27 @@ def write_random_bundle(folder: Path, *, seed: int = 0, layout: Layout = MINIATU
 
 def _unet_settings(layout: Layout) -> dict[str, object]:
     sides = len(layout.channels) - 1
+    down, up = ("CrossAttnDownBlock2D",) * sides, ("CrossAttnUpBlock2D",) * sides
+    own: dict[str, object] = {}
+    kinds: tuple[tuple[str, ...], tuple[str, ...]] = ((*down, "DownBlock2D"), ("UpBlock2D", *up))
+    if layout.second_size is not None:
+        kinds = (("DownBlock2D", *down), (*up, "UpBlock2D"))
+        own = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": SIZES_SIZE,
+            "projection_class_embeddings_input_dim": 6 * SIZES_SIZE + EMBEDDING_SIZE,
+            "transformer_layers_per_block": (1,) * sides + (2,),
+            "use_linear_projection": True,
+        }
     return {
+        **own,
         "sample_size": layout.canvas_size // 8,
         "block_out_channels": layout.channels,
-        "down_block_types": ("CrossAttnDownBlock2D",) * sides + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * sides,
+        "down_block_types": kinds[0],
+        "up_block_types": kinds[1],
         "layers_per_block": layout.layers_per_block,
         "attention_head_dim": layout.heads,  # the number of heads: this class has the two names swapped
-        "cross_attention_dim": layout.context_size,
+        "cross_attention_dim": layout.text_size,
         "norm_num_groups": 16,
     }
 

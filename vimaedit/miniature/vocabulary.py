@@ -97,14 +97,14 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: index for index, token in enumerate(tokens)}, merges
 
 
-def write_tokenizer(folder: Path, *, length: int = LENGTH) -> None:
+def write_tokenizer(folder: Path, *, length: int = LENGTH, padding: str = END) -> None:
     """Write the tokenizer's files, as `CLIPTokenizer.from_pretrained` reads them; `length` in tokens, start and end included."""
     ids, merges = vocabulary()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "vocab.json", ids)
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    special = {"bos_token": START, "eos_token": END, "pad_token": padding, "unk_token": END}
     write_json(folder / "special_tokens_map.json", special)
     write_json(
         folder / "tokenizer_config.json",

@@ -17,7 +17,8 @@ from vimaedit.types import LeftOut
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import CLIPModel
+
+    from vimaedit.models.files import ModelFiles
 
 ADAPTER_PARTS = ("image_proj", "ip_adapter")
 PROJECTION = ("norm.bias", "norm.weight", "proj.bias", "proj.weight")  # of the plain kind
@@ -44,32 +45,33 @@ def read_weights(option: str, path: Path) -> dict[str, Any]:
         return content
 
 
-def merge_lora(pipe: Any, path: Path, scale: float) -> tuple[tuple[str, ...], tuple[LeftOut, ...]]:
-    """Merge a LoRA into the UNet and the text encoder. Return the keys of its tensors that reach none of their weights, and their account.
+def merge_lora(pipe: Any, files: ModelFiles, path: Path, scale: float) -> tuple[tuple[str, ...], tuple[LeftOut, ...]]:
+    """Merge a LoRA into the denoiser and the text encoders. Return the keys of its tensors that reach none of their weights, and their account.
 
     Raises: ConfigError where none does, or where it does not load.
     """
     given = {key: value for key, value in read_weights("lora", path).items() if isinstance(value, torch.Tensor)}
     check_finite("lora", repr(str(path)), given)
     tensors = {key: value for key, value in given.items() if not key.endswith("alpha")}  # a factor of another tensor
-    networks = (pipe.unet, pipe.text_encoder)
+    names = (files.family.denoiser, *(encoder.network for encoder in files.family.text_encoders))
+    networks = [getattr(pipe, name) for name in names]
     before = {id(tensor) for network in networks for tensor in network.parameters()}
     with loading("lora", str(path), path):
         pipe.load_lora_weights(str(path.parent), weight_name=path.name)
         loaded = [tensor for network in networks for tensor in network.parameters() if id(tensor) not in before]
-        missed = unreached(tensors, loaded, pipe.unet.dtype)
+        missed = unreached(tensors, loaded, networks[0].dtype)
         if len(missed) == len(tensors):
             raise WrongWeights(
                 f"lora: got {str(path)!r}, of which 0 of {len(tensors)} keys reach a weight of this model ({some(missed)}); allowed: a LoRA "
-                "of its UNet or its text encoder (unet.*, text_encoder.*, lora_unet_*, lora_te_*)"
+                f"of its {' or '.join(names)}"
             )
         pipe.fuse_lora(lora_scale=scale)
     pipe.unload_lora_weights()
-    reason = "they reach no weight of the UNet or the text encoder"
+    reason = "they reach no weight of the model"
     return tuple(missed), left_out(f"keys of the LoRA {path.name}", missed, len(tensors), reason)
 
 
-def load_ip_adapter(pipe: Any, path: Path, clip: CLIPModel) -> tuple[LeftOut, ...]:
+def load_ip_adapter(pipe: Any, path: Path, clip: Any) -> tuple[LeftOut, ...]:
     """Put an IP-Adapter of the plain kind onto the UNet. Return what of its file is not used.
 
     Raises: ConfigError for one of another kind or for another model, and for weights that are not whole.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,45 +14,36 @@ from torch import Tensor
 from vimaedit.attention.control import AttentionControl
 from vimaedit.attention.features import copied_features
 from vimaedit.attention.injection import MapBuffers
-from vimaedit.attention.processor import ControlledProcessor, LayerContext, install
-from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer, list_sites
+from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
-from vimaedit.models.family import reduction
+from vimaedit.models.conditioning import Conditioning
+from vimaedit.models.family import Family, Size, Texts, reduction
 from vimaedit.types import BoolArray, LeftOut, UInt8Array
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+    from diffusers import AutoencoderKL
+    from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 MOST_GRAPHS = 256  # of one process; two for each shape of a batch, of which there are a handful
-
-
-@dataclass(frozen=True, eq=False)
-class Conditioning:
-    """What the UNet's rows are conditioned on. `contexts`: what its layers make of that, by processor; None: made in every pass.
-
-    Shapes: `text` (R, T, E); `image` (R, 1, E) or None without an IP-Adapter.
-    """
-
-    text: Tensor
-    image: Tensor | None
-    contexts: dict[str, LayerContext] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
     """The networks as loaded, and which attention layers are theirs to control, by side over the latent's.
 
-    `clip` is the model with both towers, whose vision tower is the IP-Adapter's image encoder.
+    `text_encoders` and `tokenizers` have the encoders' names, in the family's order. `clip` sees pictures, for the IP-Adapter; the
+    model with both towers, or the one tower where a text encoder is the other.
     """
 
-    unet: UNet2DConditionModel
+    family: Family
+    denoiser: Any
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    clip: CLIPModel | None
-    clip_tokenizer: CLIPTokenizer | None
+    text_encoders: Mapping[str, Any]
+    tokenizers: Mapping[str, CLIPTokenizer]
+    zeroes_nothing: bool  # rows without any text read zeros instead of the empty text
+    clip: CLIPModel | CLIPVisionModelWithProjection | None
+    clip_tokenizer: CLIPTokenizer | None  # None where the text side is a text encoder of the model's own
     clip_mean: tuple[float, float, float]
     clip_std: tuple[float, float, float]
     alphas_cumprod: np.ndarray
@@ -63,32 +54,45 @@ class Networks:
     unmerged: tuple[tuple[str, ...], ...] = ()  # for each LoRA the keys that reach no weight
     left_out: tuple[LeftOut, ...] = ()  # what of the model's files is not used
 
-    def read_text(self, ids: Tensor) -> Tensor:
-        """Encode token ids (M, T) to what the UNet reads of them, (M, T, E); with a gradient where one is kept."""
-        context: Tensor = self.text_encoder(ids)[0]
-        return context
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer whose tokens attention to text reads."""
+        return next(iter(self.tokenizers.values()))
+
+    def tokenize(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Return the token ids that every text encoder reads of M prompts, padded and truncated, (M, T) each."""
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        return {
+            name: tokenizer(list(prompts), **options).input_ids.to(self.text_encoders[name].device)
+            for name, tokenizer in self.tokenizers.items()
+        }
+
+    def read_texts(self, ids: Mapping[str, Tensor]) -> Texts:
+        """Encode token ids, (M, T) by encoder, to what rows are conditioned on; with a gradient where one is kept."""
+        return self.family.read_texts(self.text_encoders, ids)
 
 
 class Backbone:
     """One model on one device, with controlled attention installed for one run's options.
 
-    `dtype` is that of the UNet, VAE and text encoder; CLIP and all arithmetic on latents are float32.
+    `dtype` is that of the denoiser and the text encoders; CLIP and all arithmetic on latents are float32.
     """
 
     def __init__(self, networks: Networks, config: EditConfig) -> None:
         self.networks = networks
+        self.family = networks.family
         self.alphas_cumprod = networks.alphas_cumprod
-        self._alphas = torch.from_numpy(networks.alphas_cumprod).float().to(networks.unet.device)
+        self._alphas = torch.from_numpy(networks.alphas_cumprod).float().to(networks.denoiser.device)
         self.tokenizer = networks.tokenizer
-        self.has_image_prompt = networks.unet.config.encoder_hid_dim_type == "ip_image_proj"
+        self.has_image_prompt = networks.clip is not None
         self.self_side = config.grounding_sides.self or networks.self_side
         self.cross_side = config.grounding_sides.cross or networks.cross_side
         self.sites = self._choose_sites(config)
-        self._feature_layer = feature_layer(networks.unet) if config.parts.copies_features else None
+        self._feature_layer = feature_layer(networks.denoiser) if config.parts.copies_features else None
         self._keeps_tokens = config.parts.has_auxiliary
         self._num_recorded = 1 if config.parts.guidance == "concepts" else 2  # rows per request, or per concept
-        install(networks.unet, self.sites)
-        self._predictor: Callable[..., Any] = networks.unet
+        self.family.install(networks.denoiser, self.sites)
+        self._predictor: Callable[..., Any] = networks.denoiser
 
     def compile(self, **options: Any) -> None:
         """Compile the passes that `predict` makes: a graph for each structure of control and shape of rows, when it is first met.
@@ -99,31 +103,31 @@ class Backbone:
         """
         # With the usual limit of 8 a late shape would be run as it is, and round otherwise than in another process.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
-        self._predictor = torch.compile(self.networks.unet, dynamic=False, fullgraph=True, **options)
-        unet = self.networks.unet.config
-        side = reduction(unet)  # of the smallest latents that it takes
-        latents = torch.zeros(1, unet.in_channels, side, side, device=self.device)
-        text = torch.zeros(1, self.text_length, unet.cross_attention_dim, device=self.device)
+        self._predictor = torch.compile(self.networks.denoiser, dynamic=False, fullgraph=True, **options)
+        denoiser = self.networks.denoiser.config
+        side = reduction(denoiser)  # of the smallest latents that it takes
+        latents = torch.zeros(1, denoiser.in_channels, side, side, device=self.device)
+        conditioning = self.condition(self.encode_texts([""]), None, self.canvas_of(latents))
         try:
-            self.predict(latents, torch.tensor(1, device=self.device), self.condition(text, None), None)
+            self.predict(latents, torch.tensor(1, device=self.device), conditioning, None)
         except torch._dynamo.exc.TorchDynamoException as error:
             said = " ".join(str(error).partition("\n\nSet TORCH")[0].split())  # the rest is advice on debugging torch
             raise ConfigError(f"compile: got true, but torch cannot compile here ({said}); allowed: false") from error
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.networks.unet.device
+        device: torch.device = self.networks.denoiser.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.networks.unet.dtype
+        dtype: torch.dtype = self.networks.denoiser.dtype
         return dtype
 
     @property
     def text_length(self) -> int:
         """Tokens of a text, padding included."""
-        return int(self.networks.text_encoder.config.max_position_embeddings)
+        return int(self.tokenizer.model_max_length)
 
     @property
     def vae_factor(self) -> int:
@@ -132,12 +136,12 @@ class Backbone:
 
     @torch.inference_mode()
     def encode_images(self, images: UInt8Array) -> Tensor:
-        """Encode pictures to the posterior mean times the scaling factor: (B, height, width, 3) uint8 -> (B, C, h, w) float32."""
+        """Encode pictures to the posterior mean, shifted and scaled: (B, height, width, 3) uint8 -> (B, C, h, w) float32."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
         pixels = pixels.float() / 127.5 - 1
         vae = self.networks.vae
-        mean = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
-        latents: Tensor = mean.float() * vae.config.scaling_factor
+        mean = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+        latents: Tensor = (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
         return latents
 
     @torch.inference_mode()
@@ -149,16 +153,22 @@ class Backbone:
         Shapes: (B, C, h, w) -> (B, height, width, 3) uint8, (B,) bool.
         """
         vae = self.networks.vae
-        decoded = vae.decode((latents_BChw / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+        unscaled = latents_BChw / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        decoded = vae.decode(unscaled.to(vae.dtype)).sample.float()
         finite: BoolArray = torch.isfinite(decoded).flatten(1).all(dim=1).cpu().numpy()
         levels = ((decoded / 2 + 0.5).nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
         pictures: UInt8Array = levels.permute(0, 2, 3, 1).cpu().numpy()
         return pictures, finite
 
     @torch.inference_mode()
-    def encode_text(self, input_ids: np.ndarray) -> Tensor:
-        """Encode token ids (M, T) to the UNet's text context (M, T, E)."""
-        return self.networks.read_text(torch.from_numpy(input_ids).to(self.device))
+    def encode_texts(self, prompts: Sequence[str | None]) -> Conditioning:
+        """Encode M prompts to M rows of what is conditioned on by text. None: there is nothing to read, which is the empty text or
+        zeros, as the model was trained."""
+        texts = self.networks.read_texts(self.networks.tokenize([prompt or "" for prompt in prompts]))
+        if self.networks.zeroes_nothing and None in prompts:
+            kept = torch.tensor([prompt is not None for prompt in prompts], device=self.device)
+            texts = {name: each * kept.view(-1, *[1] * (each.ndim - 1)) for name, each in texts.items()}
+        return Conditioning(texts)
 
     @torch.inference_mode()
     def embed_images(self, views: UInt8Array) -> Tensor:
@@ -172,37 +182,32 @@ class Backbone:
 
     @torch.inference_mode()
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
-        """Embed prompts with CLIP, projected, not normalised: M strings -> (M, E) float32. Padded to full length, so that a
-        prompt's embedding does not depend on its neighbours."""
-        clip = self._clip()
-        assert self.networks.clip_tokenizer is not None
+        """Embed prompts in the space of pictures, projected, not normalised: M strings -> (M, E) float32. Padded to full length, so
+        that a prompt's embedding does not depend on its neighbours."""
+        clip: Any = self._clip()
+        if self.networks.clip_tokenizer is None:
+            assert self.family.shared_space is not None
+            return self.encode_texts(prompts)[self.family.shared_space[1]].float()
         tokens = self.networks.clip_tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
         embeds: Tensor = clip.text_projection(clip.text_model(input_ids=tokens.input_ids.to(self.device)).pooler_output)
         return embeds
 
-    def condition(self, text_RTE: Tensor, image_RE: Tensor | None) -> Conditioning:
-        """Prepare what `predict` is conditioned on. Without image guidance (None) a loaded IP-Adapter sees zeros; the caller
-        scales its attention by zero."""
-        if image_RE is None and self.has_image_prompt:
-            projection = self.networks.unet.encoder_hid_proj.image_projection_layers[0]
-            image_RE = torch.zeros(len(text_RTE), projection.image_embeds.in_features, device=self.device)
-        image = None if image_RE is None else image_RE[:, None].to(self.dtype)
-        return Conditioning(text=text_RTE.to(self.dtype), image=image)
+    def condition(self, texts: Conditioning, image_RE: Tensor | None, size: Size) -> Conditioning:
+        """Complete what rows are conditioned on for a canvas of `size`, (height, width) in px. Without image guidance (None) a loaded
+        IP-Adapter sees zeros; the caller scales its attention by zero."""
+        if image_RE is None and self.networks.clip is not None:
+            width = int(self.networks.clip.config.projection_dim)
+            image_RE = torch.zeros(len(texts), width, device=self.device)
+        image = {} if image_RE is None else {"image": image_RE[:, None]}
+        more = self.family.describe(len(texts), size, self.device)
+        return texts.having(**image, **more).each(lambda tensor: tensor.to(self.dtype))
 
     @torch.inference_mode()
     def with_contexts(self, conditioning: Conditioning) -> Conditioning:
         """Make the layers' keys and values once, for passes that differ in latents and timestep alone."""
-        unet = self.networks.unet
-        added = None if conditioning.image is None else {"image_embeds": [conditioning.image]}
-        context = unet.process_encoder_hidden_states(conditioning.text, added)
-        contexts = {}
-        for site in list_sites(unet):
-            if site.cross:
-                processor = unet.get_submodule(site.name)
-                assert isinstance(processor, ControlledProcessor)
-                attention: Any = unet.get_submodule(site.name.removesuffix(".processor"))
-                contexts[site.name] = processor.project(attention, context)
-        return dataclasses.replace(conditioning, contexts=contexts)
+        if self.family.contexts is None:
+            return conditioning
+        return dataclasses.replace(conditioning, contexts=self.family.contexts(self.networks.denoiser, conditioning))
 
     @torch.inference_mode()
     def predict(
@@ -215,30 +220,27 @@ class Backbone:
         self, latents_RChw: Tensor, timestep: Tensor, conditioning: Conditioning, control: AttentionControl | None
     ) -> Tensor:
         """Predict the noise in each row, (R, C, h, w); `timestep` is a scalar on the device. Without a control this is the stock
-        UNet. A velocity v is turned into the noise it implies, sqrt(a) v + sqrt(1 - a) z, in float32 (arXiv 2202.00512)."""
-        return self._predict(self.networks.unet, latents_RChw, timestep, conditioning, control)
+        denoiser. A velocity v is turned into the noise it implies, sqrt(a) v + sqrt(1 - a) z, in float32 (arXiv 2202.00512)."""
+        return self._predict(self.networks.denoiser, latents_RChw, timestep, conditioning, control)
 
     def _predict(
         self,
-        unet: Callable[..., Any],
+        denoiser: Callable[..., Any],
         latents_RChw: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
         control: AttentionControl | None,
     ) -> Tensor:
         with copied_features(self._feature_layer, None if control is None else control.features_from):
-            predicted: Tensor = unet(
-                latents_RChw.to(self.dtype),
-                timestep,
-                encoder_hidden_states=conditioning.text,
-                cross_attention_kwargs=None if control is None else {"control": control, "contexts": conditioning.contexts},
-                added_cond_kwargs=None if conditioning.image is None else {"image_embeds": [conditioning.image]},
-                return_dict=False,
-            )[0]
+            predicted = self.family.call(denoiser, latents_RChw.to(self.dtype), timestep, conditioning, control)
         if not self.networks.predicts_velocity:
             return predicted
         alpha = self._alphas[timestep]
         return alpha.sqrt() * predicted.float() + (1 - alpha).sqrt() * latents_RChw.float()
+
+    def canvas_of(self, latents_BChw: Tensor) -> Size:
+        """Return the canvas that latents stand for, (height, width) in px."""
+        return latents_BChw.shape[-2] * self.vae_factor, latents_BChw.shape[-1] * self.vae_factor
 
     def map_sizes(self, latent_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the grids of the word map and of the self-attention map, each (height, width)."""
@@ -264,7 +266,7 @@ class Backbone:
 
     def value_layers(self, first: int, last: int) -> frozenset[str]:
         """Name the layers, first to last, of those with one stream of picture and text, whose values a method hands on."""
-        single = [site.name for site in list_sites(self.networks.unet) if site.path == "single" and not site.cross]
+        single = [site.name for site in self.family.sites(self.networks.denoiser) if site.path == "single" and not site.cross]
         return frozenset(single[first : last + 1])
 
     @property
@@ -273,21 +275,22 @@ class Backbone:
         return self._count_heads(self.sites.text_maps)
 
     def _count_heads(self, names: frozenset[str]) -> int:
-        return sum(int(self.networks.unet.get_submodule(name.removesuffix(".processor")).heads) for name in names)
+        return sum(int(self.networks.denoiser.get_submodule(name.removesuffix(".processor")).heads) for name in names)
 
     def _choose_sites(self, config: EditConfig) -> SiteChoice:
         choice = choose_sites(
-            list_sites(self.networks.unet),
+            self.family.sites(self.networks.denoiser),
             window_side=self.networks.window_side,
             self_side=self.self_side if config.reads_self_attention else None,
             cross_side=self.cross_side if config.reads_words else None,
             routed=config.parts.routed_sites,
             coarser_side=self.cross_side,
+            reads_middle="middle-maps" in config.quirks,
         )
-        if self.networks.unet.config.addition_embed_type is not None:  # text comes in with the timestep already
+        if self.networks.denoiser.config.get("addition_embed_type") is not None:  # text comes in with the timestep already
             choice = dataclasses.replace(choice, before_text=frozenset())
         return choice
 
-    def _clip(self) -> CLIPModel:
+    def _clip(self) -> CLIPModel | CLIPVisionModelWithProjection:
         assert self.networks.clip is not None, "a run with image_guidance loads CLIP"
         return self.networks.clip

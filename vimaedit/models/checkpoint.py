@@ -10,16 +10,15 @@ import torch
 from safetensors import safe_open
 
 from vimaedit.models.adapters import read_weights
-from vimaedit.models.family import pipeline_class
+from vimaedit.models.family import checkpoint_names, pipeline_class, without_extras
 from vimaedit.models.files import ModelFiles
 from vimaedit.models.losses import check_whole, left_out, unreached
 from vimaedit.models.stated import loading
 from vimaedit.types import LeftOut
 
-NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")  # what the original programs' names begin with
 POSITIONS = "position_ids"  # of old text encoders: they count up, and are made anew
 # Noise levels, which training keeps beside the networks and edits take from the configs.
-LEVELS = re.compile(r"(betas|logvar|scale_factor|(sqrt_|log_|posterior_|one_minus_|alphas_)\w+|cumprod\w*)")
+LEVELS = re.compile(r"(betas|logvar|scale_factor|(sqrt_|log_|posterior_|one_minus_|alphas_)\w+|cumprod\w*|denoiser\.sigmas)")
 
 
 def load_checkpoint(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[LeftOut, ...]]:
@@ -28,22 +27,17 @@ def load_checkpoint(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[L
     Raises: ConfigError for one that does not load, or lacks some of the networks' weights.
     """
     assert files.checkpoint is not None
-    options: dict[str, Any] = {
-        "safety_checker": None,
-        "requires_safety_checker": False,
-        "local_files_only": True,
-        "dtype": dtype,
-    }
+    options: dict[str, Any] = {**without_extras(files.family), "local_files_only": True, "dtype": dtype}
     with loading("model", files.name, files.checkpoint):
         pipe = pipeline_class(files.family).from_single_file(str(files.checkpoint), config=str(files.diffusers), **options)
-    networks = {name: getattr(pipe, name) for name in files.family.networks}
+    networks = {name: getattr(pipe, name) for name in files.family.weights}
     for name, network in networks.items():
         tensors = network.state_dict()
         # What a file lacks is left without numbers.
         check_whole(
             "model", f"{files.name!r}, whose {name}", [key for key, value in tensors.items() if value.is_meta], len(tensors)
         )
-    total, beside, within = _names(files.checkpoint)
+    total, beside, within = _names(files.checkpoint, checkpoint_names(files.family))
     if len(within) != sum(len(network.state_dict()) for network in networks.values()):
         # The library passes over what it does not know; what it took is told by its numbers.
         content = _content(files.checkpoint)
@@ -53,15 +47,15 @@ def load_checkpoint(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[L
     return pipe, left_out(f"tensors of {files.checkpoint.name}", beside, total, reason)
 
 
-def _names(path: Path) -> tuple[int, list[str], list[str]]:
+def _names(path: Path, networks: tuple[str, ...]) -> tuple[int, list[str], list[str]]:
     """Return how many tensors a file has, which of them are of none of the networks, and which are."""
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
     else:
         names = [key for key, value in _content(path).items() if isinstance(value, torch.Tensor)]
-    within = [name for name in names if name.startswith(NETWORKS)]
-    beside = [name for name in names if not name.startswith(NETWORKS) and not LEVELS.fullmatch(name)]
+    within = [name for name in names if name.startswith(networks)]
+    beside = [name for name in names if not name.startswith(networks) and not LEVELS.fullmatch(name)]
     return len(names), beside, [name for name in within if not name.endswith(POSITIONS)]
 
 

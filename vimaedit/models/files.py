@@ -16,20 +16,21 @@ from vimaedit.checks import check_choice
 from vimaedit.config import EditConfig, GroundingSides, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.methods import METHODS
-from vimaedit.models.family import Config, Family, ImagePrompt, pipeline_class
-from vimaedit.models.names import BUILT_IN, local_path, split_hub_id
+from vimaedit.models.family import Config, Family, pipeline_class, without_extras
+from vimaedit.models.image_prompt import find_clip, find_ip_adapter, has_both_towers, tensor_shapes
+from vimaedit.models.names import BUILT_IN, DRAWN, download, first_line, local_path, split_hub_id
 from vimaedit.models.sd1 import SD1
+from vimaedit.models.sdxl import SDXL
 from vimaedit.models.stated import field, mapping, read_json, sides, sizes, text, whole
 from vimaedit.recipes import config_of, recipe_of
 
-FAMILIES = (SD1,)  # the first is that of a checkpoint file which comes without configs
+FAMILIES = (SD1, SDXL)  # the first is that of a checkpoint file which comes without configs
 BUNDLE_FILE = "bundle.json"
 SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"  # of the built-in family
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
-ADAPTER_SUFFIXES = (".safetensors", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")  # of a network's folder, in the order in which libraries prefer them
 VARIANT_WEIGHTS = r"[\w-]+\.\w+(-\d+-of-\d+)?\.(safetensors|bin)"
-MODELS = f"{', '.join(BUILT_IN)}, a bundle folder (sd/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
+MODELS = f"{', '.join(BUILT_IN)}, a bundle folder ({'|'.join(family.folder for family in FAMILIES)}/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
 BUNDLE_FIELDS = {"recipe": mapping, "canvas_size": whole, "grounding_sides": mapping, "warning": text}
 CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides}
 
@@ -54,6 +55,7 @@ class ModelFacts:
     """What planning must know of a model. `canvas_size`, `granularity` (every side is a multiple of it) and `clip_side` in px."""
 
     name: str
+    family: str
     canvas_size: int
     granularity: int
     clip_side: int
@@ -65,17 +67,16 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
 
     Raises: ConfigError naming the option and what it may be, also when a hub cannot be reached.
     """
-    bundle_root = _bundle_root(model.model)
-    checkpoint = None
-    if bundle_root is not None:
-        diffusers_dir = bundle_root / "sd"
+    bundle_root, checkpoint = None, None
+    if (bundled := _bundled_pipeline(model.model)) is not None:
+        bundle_root, diffusers_dir = bundled.parent, bundled
     elif local_path(model.model).is_file():
         checkpoint = local_path(model.model)
         if checkpoint.suffix not in CHECKPOINT_SUFFIXES:
             raise ConfigError(
                 f"model: got the file {model.model!r}; allowed: a checkpoint ending in {', '.join(CHECKPOINT_SUFFIXES)}"
             )
-        diffusers_dir = _checkpoint_configs(model)
+        diffusers_dir = _checkpoint_configs(model, checkpoint)
     else:
         diffusers_dir = _diffusers_folder(model)
     option = "model" if checkpoint is None else "model_config"
@@ -83,8 +84,8 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
     ip_adapter = clip = None
     if image_guidance:
         fits = family.fits_image_prompt(_config(diffusers_dir, family.denoiser))
-        ip_adapter = _find_ip_adapter(model, bundle_root, family.image_prompt, fits)
-        clip = _find_clip(model, bundle_root, family.image_prompt, fits)
+        ip_adapter = find_ip_adapter(model, bundle_root, family, fits)
+        clip = find_clip(model, bundle_root, diffusers_dir, family, ip_adapter, fits)
     return ModelFiles(
         name=model.model,
         family=family,
@@ -117,13 +118,15 @@ def model_facts(files: ModelFiles) -> ModelFacts:
     """Read a model's sizes from its config files."""
     denoiser, autoencoder = (_config(files.diffusers, name) for name in (files.family.denoiser, "vae"))
     canvas_size, granularity = files.family.sizes(denoiser, autoencoder)
-    clip_side = files.family.image_prompt.clip_side
+    clip_side = files.family.image_prompts[0].clip_side
     if files.clip is not None:
         path = files.clip / "config.json"
-        vision = field("clip", path, read_json("clip", path), "vision_config", mapping)
+        content = read_json("clip", path)
+        vision = field("clip", path, content, "vision_config", mapping) if has_both_towers(files.clip) else content
         clip_side = field("clip", path, vision, "image_size", whole, clip_side)
     return ModelFacts(
         name=files.name,
+        family=files.family.name,
         canvas_size=files.bundle.get("canvas_size", canvas_size),
         granularity=granularity,
         clip_side=clip_side,
@@ -139,7 +142,7 @@ def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> s
     digest = hashlib.sha256()
     weights = [files.checkpoint] if files.checkpoint is not None else []
     if files.checkpoint is None:
-        for network in files.family.networks:
+        for network in files.family.weights:
             weights += network_weights("model", files.diffusers / network, files.variant)[1]
     if files.ip_adapter is not None and files.clip is not None:
         weights += [files.ip_adapter, *network_weights("clip", files.clip, None)[1]]
@@ -155,7 +158,7 @@ def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> s
 
 def bundle_recipe(name: str) -> dict[str, Any]:
     """Return the options of `EditConfig` that a bundle states as its own, nested as in a file; empty for other models."""
-    if name == "random":  # it need not be built to know that it states none
+    if name in DRAWN:  # it need not be built to know that it states none
         return {}
     recipe: dict[str, Any] = _bundle_facts(name).get("recipe", {})
     return recipe
@@ -202,18 +205,21 @@ def check_bundle(path: Path, content: Config) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None}
 
 
-def _bundle_root(name: str) -> Path | None:
-    if name == "random":
+def _bundled_pipeline(name: str) -> Path | None:
+    """Return the diffusers folder in a bundle, named as its family's are; None for what is no bundle."""
+    if name in DRAWN:
         from vimaedit.miniature.random_bundle import random_bundle
 
-        return random_bundle()
-    root = SHIPPED / "miniature" if name in BUILT_IN else local_path(name)
-    return root if (root / "sd" / "model_index.json").is_file() else None
+        root = random_bundle(name=name)
+    else:
+        root = SHIPPED / "miniature" if name in BUILT_IN else local_path(name)
+    folders = [root / family.folder for family in FAMILIES]
+    return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
 
 
 def _bundle_facts(name: str) -> dict[str, Any]:
-    root = _bundle_root(name)
-    path = root / BUNDLE_FILE if root is not None else None
+    pipeline = _bundled_pipeline(name)
+    path = pipeline.parent / BUNDLE_FILE if pipeline is not None else None
     return check_bundle(path, read_json("model", path)) if path is not None and path.is_file() else {}
 
 
@@ -231,9 +237,10 @@ def _diffusers_folder(model: ModelConfig) -> Path:
     return root
 
 
-def _checkpoint_configs(model: ModelConfig) -> Path:
+def _checkpoint_configs(model: ModelConfig, checkpoint: Path) -> Path:
     if model.model_config is None:
-        return _download(FAMILIES[0].configs, "model_config", None, ["*.json", "tokenizer/*", "scheduler/*"])
+        configs = _checkpoint_family(checkpoint).configs
+        return download(configs, "model_config", None, ["*.json", "tokenizer*/*", "scheduler/*"])
     root = local_path(model.model_config)
     if not (root / "model_index.json").is_file():
         raise ConfigError(
@@ -243,62 +250,13 @@ def _checkpoint_configs(model: ModelConfig) -> Path:
     return root
 
 
-def _find_ip_adapter(model: ModelConfig, bundle_root: Path | None, public: ImagePrompt, fits: bool) -> Path:
-    name = model.ip_adapter
-    if name is None and bundle_root is not None and (bundle_root / "ip_adapter").is_dir():
-        return _adapter_file(bundle_root / "ip_adapter", public)
-    if name is None and not fits:
-        raise ConfigError(
-            f"ip_adapter: got nothing, and {model.model!r} brings none; allowed: ip_adapter=FILE_OR_HUB_ID and clip=FOLDER_OR_HUB_ID, "
-            "or image_guidance=false"
-        )
-    path = local_path(name or public.adapter)
-    if name is not None and path.is_dir():
-        return _adapter_file(path, public)
-    if name is not None and path.is_file():
-        return path
-    repository, file = (public.adapter, "") if name is None else split_hub_id("ip_adapter", name)
-    file = file or public.file
-    found = _download(repository, "ip_adapter", None, [file]) / file
-    if not found.is_file():
-        raise ConfigError(f"ip_adapter: got the hub id {repository!r}, where there is no {file}; allowed: owner/name/FILE")
-    return found
-
-
-def _adapter_file(folder: Path, public: ImagePrompt) -> Path:
-    """Find an IP-Adapter in a folder: the family's public one, as it lies in its repository or beside it, else the only one there is."""
-    for suffix in ADAPTER_SUFFIXES:
-        inside = folder / Path(public.file).with_suffix(suffix)
-        for path in (inside, folder / inside.name):
-            if path.is_file():
-                return path
-    found = sorted(path for place in (folder, folder / "models") for path in place.glob("*") if path.suffix in ADAPTER_SUFFIXES)
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(path.name for path in found) or "none"
-    raise ConfigError(
-        f"ip_adapter: got the folder {str(folder)!r}, which holds {len(found)} adapters ({names}); allowed: {public.file}, one file "
-        f"({', '.join(ADAPTER_SUFFIXES)}), or the path of one"
-    )
-
-
-def _find_clip(model: ModelConfig, bundle_root: Path | None, public: ImagePrompt, fits: bool) -> Path:
-    name = model.clip
-    if name is None and bundle_root is not None and (bundle_root / "clip" / "config.json").is_file():
-        return bundle_root / "clip"
-    if name is None and not fits:
-        raise ConfigError(
-            f"clip: got nothing, and {model.model!r} brings none; allowed: clip=FOLDER_OR_HUB_ID with both CLIP towers, or image_guidance=false"
-        )
-    path = local_path(name or public.clip)
-    if name is None or not path.is_dir():
-        repository = public.clip if name is None else split_hub_id("clip", name)[0]
-        path = _download(repository, "clip", None, ["*.json", "*.txt", "model*.safetensors", "pytorch_model*.bin"])
-    if not (path / "config.json").is_file() or "vision_config" not in read_json("clip", path / "config.json"):
-        raise ConfigError(
-            f"clip: got {name or public.clip!r}, which is no CLIP model; allowed: a folder or hub id with both towers (config.json, weights)"
-        )
-    return path
+def _checkpoint_family(checkpoint: Path) -> Family:
+    """Tell a checkpoint's family by its text encoders; the first where that says nothing."""
+    shapes = tensor_shapes(checkpoint)
+    for family in FAMILIES:
+        if all(any(name.startswith(encoder.checkpoint) for name in shapes) for encoder in family.text_encoders):
+            return family
+    return FAMILIES[0]
 
 
 def _find_lora(name: str) -> Path:
@@ -306,7 +264,7 @@ def _find_lora(name: str) -> Path:
     path = local_path(name)
     if not path.exists():
         repository, file = split_hub_id("lora", name)
-        path = _download(repository, "lora", None, [file or "*.safetensors"])
+        path = download(repository, "lora", None, [file or "*.safetensors"])
         path = path / file if file else path
     if path.is_file():
         return path
@@ -318,31 +276,15 @@ def _find_lora(name: str) -> Path:
 
 def _download_pipeline(model: ModelConfig, repository: str) -> Path:
     """Fetch a pipeline's folder; nothing but its index where that is of no family, or missing."""
-    root = _download(repository, "model", model.revision, ["model_index.json"])
+    root = download(repository, "model", model.revision, ["model_index.json"])
     if not (root / "model_index.json").is_file():
         return root
-    pipeline = pipeline_class(family_of(read_json("model", root / "model_index.json")))
+    family = family_of(read_json("model", root / "model_index.json"))
+    pipeline = pipeline_class(family)
     try:
-        return Path(
-            pipeline.download(
-                repository, revision=model.revision, variant=model.variant, safety_checker=None, requires_safety_checker=False
-            )
-        )
+        return Path(pipeline.download(repository, revision=model.revision, variant=model.variant, **without_extras(family)))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model: got the hub id {repository!r}, which cannot be had: {_first_line(error)}") from error
-
-
-def _download(repository: str, option: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{option}: got the hub id {repository!r}, which cannot be had: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+        raise ConfigError(f"model: got the hub id {repository!r}, which cannot be had: {first_line(error)}") from error
 
 
 def network_weights(option: str, folder: Path, variant: str | None) -> tuple[str | None, list[Path]]:

@@ -11,7 +11,8 @@ from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN = ("miniature", "random")
+DRAWN = ("random", "random-xl")  # weights are drawn at first use
+BUILT_IN = ("miniature", *DRAWN)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/\w[\w./-]*)?")
 FILE_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pth", ".pt", ".npz", ".json")
 
@@ -44,6 +45,24 @@ def split_hub_id(option: str, name: str, *, allowed: str = "a local path, or a h
         )
     logger.info("%s: %r is no file or folder here, so it is taken for a hub id", option, name)
     return f"{owner}/{repo}", rest[0] if rest else ""
+
+
+def download(repository: str, option: str, revision: str | None, patterns: list[str]) -> Path:
+    """Fetch the files of a repository whose names fit the patterns, from its cache where they are; return their folder.
+
+    Raises: ConfigError where it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{option}: got the hub id {repository!r}, which cannot be had: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first."""
+    return str(error).strip().split("\n")[0]
 
 
 def _reads_as_path(name: str) -> bool:

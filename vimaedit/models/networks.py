@@ -15,14 +15,16 @@ from vimaedit.errors import ConfigError
 from vimaedit.models.adapters import load_ip_adapter, merge_lora
 from vimaedit.models.backbone import Networks
 from vimaedit.models.checkpoint import load_checkpoint
-from vimaedit.models.family import pipeline_class, reduction
+from vimaedit.models.conditioning import Conditioning
+from vimaedit.models.family import pipeline_class, reduction, without_extras
 from vimaedit.models.files import ModelFiles, network_weights
+from vimaedit.models.image_prompt import has_both_towers
 from vimaedit.models.losses import all_tensors, check_finite, check_whole, left_out
-from vimaedit.models.stated import field, library_and_class, loading, number, numbers, read_json, text, token
+from vimaedit.models.stated import field, library_and_class, loading, number, numbers, read_json, text, token, truth
 from vimaedit.types import LeftOut
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
 Pipeline = Any  # the family's class of diffusers
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "tokenizer.json")
@@ -32,7 +34,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def load_networks(files: ModelFiles, model: ModelConfig) -> Networks:
-    """Load UNet, VAE and text encoder in the model's dtype, CLIP in float32, LoRAs merged, IP-Adapter in place; and try them once.
+    """Load denoiser, VAE and text encoders in the model's dtype, CLIP in float32, LoRAs merged, IP-Adapter in place; and try them once.
 
     Raises: ConfigError for a device that is not there, a model of another kind, parts that do not fit together, and weights that are
     not whole or not finite.
@@ -51,16 +53,23 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
             f"model: got one that predicts {predicts}; allowed: models that predict {allowed}, by their {scheduler.name}"
         )
     alphas = _alphas_cumprod(files, scheduler)
-    pipe, lost = load_pipeline(files, choose_dtype(model.dtype, device))
-    _fit_tokenizer("model", pipe.tokenizer, pipe.text_encoder.config)
-    merged = [merge_lora(pipe, path, scale) for path, scale in files.loras]
+    family, dtype = files.family, choose_dtype(model.dtype, device)
+    pipe, lost = load_pipeline(files, dtype)
+    tokenizers = {encoder.network: getattr(pipe, encoder.tokenizer) for encoder in family.text_encoders}
+    text_encoders = {encoder.network: getattr(pipe, encoder.network) for encoder in family.text_encoders}
+    for name, encoder in text_encoders.items():
+        _fit_tokenizer("model", tokenizers[name], encoder.config)
+    merged = [merge_lora(pipe, files, path, scale) for path, scale in files.loras]
     clip = clip_tokenizer = None
     if files.ip_adapter is not None and files.clip is not None:
         clip, clip_lost = load_clip("clip", str(files.clip), files.clip)
-        clip_tokenizer = load_clip_tokenizer("clip", str(files.clip), files.clip)
-        _fit_tokenizer("clip", clip_tokenizer, clip.config.text_config)
+        if has_both_towers(files.clip):
+            clip_tokenizer = load_clip_tokenizer("clip", str(files.clip), files.clip)
+            _fit_tokenizer("clip", clip_tokenizer, clip.config.text_config)
         lost += (*clip_lost, *load_ip_adapter(pipe, files.ip_adapter, clip))
-    for name, network in (*((name, getattr(pipe, name)) for name in files.family.networks), ("clip", clip)):
+    if family.upcasts_vae and dtype == torch.float16 and pipe.vae.config.force_upcast:
+        pipe.vae.to(torch.float32)
+    for name, network in (*((name, getattr(pipe, name)) for name in family.weights), ("clip", clip)):
         if network is not None:
             network.to(device).eval().requires_grad_(False)
             option = "clip" if network is clip else "model"
@@ -68,19 +77,21 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
     mean, std = clip_normalisation("clip", files.clip)
     sides = files.bundle.get("grounding_sides", {})
     networks = Networks(
-        unet=pipe.unet,
+        family=family,
+        denoiser=getattr(pipe, family.denoiser),
         vae=pipe.vae,
-        text_encoder=pipe.text_encoder,
-        tokenizer=pipe.tokenizer,
+        text_encoders=text_encoders,
+        tokenizers=tokenizers,
+        zeroes_nothing=_zeroes_nothing(files),
         clip=clip,
         clip_tokenizer=clip_tokenizer,
         clip_mean=mean,
         clip_std=std,
         alphas_cumprod=alphas,
         predicts_velocity=predicts == "v_prediction",
-        window_side=files.family.window_side,
-        self_side=sides.get("self", files.family.self_side),
-        cross_side=sides.get("cross", files.family.cross_side),
+        window_side=family.window_side,
+        self_side=sides.get("self", family.self_side),
+        cross_side=sides.get("cross", family.cross_side),
         unmerged=tuple(keys for keys, _ in merged),
         left_out=(*lost, *(each for _, accounts in merged for each in accounts)),
     )
@@ -140,22 +151,23 @@ def load_pipeline(files: ModelFiles, dtype: torch.dtype) -> tuple[Pipeline, tupl
     lost: tuple[LeftOut, ...] = ()
     networks: dict[str, Any] = {}
     classes = _network_classes(files)
-    for name in files.family.networks:
+    for name in files.family.weights:
         networks[name], told = load_network(
             "model", files.name, classes[name], files.diffusers / name, dtype=dtype, variant=files.variant
         )
         lost += told
-    tokenizer = load_clip_tokenizer("model", files.name, files.diffusers / "tokenizer")
+    tokenizers = {
+        encoder.tokenizer: load_clip_tokenizer("model", files.name, files.diffusers / encoder.tokenizer)
+        for encoder in files.family.text_encoders
+    }
     path = files.diffusers / "scheduler" / "scheduler_config.json"
     kind = getattr(diffusers, _class_named(files, "scheduler"), None)
     with loading("model", files.name, path, getattr(kind, "__init__", None)):
         if kind is None:
             raise ValueError(f"diffusers has no {_class_named(files, 'scheduler')}, which model_index.json names")
         scheduler = kind.from_pretrained(path.parent, local_files_only=True)
-    # What edits do not use is not asked for, whether or not it is there.
-    unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
     with loading("model", files.name, path):
-        return pipeline_class(files.family)(tokenizer=tokenizer, scheduler=scheduler, **unused, **networks), lost
+        return pipeline_class(files.family)(scheduler=scheduler, **without_extras(files.family), **tokenizers, **networks), lost
 
 
 def load_network(
@@ -181,11 +193,20 @@ def _network_classes(files: ModelFiles) -> dict[str, Any]:
     Raises: ConfigError for another one.
     """
     hints = get_type_hints(pipeline_class(files.family).__init__)
-    for name in files.family.networks:
+    for name in files.family.weights:
         wanted, named = hints[name].__name__, _class_named(files, name)
         if named != wanted:
             raise ConfigError(f"model: got {files.name!r}, whose model_index.json has {name}: {named}; allowed: {wanted}")
-    return {name: hints[name] for name in files.family.networks}
+    return {name: hints[name] for name in files.family.weights}
+
+
+def _zeroes_nothing(files: ModelFiles) -> bool:
+    """Whether rows without any text read zeros: what a model's index says, in families of which some do."""
+    name = files.family.zeros_for_nothing
+    if name is None:
+        return False
+    path = files.diffusers / "model_index.json"
+    return bool(field("model", path, read_json("model", path), name, truth, True))
 
 
 def _class_named(files: ModelFiles, part: str) -> str:
@@ -205,14 +226,15 @@ def _fit_tokenizer(option: str, tokenizer: CLIPTokenizer, text_config: Any) -> N
     tokenizer.model_max_length = text_config.max_position_embeddings
 
 
-def load_clip(option: str, name: str, folder: Path) -> tuple[CLIPModel, tuple[LeftOut, ...]]:
-    """Load a CLIP with both towers in float32; return it and what of its files it has no use for.
+def load_clip(option: str, name: str, folder: Path) -> tuple[Any, tuple[LeftOut, ...]]:
+    """Load a CLIP with both towers, or the one that sees pictures, in float32; return it and what of its files it has no use for.
 
     Raises: ConfigError.
     """
-    from transformers import CLIPModel
+    from transformers import CLIPModel, CLIPVisionModelWithProjection
 
-    return load_network(option, name, CLIPModel, folder, dtype=torch.float32)
+    kind = CLIPModel if has_both_towers(folder) else CLIPVisionModelWithProjection
+    return load_network(option, name, kind, folder, dtype=torch.float32)
 
 
 def load_clip_tokenizer(option: str, name: str, folder: Path) -> CLIPTokenizer:
@@ -263,34 +285,35 @@ def _alphas_cumprod(files: ModelFiles, path: Path) -> np.ndarray:
 @torch.inference_mode()
 def _try(files: ModelFiles, networks: Networks) -> None:
     """Make one pass of every network at the smallest size, so that what its config has wrong is known before any edit."""
-    unet, vae, encoder, clip = networks.unet, networks.vae, networks.text_encoder, networks.clip
-    place: dict[str, Any] = {"device": unet.device, "dtype": unet.dtype}
+    family, denoiser, vae, clip = networks.family, networks.denoiser, networks.vae, networks.clip
     path = files.diffusers / "vae" / "config.json"
     field("model", path, vae.config, "scaling_factor", number)
     with loading("model", files.name, path, type(vae).__init__):
         side = reduction(vae.config) * 2
-        latents = vae.encode(torch.zeros(1, 3, side, side, **place)).latent_dist.mode()
+        latents = vae.encode(torch.zeros(1, 3, side, side, device=vae.device, dtype=vae.dtype)).latent_dist.mode()
         vae.decode(latents)
-    with loading("model", files.name, files.diffusers / "text_encoder" / "config.json"):
-        ids = torch.zeros(1, encoder.config.max_position_embeddings, dtype=torch.long, device=unet.device)
-        context = networks.read_text(ids).to(unet.dtype)
-    with loading("model", files.name, files.diffusers / files.family.denoiser / "config.json", type(unet).__init__):
-        side = reduction(unet.config)
-        noisy = latents.new_zeros(1, latents.shape[1], side, side)
-        added = None
-        if clip is not None:
-            added = {"image_embeds": [torch.zeros(1, 1, clip.config.projection_dim, **place)]}
-        unet(noisy, torch.tensor(1, device=unet.device), encoder_hidden_states=context, added_cond_kwargs=added)
+    for encoder in family.text_encoders:  # what is wrong in one of them is told with its file
+        with loading("model", files.name, files.diffusers / encoder.network / "config.json"):
+            texts = networks.read_texts(networks.tokenize([""]))
+    with loading("model", files.name, files.diffusers / family.denoiser / "config.json", type(denoiser).__init__):
+        side = reduction(denoiser.config)
+        noisy = torch.zeros(1, latents.shape[1], side, side, device=denoiser.device, dtype=denoiser.dtype)
+        image = {} if clip is None else {"image": torch.zeros(1, 1, clip.config.projection_dim, device=denoiser.device)}
+        more = family.describe(1, (side * reduction(vae.config),) * 2, denoiser.device)
+        conditioning = Conditioning({**texts, **image, **more}).each(lambda tensor: tensor.to(denoiser.dtype))
+        family.call(denoiser, noisy, torch.tensor(1, device=denoiser.device), conditioning, None)
     if clip is not None and files.clip is not None:
         with loading("clip", str(files.clip), files.clip / "config.json"):
             try_clip(clip)
 
 
 @torch.inference_mode()
-def try_clip(clip: CLIPModel) -> None:
-    """Make one pass of both towers of a CLIP."""
-    side, length = clip.config.vision_config.image_size, clip.config.text_config.max_position_embeddings
-    pixels = torch.zeros(1, 3, side, side, device=clip.device, dtype=clip.dtype)
+def try_clip(clip: Any) -> None:
+    """Make one pass of the towers of a CLIP."""
+    vision = getattr(clip.config, "vision_config", clip.config)
+    pixels = torch.zeros(1, 3, vision.image_size, vision.image_size, device=clip.device, dtype=clip.dtype)
     clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
-    ids = torch.zeros(1, length, dtype=torch.long, device=clip.device)
-    clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
+    if hasattr(clip, "text_model"):
+        length = clip.config.text_config.max_position_embeddings
+        ids = torch.zeros(1, length, dtype=torch.long, device=clip.device)
+        clip.text_projection(clip.text_model(input_ids=ids).pooler_output)

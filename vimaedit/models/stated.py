@@ -39,6 +39,11 @@ def number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def truth(value: object) -> bool:
+    """True or false."""
+    return isinstance(value, bool)
+
+
 def text(value: object) -> bool:
     """A text."""
     return isinstance(value, str)

@@ -13,8 +13,6 @@ from vimaedit.config import EditConfig
 from vimaedit.step.guidance import branch_rows, combine_source
 from vimaedit.step.rows import TARGET, RowKind, RowLayout
 
-GUIDED_UP_TO = 800  # timestep above which the mask of strong guidance says little, so that attention decides alone
-
 
 @dataclass(frozen=True, eq=False)
 class ConceptBatch:
@@ -71,7 +69,7 @@ def concept_masks(
     """Say where each concept guides at this step, (K, B, 1, h, w) float32 of 0 and 1.
 
     `attention`: the concept's text attention, blurred, at or above its quantile. `guidance`: the guidance summed over channels at
-    or above its quantile. `intersect`: both, above timestep 800 the first alone.
+    or above its quantile. `intersect`: both, above timestep `concepts.guided_up_to` the first alone.
     """
     shape, latent_hw = pulls_KBChw.shape[:2], pulls_KBChw.shape[-2:]
     kind = config.concepts.mask
@@ -82,7 +80,7 @@ def concept_masks(
         high = blurred >= _quantile(blurred, concepts.quantile.flatten())
         high = F.interpolate(high.float(), size=latent_hw, mode="nearest").view(*shape, 1, *latent_hw) > 0
         mask = mask & high
-    if kind == "guidance" or (kind == "intersect" and timestep <= GUIDED_UP_TO):
+    if kind == "guidance" or (kind == "intersect" and timestep <= config.concepts.guided_up_to):
         strength = pulls_KBChw.abs().sum(dim=2).flatten(0, 1)[:, None]
         mask = mask & (strength >= _quantile(strength, concepts.quantile.flatten())).view(*shape, 1, *latent_hw)
     return mask.float()

@@ -4,7 +4,8 @@ of its own in the picture. Like null-text inversion's it needs gradients, and th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from vimaedit.attention.recorder import MapRecorder
 from vimaedit.config import EditConfig
 from vimaedit.methods.options import PromptLearning
 from vimaedit.models.backbone import Backbone
+from vimaedit.models.conditioning import Conditioning
 from vimaedit.parts.tracks import invert
 from vimaedit.step.solvers import Schedule
 
@@ -31,10 +33,10 @@ CLUSTERS, CLUSTER_ROUNDS, WORD_LEVEL = 5, 20, 0.2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LearnedWords:
-    """The words that are fitted. Shapes: `ids` (B, T) int64 of the source prompts; `words` (B, W, T) float32, 1 at a word's
-    tokens; rows beyond a request's own words are zero."""
+    """The words that are fitted. Shapes: `ids` (B, T) int64 of the source prompts, by text encoder; `words` (B, W, T) float32, 1 at a
+    word's tokens; rows beyond a request's own words are zero."""
 
-    ids: Tensor
+    ids: Mapping[str, Tensor]
     words: Tensor
 
     @property
@@ -68,9 +70,10 @@ def learned_maps(
     """
     with torch.inference_mode(False):
         x0, blend_BT = x0.clone(), blend_BT.clone()
-        learned = LearnedWords(ids=learned.ids.clone(), words=learned.words.clone())
+        ids = {name: each.clone() for name, each in learned.ids.items()}
+        learned = LearnedWords(ids=ids, words=learned.words.clone())
         with torch.no_grad():
-            conditioning = backbone.condition(backbone.networks.read_text(learned.ids), None)
+            conditioning = _condition(backbone, x0, learned)
         self_sum, token_sum = _zero_maps(backbone, x0)
         control = _recording(backbone, x0, self_sum, token_sum)
         levels = [level.clone() for level in invert(backbone, x0, conditioning, schedule, control)]
@@ -86,13 +89,14 @@ def learned_maps(
 
 
 def own_embeddings(backbone: Backbone, learned: LearnedWords) -> Tensor:
-    """Return the vocabulary's embeddings of the prompts, (B, T, E) float32: what a fit begins with.
+    """Return the vocabularies' embeddings of the prompts, those of all text encoders side by side, (B, T, E) float32: what a fit
+    begins with.
 
     Reference: the published program begins with the vocabulary's entry that is spelled like the word without the mark of a
     word's end, and with that of unknown tokens where there is none.
     """
-    table: Tensor = _word_layer(backbone).weight
-    return table.detach()[learned.ids].float().clone()
+    layers = _word_layers(backbone)
+    return torch.cat([layers[name].weight.detach()[ids].float() for name, ids in learned.ids.items()], dim=-1)
 
 
 def fit_words(
@@ -161,7 +165,7 @@ def losses(
 def text_maps(backbone: Backbone, x: Tensor, timestep: float, embeddings: Tensor, learned: LearnedWords) -> Tensor:
     """Return the mean attention to every token under the given embeddings of the words, (B, n, T)."""
     _, token_sum = _zero_maps(backbone, x)
-    conditioning = backbone.condition(_context(backbone, embeddings, learned), None)
+    conditioning = _condition(backbone, x, learned, embeddings)
     control = _recording(backbone, x, None, token_sum)
     backbone.predict_noise(x, torch.tensor(timestep, device=x.device), conditioning, control)
     return token_sum / backbone.num_word_maps
@@ -212,21 +216,24 @@ def _smooth(grid_BWhw: Tensor) -> Tensor:
     return F.conv2d(padded, (kernel / kernel.sum())[None, None]).view_as(grid_BWhw)
 
 
-def _context(backbone: Backbone, embeddings: Tensor, learned: LearnedWords) -> Tensor:
-    """Encode the prompts with other embeddings at the words' tokens, (B, T, E)."""
+def _condition(backbone: Backbone, x: Tensor, learned: LearnedWords, embeddings: Tensor | None = None) -> Conditioning:
+    """Condition on the prompts, with other embeddings (B, T, E) at the words' tokens; None: their own."""
 
-    def put(layer: Any, inputs: Any, output: Tensor) -> Tensor:
-        return torch.where(learned.tokens, embeddings.to(output.dtype), output)
+    def put(own: Tensor) -> Callable[..., Tensor]:
+        return lambda layer, inputs, output: torch.where(learned.tokens, own.to(output.dtype), output)
 
-    handle = _word_layer(backbone).register_forward_hook(put)
-    try:
-        return backbone.networks.read_text(learned.ids)
-    finally:
-        handle.remove()
+    layers = _word_layers(backbone)
+    with ExitStack() as hooks:
+        if embeddings is not None:
+            widths = [layer.embedding_dim for layer in layers.values()]
+            for layer, own in zip(layers.values(), embeddings.split(widths, dim=-1), strict=True):
+                hooks.callback(layer.register_forward_hook(put(own)).remove)
+        texts = Conditioning(backbone.networks.read_texts(learned.ids))
+    return backbone.condition(texts, None, backbone.canvas_of(x))
 
 
-def _word_layer(backbone: Backbone) -> Any:
-    return backbone.networks.text_encoder.get_input_embeddings()
+def _word_layers(backbone: Backbone) -> dict[str, Any]:
+    return {name: encoder.get_input_embeddings() for name, encoder in backbone.networks.text_encoders.items()}
 
 
 def _recording(backbone: Backbone, x: Tensor, self_sum: Tensor | None, token_sum: Tensor) -> AttentionControl:

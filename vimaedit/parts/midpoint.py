@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vimaedit.attention.control import ValueBank, plain_control
 from vimaedit.config import EditConfig
-from vimaedit.models.backbone import Backbone, Conditioning
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.conditioning import Conditioning
 from vimaedit.step.solvers import Schedule, move
 
 FIRST, MID = "first", "mid"

@@ -16,7 +16,8 @@ from vimaedit.attention.control import plain_control
 from vimaedit.attention.recorder import TextProbe
 from vimaedit.config import EditConfig
 from vimaedit.methods.options import Pix2PixZero
-from vimaedit.models.backbone import Backbone, Conditioning
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.conditioning import Conditioning, stack_rows
 from vimaedit.step.noise import NoiseSource
 from vimaedit.step.rows import SOURCE, TARGET, RowKind, RowLayout
 from vimaedit.step.solvers import Level, Schedule, move
@@ -134,11 +135,7 @@ def _text_weights(backbone: Backbone, x: Tensor, timestep: Tensor, conditioning:
 
 def _pick(conditioning: Conditioning, blocks: list[slice]) -> Conditioning:
     """Copy some blocks of rows; tensors of inference mode cannot take part in a gradient."""
-    image = conditioning.image
-    return Conditioning(
-        text=torch.cat([conditioning.text[block] for block in blocks]).clone(),
-        image=None if image is None else torch.cat([image[block] for block in blocks]).clone(),
-    )
+    return stack_rows([conditioning.rows(block) for block in blocks]).each(torch.clone)
 
 
 def _gradient(value: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vimaedit.attention.control import AttentionControl, plain_control
 from vimaedit.config import EditConfig
-from vimaedit.models.backbone import Backbone, Conditioning
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.conditioning import Conditioning
 from vimaedit.parts.midpoint import Midpoint, invert_midway
 from vimaedit.parts.null_text import fit_null_text
 from vimaedit.parts.pix2pix_zero import invert_as_noise
@@ -37,10 +38,10 @@ class SourceTrack:
 
 
 def begin_track(
-    backbone: Backbone, x0: Tensor, inversion_text: Tensor | None, free_text: Tensor, config: EditConfig, schedule: Schedule,
+    backbone: Backbone, x0: Tensor, inversion: Conditioning | None, free: Conditioning, config: EditConfig, schedule: Schedule,
     noise: NoiseSource,
 ) -> SourceTrack:  # fmt: skip
-    """Prepare the source of a batch of clean latents (B, C, h, w); texts are (B, T, E)."""
+    """Prepare the source of a batch of clean latents (B, C, h, w); `inversion` and `free` have B rows."""
     parts, device = config.parts, x0.device
     branches = 3 if parts.has_auxiliary else 2
     if parts.track == "shared":
@@ -49,22 +50,23 @@ def begin_track(
         return SourceTrack(torch.stack([start] * branches))
     if parts.track == "independent":
         return _independent_track(x0, branches, config, schedule, noise)
-    assert inversion_text is not None
-    conditioning = backbone.condition(inversion_text, None)
+    if config.start == "noise":
+        return SourceTrack(torch.stack([noise.draw(START).to(device)] * branches))
+    assert inversion is not None
     if parts.inverts == "midpoint":
-        levels, rule = invert_midway(backbone, x0, conditioning, config, schedule)
+        levels, rule = invert_midway(backbone, x0, inversion, config, schedule)
         return SourceTrack(torch.stack([levels[0]] * branches), midpoint=rule)
     if parts.regularises:
-        levels = invert_as_noise(backbone, x0, conditioning, schedule, noise, config)
+        levels = invert_as_noise(backbone, x0, inversion, schedule, noise, config)
     else:
-        levels = (invert_corrected if parts.inverts == "corrected" else invert)(backbone, x0, conditioning, schedule)
+        levels = (invert_corrected if parts.inverts == "corrected" else invert)(backbone, x0, inversion, schedule)
     if parts.track == "sampled":
         texts = None
         if parts.optimises_text:
-            texts = fit_null_text(backbone, levels, inversion_text, free_text, config, schedule)
+            texts = fit_null_text(backbone, levels, inversion, free, config, schedule)
         return SourceTrack(torch.stack([levels[0]] * branches), free_texts=texts)
     if parts.reconstructs:
-        levels = reconstruct(backbone, levels[0], conditioning, schedule)
+        levels = reconstruct(backbone, levels[0], inversion, schedule)
         if "pnp-shift" in config.quirks:
             levels = [*levels[1:], levels[-1]]
     return SourceTrack(torch.stack([levels[0]] * branches), levels)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from vimaedit.errors import RequestError
 
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
 
 GAP_IN_SOURCE, GAP_IN_TARGET, DIAGONAL = 1, 2, 3

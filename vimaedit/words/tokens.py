@@ -13,7 +13,15 @@ import numpy as np
 from vimaedit.config import EditConfig
 from vimaedit.errors import RequestError, shown
 from vimaedit.types import BlendPhrase, EditRequest
-from vimaedit.words.alignment import Float32Array, Int64Array, align_tokens, fold_refine, fold_replace, replacement_matrix
+from vimaedit.words.alignment import (
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    align_tokens,
+    fold_refine,
+    fold_replace,
+    replacement_matrix,
+)
 from vimaedit.words.changes import Change, PromptDifference, find_changes
 from vimaedit.words.linking import edited_tokens, link_tokens
 from vimaedit.words.lists import ENGLISH, WordLists
@@ -48,7 +56,8 @@ class EditTokens:
     P_edit = P_source @ fold + P_own * keep, for attention weights P of shape (..., T).
 
     Shapes: `source_ids`, `target_ids` (T,) int64, padded; `fold` (T, T), `keep` (T,) float32; `word_mask` (2, T) float32, 1 at
-    the tokens of the blend phrases, row 0 source, row 1 target.
+    the tokens of the blend phrases, row 0 source, row 1 target; `text_shares` (T,) float64, how long the text window of a target's
+    token is open, below 0: as long as the request's; None: all are.
     """
 
     source_ids: Int64Array
@@ -58,6 +67,7 @@ class EditTokens:
     word_mask: Float32Array
     blend_used: tuple[BlendPhrase, ...]  # as they stand in the prompts; no target sides without text guidance
     warnings: tuple[str, ...]  # each begins with its code
+    text_shares: Float64Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +135,16 @@ def settle_tokens(request: EditRequest, config: EditConfig, tokenizer: Tokenizer
             )
     difference = find_changes(*prompts)
     blend = _choose_blend(request, config, difference)
-    factors = _reweight_spans(request)
+    factors = _phrases_with(request.reweight, "reweight", MAX_REWEIGHT, request.target_prompt)
+    lengths = _phrases_with(request.word_windows, "word_windows", 1.0, request.target_prompt)
 
     # Everything that says what changes has to fit, whether or not it grounds.
     changed = [
-        [*blend.spans[side], *_spans_of((*difference.content, *difference.style), side), *(factors if side else ())]
+        [
+            *blend.spans[side],
+            *_spans_of((*difference.content, *difference.style), side),
+            *((*factors, *lengths) if side else ()),
+        ]
         for side in (0, 1)
     ]
     warnings = [*blend.warnings, *_weights_in(prompts)]
@@ -167,7 +182,15 @@ def settle_tokens(request: EditRequest, config: EditConfig, tokenizer: Tokenizer
         word_mask=word_mask,
         blend_used=blend.used if config.text_guidance else _source_sides(blend.used),
         warnings=tuple(warnings),
+        text_shares=_text_shares(lengths, texts[1], length) if lengths and config.text_guidance else None,
     )
+
+
+def _text_shares(lengths: dict[Span, float], target: TokenSpans, length: int) -> Float64Array:
+    shares = np.full(length, -1.0)
+    for span, share in lengths.items():
+        shares[tokens_of_spans(target.offsets, [span])] = share
+    return shares
 
 
 @dataclass(frozen=True)
@@ -274,19 +297,18 @@ def _source_sides(phrases: Iterable[BlendPhrase]) -> tuple[BlendPhrase, ...]:
     return tuple(replace(phrase, target=None) for phrase in phrases if phrase.source is not None)
 
 
-def _reweight_spans(request: EditRequest) -> dict[Span, float]:
+def _phrases_with(given: Iterable[tuple[str, float]], field: str, most: float, prompt: str) -> dict[Span, float]:
+    """Return the places in the target prompt of phrases that are given a number, 0 to `most`; those of several multiply."""
     factors: dict[Span, float] = {}
-    for phrase, factor in request.reweight:
-        if not (math.isfinite(factor) and 0 <= factor <= MAX_REWEIGHT):
-            raise RequestError(
-                "reweight_factor", field="reweight", got=f"{factor} for {phrase!r}", allowed=f"0 to {MAX_REWEIGHT:g}"
-            )
-        found = find_phrase(request.target_prompt, phrase)
+    for phrase, factor in given:
+        if not (math.isfinite(factor) and 0 <= factor <= most):
+            raise RequestError(f"{field}_factor", field=field, got=f"{factor} for {phrase!r}", allowed=f"0 to {most:g}")
+        found = find_phrase(prompt, phrase)
         if not found:
             raise RequestError(
-                "reweight_phrase_not_found",
-                field="reweight",
-                got=f"{phrase!r}, which is not in target_prompt {request.target_prompt!r}",
+                f"{field}_phrase_not_found",
+                field=field,
+                got=f"{phrase!r}, which is not in target_prompt {prompt!r}",
                 allowed="whole words of that prompt in any case",
             )
         for span in found:

@@ -149,7 +149,7 @@ def test_keys_and_values_made_once_give_the_same_passes_bit_for_bit(make_editor:
     editor = make_editor(steps=6, grounding_start=0.5)
     edits = [editor.prepare(request(n)) for n in range(2)]
     batch = editor.encode(edits)
-    projection = editor.backbone.networks.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+    projection = editor.backbone.networks.denoiser.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
     calls: list[int] = []
     hook = projection.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     try:

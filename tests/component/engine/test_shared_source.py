@@ -103,7 +103,7 @@ def test_rows_of_one_branch_are_attended_once_before_any_text(make_editor: Calla
     editor = make_editor(steps=3)
     requests: list[EditRequest | None] = [*edits_of(0, 2), None, None]
     (first,) = editor.backbone.sites.before_text
-    processor = editor.backbone.networks.unet.get_submodule(first)
+    processor = editor.backbone.networks.denoiser.get_submodule(first)
     counted: list[int] = []
     attend = processor._attend
 
@@ -147,7 +147,7 @@ def test_an_actor_lets_the_edits_of_a_record_share_their_source() -> None:
             fitted = FittedImage(image=own, crop_box=(0, 0, 128, 128), size=(128, 128))
             with_picture(row, fitted, clip_image=clip_view(own, facts.clip_side))
         counted: list[int] = []
-        unet = actor.editor.backbone.networks.unet
+        unet = actor.editor.backbone.networks.denoiser
         unet.register_forward_pre_hook(lambda module, inputs: counted.append(len(inputs[0])))
         actor.edit_rows(Unit(file=0, start=0, first_row=0, first_edit=0, count=4, take=4), rows)
         return rows, counted

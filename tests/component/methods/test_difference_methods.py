@@ -20,8 +20,7 @@ assert build  # a fixture
 
 
 def text_of(editor: BatchEditor, prompt: str) -> torch.Tensor:
-    ids = editor.backbone.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="np").input_ids
-    return editor.backbone.encode_text(ids)
+    return editor.backbone.encode_texts([prompt])["text"]
 
 
 def ddim(x: torch.Tensor, eps: torch.Tensor, a: float, b: float) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.component.conftest import request
-from tests.component.methods.test_methods import Build, build, equal_prompts, predict, run
+from tests.component.methods.test_methods import Build, build, conditioned, equal_prompts, predict, run
 from vimaedit.attention.control import plain_control
 from vimaedit.attention.recorder import TextProbe
 from vimaedit.engine.batch import EditBatch
@@ -41,8 +41,7 @@ def encoded(editor: BatchEditor, *requests: EditRequest) -> EditBatch:
 
 
 def text_of(editor: BatchEditor, prompt: str) -> torch.Tensor:
-    ids = editor.backbone.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="np").input_ids
-    return editor.backbone.encode_text(ids)
+    return editor.backbone.encode_texts([prompt])["text"]
 
 
 def test_the_losses_are_the_formulas() -> None:
@@ -52,7 +51,7 @@ def test_the_losses_are_the_formulas() -> None:
     words = np.zeros((2, 3, tokens), dtype=np.float32)
     words[0, 0, 2] = words[0, 1, [4, 5]] = words[0, 2, 8] = words[1, 0, 3] = 1
     background = (rng.random((2, n)) > 0.5).astype(np.float32)
-    learned = LearnedWords(ids=torch.zeros(2, tokens, dtype=torch.int64), words=torch.from_numpy(words))
+    learned = LearnedWords(ids={}, words=torch.from_numpy(words))
     place, overlap, behind, best = losses(torch.from_numpy(maps), learned, torch.from_numpy(background), hw)
     kernel = np.array([[math.exp(-(dy**2 + dx**2)) for dx in (-1, 0, 1)] for dy in (-1, 0, 1)])
     kernel /= kernel.sum()
@@ -83,7 +82,7 @@ def test_what_no_word_is_in_is_background() -> None:
     self_map = (block[:, None] == block).float()[None] + 0.01
     at_cross = torch.tensor([0, 1, 2, 0, 1, 2])
     words = torch.stack([(at_cross == 0).float() + 0.01, 5 * (at_cross == 2).float() + 0.05, torch.zeros(6)])[None]
-    learned = LearnedWords(ids=torch.zeros(1, 3, dtype=torch.int64), words=torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0, 0, 0]]]))
+    learned = LearnedWords(ids={}, words=torch.tensor([[[1.0, 0, 0], [0, 1, 0], [0, 0, 0]]]))
     found = background_cells(self_map, words, learned, (cross_hw, self_hw))
     assert found[0].tolist() == [0, 1, 0, 0, 1, 0]
 
@@ -102,7 +101,8 @@ def test_a_fit_lowers_its_loss_and_leaves_the_others_alone(build: Build) -> None
     requests = [request(0, source_prompt=PROMPT), request(1, source_prompt="a painting")]
     batch = encoded(editor, *requests)
     assert batch.learned is not None and batch.learned.exists.sum(dim=1).tolist() == [5, 0]
-    ids, words = batch.learned.ids.clone(), batch.learned.words.clone()
+    ids = {name: each.clone() for name, each in batch.learned.ids.items()}
+    words = batch.learned.words.clone()
     learned = LearnedWords(ids=ids, words=words)
     own = own_embeddings(editor.backbone, learned)
     passes: list[Pass] = []
@@ -128,12 +128,12 @@ def test_without_a_fit_the_map_is_the_attention_on_the_inverted_picture(build: B
     blend = batch.text_edit.words[0]
     found = learned_maps(editor.backbone, batch.x0, batch.learned, blend, editor.config, schedule)
     text = text_of(editor, request(0).source_prompt)
-    levels = invert(editor.backbone, batch.x0, editor.backbone.condition(text, None), schedule)
+    levels = invert(editor.backbone, batch.x0, conditioned(editor.backbone, batch.x0, text), schedule)
     for i, timestep in enumerate(schedule.timesteps):
         names = sorted(editor.backbone.sites.text_maps)
         probe = TextProbe([])
         control = dataclasses.replace(plain_control(torch.zeros(1)), text_probe=probe)
-        editor.backbone.predict(levels[i], torch.tensor(timestep), editor.backbone.condition(text, None), control)
+        editor.backbone.predict(levels[i], torch.tensor(timestep), conditioned(editor.backbone, batch.x0, text), control)
         n = found.shape[-1]
         grounding = [weights for weights in probe.weights if weights.shape[2] == n]
         assert len(grounding) == len(names)  # no layer in the middle has this side
@@ -187,19 +187,19 @@ def test_without_regularisation_it_is_ddim_backwards(build: Build, quirks: list[
     editor = build("p2p-zero", pix2pix_zero={"correlation": 0.0, "divergence": 0.0}, quirks=quirks)
     backbone, batch = editor.backbone, encoded(editor, request(0))
     schedule = method_schedule(editor.config, backbone.alphas_cumprod)
-    assert batch.inversion_text is not None
+    assert batch.inversion is not None
     noise = SeededNoise([0], (4, 16, 16))
-    track = begin_track(backbone, batch.x0, batch.inversion_text, batch.free_text, editor.config, schedule, noise)
+    track = begin_track(backbone, batch.x0, batch.inversion, batch.free, editor.config, schedule, noise)
     assert track.levels is not None
     if not quirks:
-        plain = invert(backbone, batch.x0, backbone.condition(batch.inversion_text, None), schedule)
+        plain = invert(backbone, batch.x0, batch.inversion, schedule)
         for own, other in zip(track.levels, plain, strict=True):
             torch.testing.assert_close(own, other, atol=1e-5, rtol=0)
         return
     alphas = backbone.alphas_cumprod
     below = [Level.of_noise(float(alphas[int(t) - 1])) for t in schedule.timesteps]
     for i in range(STEPS_OF := len(schedule)):
-        eps = predict(backbone, track.levels[i + 1], schedule.timesteps[i], batch.inversion_text)
+        eps = predict(backbone, track.levels[i + 1], schedule.timesteps[i], batch.inversion["text"])
         to = Level.of_noise(float(alphas[-1])) if i == 0 else below[i - 1]
         torch.testing.assert_close(track.levels[i], move(track.levels[i + 1], eps, below[i], to), atol=1e-4, rtol=0)
     assert STEPS_OF == editor.config.steps
@@ -220,9 +220,9 @@ def test_it_is_plain_guided_sampling_from_the_moved_latents(build: Build, rate: 
     backbone, config = editor.backbone, editor.config
     batch, states = run(editor, [request(0)])
     schedule = method_schedule(config, backbone.alphas_cumprod)
-    assert batch.inversion_text is not None
+    assert batch.inversion is not None
     noise = SeededNoise([request(0).seed], (4, 16, 16))
-    x = begin_track(backbone, batch.x0, batch.inversion_text, batch.free_text, config, schedule, noise).start
+    x = begin_track(backbone, batch.x0, batch.inversion, batch.free, config, schedule, noise).start
     source, target = text_of(editor, request(0).source_prompt), text_of(editor, request(0).target_prompt)
     for i, timestep in enumerate(schedule.timesteps):
         x_R, _ = keep_attention(backbone, x, batch.layout, batch.conditioning, torch.tensor(timestep), config)
@@ -245,8 +245,8 @@ def test_a_step_brings_the_text_attention_nearer(build: Build) -> None:
         for rows in (slice(1, 2), slice(0, 1), slice(2, 3)):  # source, and the target's rows beside it
             probe = TextProbe([])
             control = dataclasses.replace(plain_control(torch.zeros(1)), text_probe=probe)
-            text = batch.conditioning.text[slice(0, 1) if rows.start == 1 else rows]
-            backbone.predict(x_R[rows], torch.tensor(501), backbone.condition(text, None), control)
+            text = batch.conditioning["text"][slice(0, 1) if rows.start == 1 else rows]
+            backbone.predict(x_R[rows], torch.tensor(501), conditioned(backbone, batch.x0, text), control)
             probes.append(probe.weights)
         return sum(
             float((own - wanted).square().sum()) for row in probes[1:] for own, wanted in zip(row, probes[0], strict=True)
@@ -259,7 +259,7 @@ def test_a_step_brings_the_text_attention_nearer(build: Build) -> None:
 
 
 def test_gradients_are_refused_in_half_precision(loaded: tuple[Networks, ModelFacts], build: Build) -> None:
-    networks = dataclasses.replace(loaded[0], unet=copy.deepcopy(loaded[0].unet).half())
+    networks = dataclasses.replace(loaded[0], denoiser=copy.deepcopy(loaded[0].denoiser).half())
     for method in ("p2p-zero", "dpl"):
         config = build(method, image_guidance=False).config
         with pytest.raises(ConfigError, match=rf"^dtype: got float16 with method={method}, .* allowed: float32, bfloat16"):

@@ -16,6 +16,7 @@ from vimaedit.engine.editor import BatchEditor
 from vimaedit.errors import ConfigError
 from vimaedit.methods import METHODS
 from vimaedit.models.backbone import Backbone, Networks
+from vimaedit.models.conditioning import Conditioning
 from vimaedit.models.files import ModelFacts
 from vimaedit.pipeline import ViMAEditPipeline
 from vimaedit.recipes import method_config
@@ -46,10 +47,15 @@ def run(editor: BatchEditor, requests: list[EditRequest]) -> tuple[EditBatch, li
     return batch, states
 
 
+def conditioned(backbone: Backbone, x: torch.Tensor, text: torch.Tensor) -> Conditioning:
+    """Condition on states of text alone."""
+    return backbone.condition(Conditioning({"text": text}), None, backbone.canvas_of(x))
+
+
 def predict(backbone: Backbone, x: torch.Tensor, timestep: int, text: torch.Tensor) -> torch.Tensor:
     """Predict without any control; a loaded IP-Adapter has no say."""
     silent = plain_control(torch.zeros(len(x)))
-    return backbone.predict(x, torch.tensor(timestep), backbone.condition(text, None), silent)
+    return backbone.predict(x, torch.tensor(timestep), conditioned(backbone, x, text), silent)
 
 
 def equal_prompts(**options: Any) -> EditRequest:
@@ -134,7 +140,7 @@ def test_lock_step_equals_extracting_noise_maps_first(build: Build) -> None:
     schedule = method_schedule(editor.config, backbone.alphas_cumprod)
     noise = SeededNoise([edit.request.seed], tuple(batch.x0.shape[1:]))
     levels = [add_noise(batch.x0, noise.draw(i), level) for i, level in enumerate(schedule.levels)]
-    empty, _, source, target = batch.conditioning.text.split(1)
+    empty, _, source, target = batch.conditioning["text"].split(1)
 
     def mean(x: torch.Tensor, i: int, text: torch.Tensor, scale: float) -> torch.Tensor:
         eps = predict(backbone, torch.cat([x, x]), schedule.timesteps[i], torch.cat([empty, text]))
@@ -154,17 +160,17 @@ def test_lock_step_equals_extracting_noise_maps_first(build: Build) -> None:
 @pytest.mark.parametrize("method", ["p2p", "masactrl", "pnp"])
 def test_with_all_windows_closed_it_is_plain_guided_sampling(build: Build, method: str) -> None:
     closed = {"self": 0.0, "text": 0.0, "image": 0.0, "feature": 0.0}
-    editor = build(method, windows=closed, mutual_start=STEPS, blend="none", negative_prompt="", image_guidance=False)
+    editor = build(method, windows=closed, mutual_start=STEPS, blend="none", negative_prompt=None, image_guidance=False)
     backbone, edit = editor.backbone, editor.prepare(request(0))
     batch = editor.encode([edit])
     states: list[StepState] = []
     editor.run(batch, [edit], states.append)
     schedule = method_schedule(editor.config, backbone.alphas_cumprod)
-    empty, _, target = batch.conditioning.text.split(1)
-    assert batch.inversion_text is not None
+    empty, _, target = batch.conditioning["text"].split(1)
+    assert batch.inversion is not None
     inverted = batch.x0
     for i in reversed(range(STEPS)):
-        eps = predict(backbone, inverted, schedule.timesteps[i], batch.inversion_text)
+        eps = predict(backbone, inverted, schedule.timesteps[i], batch.inversion["text"])
         inverted = add_noise(predict_x0(inverted, eps, schedule.next_levels[i]), eps, schedule.levels[i])
     x = inverted
     for i in range(STEPS):
@@ -180,13 +186,17 @@ def test_an_edit_of_attention_between_equal_rows_is_no_edit(build: Build, method
     first = []
     for share in (1.0, 0.0):
         editor = build(
-            method, windows={"self": share, "feature": share}, mutual_start=0 if share else STEPS, negative_prompt=""
+            method, windows={"self": share, "feature": share}, mutual_start=0 if share else STEPS, negative_prompt=None
         )
         edit = editor.prepare(request(0))
         batch = editor.encode([edit])
-        text = batch.conditioning.text[batch.layout.num_rows // 3 : 2 * batch.layout.num_rows // 3].expand(3, -1, -1)
+        text = batch.conditioning["text"][batch.layout.num_rows // 3 : 2 * batch.layout.num_rows // 3].expand(3, -1, -1)
         batch = type(batch)(
-            **{**vars(batch), "conditioning": editor.backbone.condition(text, None), "inversion_text": text[:1]}
+            **{
+                **vars(batch),
+                "conditioning": batch.conditioning.having(text=text),
+                "inversion": batch.inversion.having(text=text[:1]),
+            }
         )
         states: list[StepState] = []
         editor.run(batch, [edit], states.append)
@@ -201,9 +211,9 @@ def test_rows_that_are_left_out_change_nothing(build: Build) -> None:
     edit = editor.prepare(request(0))
     batch = editor.encode([edit])
     # The source's own unconditional row reads the empty text; here it has to read what the target's does.
-    text = batch.conditioning.text.clone()
+    text = batch.conditioning["text"].clone()
     text[0] = text[1]
-    batch = type(batch)(**{**vars(batch), "conditioning": editor.backbone.condition(text, None)})
+    batch = type(batch)(**{**vars(batch), "conditioning": batch.conditioning.having(text=text)})
     four = editor.run(batch, [edit])
     assert batch.layout.num_rows == 4
     torch.testing.assert_close(three[-1].latents, four.latents, atol=1e-3, rtol=0)

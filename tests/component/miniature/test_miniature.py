@@ -16,12 +16,12 @@ from vimaedit.metrics.clip import ClipScore
 from vimaedit.miniature.training.card import num_found
 from vimaedit.miniature.training.data import captioned_scene
 from vimaedit.models.files import SHIPPED, recipe_config, resolve_model
-from vimaedit.models.text_to_image import draw_pictures, load_text_to_image
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.edits import Edit, make_edit
 from vimaedit.scenes.reading.find import read_unknown
 from vimaedit.scenes.reading.judge import judge_edit
 from vimaedit.scenes.render import render_scene
+from vimaedit.synthesis.text_to_image import draw_pictures, load_text_to_image
 from vimaedit.types import EditRequest, EditResult, Status
 
 MEGABYTE = 1_000_000

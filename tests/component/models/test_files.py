@@ -21,6 +21,7 @@ from vimaedit.errors import ConfigError
 from vimaedit.miniature.random_bundle import random_bundle
 from vimaedit.models import files as model_files
 from vimaedit.models.backbone import Backbone, Networks
+from vimaedit.models.conditioning import Conditioning
 from vimaedit.models.files import model_digest, model_facts, resolve_model
 from vimaedit.models.networks import choose_device, load_networks
 from vimaedit.models.sd1 import SD1
@@ -55,29 +56,33 @@ def test_a_bundle_and_its_parts_named_one_by_one_are_the_same_model(bundle: Path
     )
     assert model_digest(whole) == model_digest(parts)
     assert (whole.ip_adapter, whole.clip) == (parts.ip_adapter, parts.clip)
-    assert same_weights(load(model=str(bundle)).unet, load(model=str(bundle / "sd")).unet)
+    assert same_weights(load(model=str(bundle)).denoiser, load(model=str(bundle / "sd")).denoiser)
+
+
+def weights_of(networks: Networks) -> list[torch.nn.Module]:
+    return [networks.denoiser, networks.vae, *networks.text_encoders.values()]
 
 
 def test_a_single_checkpoint_file_holds_the_same_networks(bundle: Path, tmp_path: Path) -> None:
     write_checkpoint(bundle / "sd", tmp_path / "model.safetensors", layers=1, levels=3)
     single = load(model=str(tmp_path / "model.safetensors"), model_config=str(bundle / "sd"))
     folder = load(model=str(bundle / "sd"))
-    for name in ("unet", "vae", "text_encoder"):
-        assert same_weights(getattr(single, name), getattr(folder, name)), name
+    for own, other in zip(weights_of(single), weights_of(folder), strict=True):
+        assert same_weights(own, other)
     assert single.alphas_cumprod.tolist() == folder.alphas_cumprod.tolist()
 
 
 def test_half_precision_keeps_clip_whole(bundle: Path) -> None:
     model = ModelConfig(model=str(bundle), device="cpu", dtype="bfloat16")
     networks = load_networks(resolve_model(model), model)
-    assert networks.unet.dtype == networks.vae.dtype == networks.text_encoder.dtype == torch.bfloat16
+    assert networks.denoiser.dtype == networks.vae.dtype == networks.text_encoders["text_encoder"].dtype == torch.bfloat16
     assert networks.clip is not None and networks.clip.dtype == torch.float32
 
 
 def write_lora(folder: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    unet = load(model="random").unet
+    unet = load(model="random").denoiser
     unet.add_adapter(LoraConfig(r=3, target_modules=["to_q", "to_v"], init_lora_weights=False))
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(unet))
 
@@ -86,9 +91,9 @@ def test_loras_are_merged_with_their_scale_and_change_the_digest(tmp_path: Path)
     torch.manual_seed(5)
     write_lora(tmp_path)
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
-    plain = load(model="random").unet.get_parameter(name)
+    plain = load(model="random").denoiser.get_parameter(name)
     full, half, none = (
-        load(model="random", lora=[Lora(path=str(tmp_path), scale=s)]).unet.get_parameter(name) for s in (1.0, 0.5, 0.0)
+        load(model="random", lora=[Lora(path=str(tmp_path), scale=s)]).denoiser.get_parameter(name) for s in (1.0, 0.5, 0.0)
     )
     assert not torch.equal(plain, full)
     torch.testing.assert_close(half - plain, 0.5 * (full - plain), atol=1e-6, rtol=0)
@@ -142,9 +147,9 @@ def test_models_that_cannot_be(bundle: Path, tmp_path: Path, options: dict[str, 
 def test_other_families_are_named(bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundle / "sd", tmp_path / "xl"))
     index = json.loads((copy / "model_index.json").read_text())
-    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionXLPipeline"}))
+    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionXLInpaintPipeline"}))
     with pytest.raises(
-        ConfigError, match="model: got a StableDiffusionXLPipeline; allowed: models of the Stable Diffusion 1.x layout"
+        ConfigError, match="model: got a StableDiffusionXLInpaintPipeline; allowed: models of the Stable Diffusion 1.x layout"
     ):
         resolve_model(ModelConfig(model=str(copy)))
 
@@ -161,7 +166,7 @@ def test_a_second_family_is_known_by_its_entry_alone(bundle: Path, tmp_path: Pat
     files = resolve_model(model, image_guidance=False)
     assert files.family is wide and resolve_model(ModelConfig(model=str(bundle))).family is SD1
     backbone = Backbone(load_networks(files, model), EditConfig(image_guidance=False))
-    sides = {site.name: site.side for site in list_sites(backbone.networks.unet)}
+    sides = {site.name: site.side for site in list_sites(backbone.networks.denoiser)}
     assert (backbone.self_side, backbone.cross_side) == (1.0, 0.5)
     assert {sides[name] for name in backbone.sites.self_routing} == {0.25}
     assert {sides[name] for name in backbone.sites.self_maps} == {1.0}
@@ -171,7 +176,7 @@ def test_a_second_family_is_known_by_its_entry_alone(bundle: Path, tmp_path: Pat
 def test_a_hub_id_is_found_in_the_hubs_cache(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    for name, layout in (("good", "StableDiffusionPipeline"), ("other", "FluxPipeline")):
+    for name, layout in (("good", "StableDiffusionPipeline"), ("other", "KandinskyPipeline")):
         repository = tmp_path / f"models--owner--{name}"
         (repository / "refs").mkdir(parents=True)
         (repository / "refs" / "main").write_text("0" * 40)
@@ -182,7 +187,7 @@ def test_a_hub_id_is_found_in_the_hubs_cache(bundle: Path, tmp_path: Path, monke
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     files = resolve_model(ModelConfig(model="owner/good"), image_guidance=False)
     assert files.diffusers == tmp_path / "models--owner--good" / "snapshots" / ("0" * 40)
-    with pytest.raises(ConfigError, match="^model: got a FluxPipeline; allowed: "):
+    with pytest.raises(ConfigError, match="^model: got a KandinskyPipeline; allowed: "):
         resolve_model(ModelConfig(model="owner/other"), image_guidance=False)
     (tmp_path / "models--owner--other" / "snapshots" / ("0" * 40) / "model_index.json").unlink()
     with pytest.raises(ConfigError, match="^model: got the folder 'owner/other' without model_index.json; allowed: "):
@@ -212,7 +217,7 @@ def test_a_velocity_becomes_the_noise_that_the_stock_scheduler_sees(bundle: Path
     scheduler.set_timesteps(50)
     generator = torch.Generator().manual_seed(0)
     noisy = torch.randn(2, 4, 16, 16, generator=generator)
-    conditioning = velocity_of.condition(torch.randn(2, 77, 64, generator=generator), None)
+    conditioning = Conditioning({"text": torch.randn(2, 77, 64, generator=generator)})
     for timestep in (981, 501, 1):
         time = torch.tensor(timestep)
         velocity = velocity_of.predict(noisy, time, conditioning, None)  # the same weights: what the network gives

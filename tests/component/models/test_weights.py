@@ -131,7 +131,9 @@ def test_tensors_that_nothing_uses_are_told(bundle: Path, name: str) -> None:
     assert (told.count, told.examples) == (1, (extra,))
     assert told.total > 15 and re.search(r": 1 of \d+ left out \(" + re.escape(extra) + r"\): ", told.text())
     after = load(bundle)
-    assert same(before.unet, after.unet) and same(before.text_encoder, after.text_encoder)
+    assert same(before.denoiser, after.denoiser) and same(
+        before.text_encoders["text_encoder"], after.text_encoders["text_encoder"]
+    )
 
 
 def test_the_scoring_clip_is_held_to_the_same(bundle: Path) -> None:
@@ -144,7 +146,7 @@ def test_the_scoring_clip_is_held_to_the_same(bundle: Path) -> None:
 
 
 def write_lora(path: Path, rename: Callable[[str], str]) -> list[str]:
-    unet = load("random").unet
+    unet = load("random").denoiser
     torch.manual_seed(5)
     unet.add_adapter(LoraConfig(r=3, target_modules=["to_q", "to_v"], init_lora_weights=False))
     tensors = {rename(f"unet.{key}"): value.contiguous() for key, value in get_peft_model_state_dict(unet).items()}
@@ -216,7 +218,11 @@ def test_weights_in_several_files_are_read(bundle: Path, suffix: str) -> None:
     shard(bundle / "sd" / "unet", "diffusion_pytorch_model", suffix)
     shard(bundle / "sd" / "text_encoder", {"bin": "pytorch_model", "safetensors": "model"}[suffix], suffix)
     after = load(bundle)
-    assert same(before.unet, after.unet) and same(before.text_encoder, after.text_encoder) and after.left_out == ()
+    assert (
+        same(before.denoiser, after.denoiser)
+        and same(before.text_encoders["text_encoder"], after.text_encoders["text_encoder"])
+        and after.left_out == ()
+    )
     probe(bundle)
 
 
@@ -226,7 +232,7 @@ def test_only_what_is_used_is_asked_for(bundle: Path) -> None:
     checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
     path.write_text(json.dumps({**index, **checker, "image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}))
     shutil.rmtree(bundle / "sd" / "feature_extractor")
-    assert same(load(bundle).unet, load("random").unet)
+    assert same(load(bundle).denoiser, load("random").denoiser)
 
 
 def test_weights_of_a_variant_alone_are_named(bundle: Path) -> None:
@@ -237,7 +243,7 @@ def test_weights_of_a_variant_alone_are_named(bundle: Path) -> None:
         ConfigError, match=r"unet, which holds no weights but those of the variant fp16; allowed: variant=fp16$"
     ):
         probe(bundle)
-    assert same(load(bundle, variant="fp16").unet, load("random").unet)
+    assert same(load(bundle, variant="fp16").denoiser, load("random").denoiser)
 
 
 def nested(tensors: Tensors) -> dict[str, Tensors]:
@@ -260,7 +266,7 @@ def test_an_adapter_is_found_in_its_folder(bundle: Path, tmp_path: Path, place: 
     else:
         save_file(tensors, path)
     before, after = load(bundle), load(bundle, ip_adapter=str(tmp_path / "adapter"))
-    assert same(before.unet, after.unet)
+    assert same(before.denoiser, after.denoiser)
 
 
 def test_a_folder_without_one_adapter_says_what_it_holds(bundle: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def make_inputs(folder: Path) -> InputSet:
 
 def write_parts(folder: Path, stored: StoredPlan) -> None:
     """Write a part for every unit: real footers over rows that hold nothing."""
-    facts = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+    facts = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
     job = EditJobConfig(input="in", output=str(folder / "out"))
     context = make_context(job, facts, schema=stored.schema, plan_digest=stored.plan.digest)
     (folder / "out" / "data").mkdir()

@@ -25,7 +25,7 @@ from tests.contexts import make_context
 from vimaedit.errors import ConfigError
 from vimaedit.models.files import ModelFacts
 
-FACTS = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+FACTS = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
 STATUSES = ("ok", "failed", "ok", "rejected")
 
 

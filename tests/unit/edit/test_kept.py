@@ -27,7 +27,7 @@ from tests.contexts import make_context
 from vimaedit.models.files import ModelFacts
 from vimaedit.types import EditResult, Status
 
-FACTS = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+FACTS = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
 
 
 def picture(number: int) -> bytes:

@@ -30,7 +30,7 @@ SECRET = "s3://ann:hush@bucket/model"
 
 
 def context_of(**options: Any) -> RunContext:
-    facts = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+    facts = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
     return make_context(EditJobConfig(input="in", output="out", **options), facts)
 
 

@@ -21,10 +21,10 @@ def test_a_pipeline_is_of_the_family_that_it_is_laid_out_like(named: str) -> Non
     assert family_of({"_class_name": named}) is SD1
 
 
-@pytest.mark.parametrize(("index", "got"), [({"_class_name": "FluxPipeline"}, "FluxPipeline"), ({}, "None")])
+@pytest.mark.parametrize(("index", "got"), [({"_class_name": "KandinskyPipeline"}, "KandinskyPipeline"), ({}, "None")])
 def test_another_kind_of_pipeline_is_refused_by_its_name(index: dict[str, str], got: str) -> None:
-    text = f"model_config: got a {got}; allowed: models of the Stable Diffusion 1.x layout (StableDiffusionPipeline), by the _class_name of their model_index.json"
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+    text = f"model_config: got a {got}; allowed: models of the Stable Diffusion 1.x layout (StableDiffusionPipeline), "
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}.*, by the _class_name of their model_index.json$"):
         family_of(index, "model_config")
 
 

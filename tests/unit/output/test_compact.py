@@ -27,7 +27,7 @@ ROWS = {"00000-000000000": 3, "00000-000000003": 3, "00001-000000000": 1, "00002
 
 def make_run(folder: Path) -> RunContext:
     """Write a finished run of five units, out of the order in which their names sort."""
-    facts = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+    facts = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
     context = make_context(EditJobConfig(input="in", output=str(folder)), facts)
     output, number = locate(str(folder)), 0
     for unit, count in ROWS.items():

@@ -33,7 +33,7 @@ from vimaedit.config import Thresholds
 from vimaedit.errors import ConfigError
 from vimaedit.models.files import ModelFacts
 
-FACTS = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+FACTS = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
 
 
 def write_input(folder: Path, name: str, count: int, **others: Any) -> None:

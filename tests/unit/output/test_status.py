@@ -22,7 +22,7 @@ from pipelines.store.location import locate, put_atomic, write_success
 from tests.contexts import make_context
 from vimaedit.models.files import ModelFacts
 
-FACTS = ModelFacts(name="tiny", canvas_size=16, granularity=8, clip_side=7, warning=None)
+FACTS = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
 STATUSES = ("ok", "failed", "ok", "rejected")
 
 

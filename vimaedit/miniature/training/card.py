@@ -33,13 +33,13 @@ from vimaedit.miniature.training.options import parse_options
 from vimaedit.models.backbone import Backbone
 from vimaedit.models.files import ModelFiles, resolve_model
 from vimaedit.models.networks import choose_device, load_networks, quiet_libraries
-from vimaedit.models.text_to_image import draw_pictures, load_text_to_image
 from vimaedit.scenes.benchmark import benchmark_seed, spread_categories
 from vimaedit.scenes.edits import CATEGORIES, edit_mask, make_edit
 from vimaedit.scenes.reading.find import read_unknown
 from vimaedit.scenes.reading.judge_compare import Comparison, compare_objects
 from vimaedit.scenes.reading.reader import attributes_of, layout_of, read_scene
 from vimaedit.scenes.scenes import SPLITS, Scene
+from vimaedit.synthesis.text_to_image import draw_pictures, load_text_to_image
 from vimaedit.types import UInt8Array
 
 OBJECT_COUNTS = (1, 2)

@@ -12,7 +12,7 @@ import pytest
 from vimaedit.config import ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.models.files import ModelFiles, resolve_model
-from vimaedit.models.text_to_image import draw_pictures, load_text_to_image
+from vimaedit.synthesis.text_to_image import draw_pictures, load_text_to_image
 
 CAPTIONS = ("a red star on a blue background", "two moons", "a sketch of a house")
 
