@@ -1,4 +1,4 @@
-"""Say how far a run is, what came of its rows, and who is at work, from what its output holds."""
+"""Say how far a run is, what came of its rows, and who is at work, from what its output holds; or how a picture came about."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs._cli.main import run_job
 from pipelines.exits import EXIT_DONE
-from pipelines.output.status import RunStatus, StatusConfig, read_status
+from pipelines.output.status import RunStatus, StatusConfig, read_picture_mark, read_status
 from pipelines.store.patience import LOCK_STALE_S
 from vimaedit.types import Status
 
@@ -49,13 +49,17 @@ def _lock(status: RunStatus) -> str:
 
 
 def _show(config: StatusConfig) -> int:
-    print(status_text(read_status(config)))
+    if config.image:
+        mark = read_picture_mark(config.image)
+        print("\n".join(f"{name}: {value}" for name, value in mark.items()) or "no mark of an edited picture")
+    else:
+        print(status_text(read_status(config)))
     return EXIT_DONE
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job(StatusConfig, _show, words, name="status", summary=__doc__ or "", required=("output",))
+    return run_job(StatusConfig, _show, words, name="status", summary=__doc__ or "", required=())
 
 
 if __name__ == "__main__":

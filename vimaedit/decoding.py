@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from vimaedit.errors import RequestError
 from vimaedit.images import Size
+from vimaedit.marks import is_generated
 from vimaedit.types import BoolArray, UInt8Array
 
 # The pixel count is checked here, from the header and with the run's own limit; PIL's guard would warn below that limit, in
@@ -54,11 +55,13 @@ Picture = Image.Image | UInt8Array | bytes | str | PathLike[str]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedImage:
-    """A picture (height, width, 3), upright and in sRGB; the EXIF orientation in which it is stored, 1 for upright; and what to
+    """A picture (height, width, 3), upright and in sRGB; the EXIF orientation in which it is stored, 1 for upright; whether its mark
+    says that a model has drawn it; and what to
     know of it, each warning with its code in front."""
 
     pixels: UInt8Array
     orientation: int = 1
+    is_generated: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -285,7 +288,8 @@ def _decoded(stored: Image.Image, notes: list[str]) -> DecodedImage:
     if alpha is not None:
         pixels.putalpha(alpha)
         pixels = Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")
-    return DecodedImage(pixels=np.array(pixels), orientation=orientation, warnings=tuple(notes))
+    generated = is_generated(stored)
+    return DecodedImage(pixels=np.array(pixels), orientation=orientation, is_generated=generated, warnings=tuple(notes))
 
 
 def _eight_bits(image: Image.Image, notes: list[str]) -> Image.Image:

@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 
 from vimaedit.config import FITS, check_choice
 from vimaedit.errors import ConfigError, RequestError
+from vimaedit.marks import mark_options
 from vimaedit.types import BoolArray, UInt8Array
 
 Size = tuple[int, int]
@@ -62,12 +63,13 @@ class CanvasSpec:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedImage:
     """A picture on the canvas: `image` (height, width, 3) uint8, the part of the upright original it shows, the original's size,
-    and the EXIF orientation in which that was stored."""
+    the EXIF orientation in which that was stored, and whether its mark says that a model has drawn it."""
 
     image: UInt8Array
     crop_box: Box
     size: Size
     orientation: int = 1
+    is_generated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -214,8 +216,8 @@ def paste_mask(mask: BoolArray, original_size: Size, crop_box: Box) -> BoolArray
     return pasted
 
 
-def encode_image(image: UInt8Array, image_format: str) -> bytes:
-    """Encode a picture (height, width, 3) as `png` (level 1), lossless `webp` or `jpeg` (quality 95).
+def encode_image(image: UInt8Array, image_format: str, mark: bytes | None = None) -> bytes:
+    """Encode a picture (height, width, 3) as `png` (level 1), lossless `webp` or `jpeg` (quality 95), with its mark (`marks`).
 
     Raises: RequestError `image_too_wide` where the format cannot hold it.
     """
@@ -229,7 +231,8 @@ def encode_image(image: UInt8Array, image_format: str) -> bytes:
             allowed=f"up to {limit} px a side, or image_format=png",
         )
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=image_format, **CODINGS[image_format])
+    options = {} if mark is None else mark_options(mark, image_format)
+    Image.fromarray(image).save(buffer, format=image_format, **CODINGS[image_format], **options)
     return buffer.getvalue()
 
 

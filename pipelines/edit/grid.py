@@ -13,6 +13,7 @@ from pipelines.edit.picture import EditImageConfig, OnePicture
 from pipelines.edit.sheet import BACKGROUND, FONT_PX, GAP_PX, INK, MAX_SIDE_PX, paste
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
+from vimaedit.marks import mark_options
 
 PICTURE_PX = 256
 MASK_PX = PICTURE_PX // 2
@@ -113,7 +114,7 @@ def sweep_picture(
         f"{config.source_prompt} -> {config.target_prompt}",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(path)
+    grid.save(path, **mark_options(picture.mark, "png"))
 
 
 def grid_size(columns: int, rows: int) -> tuple[int, int]:

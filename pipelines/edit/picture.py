@@ -12,10 +12,12 @@ import numpy as np
 from pipelines.edit.sheet import draw_sheet
 from pipelines.options import Frame, check_bases
 from pipelines.store.location import check_writable, locate
+from pipelines.store.masking import mask_urls
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.decoding import read_mask, read_picture
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import encode_image, encode_mask
+from vimaedit.marks import COMPOSITE, GENERATED, make_mark, mark_options
 from vimaedit.types import Status
 
 if TYPE_CHECKING:
@@ -65,6 +67,12 @@ class OnePicture:
 
     config: EditImageConfig
     blend: Sequence[BlendPhrase]
+    is_generated: bool = False  # its mark says that a model has drawn it
+
+    @property
+    def mark(self) -> bytes:
+        """What an edit of it, or a sheet of edits, carries."""
+        return make_mark(GENERATED if self.is_generated else COMPOSITE, model=mask_urls(self.config.model))
 
     def edit(self, pipe: ViMAEditPipeline, on_step: Callable[..., None] | None = None) -> ViMAEditOutput:
         """Edit it; the model is loaded with the first edit.
@@ -100,12 +108,12 @@ def look_at(config: EditImageConfig, blend: Sequence[BlendPhrase], written: Sequ
         raise ConfigError(f"output: got {config.output!r}, which is a folder; allowed: a file name that ends in .png")
     check_writable(locate(str(Path(config.output).parent)))
     try:
-        read_picture(config.image)
+        is_generated = read_picture(config.image).is_generated
         if config.given_mask is not None:
             read_mask(config.given_mask)
     except RequestError as error:
         raise ConfigError(str(error)) from error
-    return OnePicture(config=config, blend=blend)
+    return OnePicture(config=config, blend=blend, is_generated=is_generated)
 
 
 def places(config: EditImageConfig) -> tuple[Path, Path]:
@@ -129,7 +137,7 @@ def edit_picture(picture: OnePicture, progress: Callable[[int, int], None]) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(row["edited_image"]["bytes"])
     sheet, _ = draw_sheet([row])
-    sheet.save(sheet_path)
+    sheet.save(sheet_path, **mark_options(picture.mark, "png"))
     return PictureSummary(edited=path, sheet=sheet_path, blend=output.blend, warnings=output.warnings)
 
 
@@ -148,7 +156,7 @@ def _sheet_row(picture: OnePicture, output: ViMAEditOutput) -> dict[str, Any]:
         "error_message": None,
         "warnings": output.warnings,
         "image": {"bytes": encode_image(source, "png")},
-        "edited_image": {"bytes": encode_image(edited, "png")},
+        "edited_image": {"bytes": encode_image(edited, "png", picture.mark)},
         "edit_mask": edit_mask,
         "critical_mask": critical_mask,
     }

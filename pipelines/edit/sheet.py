@@ -15,6 +15,7 @@ from pipelines.output.plan import Unit
 from pipelines.store.location import Location, put_atomic
 from pipelines.store.masking import cut, mask_urls
 from pipelines.store.parquet import read_batches
+from vimaedit.marks import COMPOSITE, make_mark, mark_options
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def write_sheet(output: Location, units: Sequence[Unit], num_results: int) -> tu
 def put_sheet(place: Location, sheet: Image.Image) -> None:
     """Write a sheet as PNG."""
     buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
+    sheet.save(buffer, format="PNG", **mark_options(make_mark(COMPOSITE), "png"))
     put_atomic(place, buffer.getvalue())
 
 

@@ -18,6 +18,7 @@ from pipelines.store.masking import cut_quotes, mask_urls
 from vimaedit.decoding import decode_image
 from vimaedit.errors import RequestError, shown
 from vimaedit.images import encode_image, encode_mask, paste_back, paste_mask
+from vimaedit.marks import COMPOSITE, GENERATED, make_mark
 from vimaedit.metrics.background import background_metrics
 from vimaedit.types import BoolArray, Status, UInt8Array
 
@@ -124,20 +125,32 @@ def _pictures(context: RunContext, row: Row) -> dict[str, Any]:
     job, framed = context.job, _frame(context, row)
     source, edited, edit_mask, critical_mask = framed.source, framed.edited, framed.edit_mask, framed.critical_mask
     ok = row.status == Status.OK and source is not None and edited is not None
+    is_generated = row.picture is not None and row.picture.is_generated
     image: dict[str, Any] | None = None
     if source is not None and job.keep_source == "true":
-        image = {"bytes": encode_image(source, job.picture_coding), "path": None}
+        mark = make_mark(GENERATED) if is_generated else None
+        image = {"bytes": encode_image(source, job.picture_coding, mark), "path": None}
     elif source is not None and job.keep_source == "path" and row.image_path is not None:
         image = {"bytes": None, "path": row.image_path}
     return {
         "image": image,
-        "edited_image": {"bytes": encode_image(edited, job.picture_coding), "path": None}
+        "edited_image": {"bytes": encode_image(edited, job.picture_coding, _mark(context, row, is_generated)), "path": None}
         if ok and edited is not None
         else None,
         "edit_mask": {"bytes": encode_mask(edit_mask), "path": None} if ok and edit_mask is not None else None,
         "critical_mask": {"bytes": encode_mask(critical_mask), "path": None} if ok and critical_mask is not None else None,
         "metrics": {**_metrics(row), **row.measured} if ok else None,
     }
+
+
+def _mark(context: RunContext, row: Row, is_generated: bool) -> bytes:
+    """Say of an edited picture how it came about. Nothing in it depends on where or when it was edited."""
+    return make_mark(
+        GENERATED if is_generated else COMPOSITE,
+        run=context.config_digest,
+        row=f"{row.input_file}#{row.input_row}/{row.edit_index}",
+        model=context.model_digest,
+    )
 
 
 def _metrics(row: Row) -> dict[str, Any]:

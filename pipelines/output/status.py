@@ -11,20 +11,25 @@ from pipelines.output.finish import count_statuses, read_run
 from pipelines.output.parts import read_parts
 from pipelines.output.plan import load_plan
 from pipelines.output.resume import find_work
-from pipelines.store.location import is_complete, locate
+from pipelines.store.location import is_complete, locate, read_bytes
 from pipelines.store.lock import describe_holder, read_lock
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import ConfigError
+from vimaedit.marks import read_mark
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig:
-    """`jobs.status`: which output to look at."""
+    """`jobs.status`: which output to look at, or which picture."""
 
     output: str = ""  # of an editing run, local or any fsspec URL
+    image: str = ""  # instead: an edited picture, whose mark is told, local or any fsspec URL
 
     def __post_init__(self) -> None:
-        check_given(self, ("output",))
+        if not self.image:
+            check_given(self, ("output",))
+        elif self.output:
+            raise ConfigError(f"image: got {self.image!r} beside output; allowed: one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,19 @@ class RunStatus:
     age_s: float | None
     rows_in_work: int | None
     rate: float | None
+
+
+def read_picture_mark(image: str) -> dict[str, str]:
+    """Read what the mark of a picture says; empty where it carries none.
+
+    Raises: ConfigError where there is no such picture.
+    """
+    place = locate(image)
+    try:
+        return read_mark(read_bytes(place))
+    except OSError as error:  # also Pillow's, for what is no picture
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error).strip()
+        raise ConfigError(f"image: got {mask_urls(place.url)} ({mask_urls(reason)}); allowed: an edited picture") from error
 
 
 def read_status(config: StatusConfig) -> RunStatus:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 
 from pipelines.store.patience import DECODER_CPU_S, DECODER_STOP_S, DECODER_TRIES
@@ -169,6 +169,7 @@ def decode_record(record: CodedRecord) -> DecodedRecord:
         except RequestError as error:
             bad_mask = error
     picture = fit_picture(pixels, mask, record.canvas, record.clip_side, original.orientation)
+    picture = replace(picture, fitted=replace(picture.fitted, is_generated=original.is_generated))
     return DecodedRecord(picture=picture, bad_mask=bad_mask, warnings=warnings)
 
 

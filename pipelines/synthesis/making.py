@@ -22,6 +22,7 @@ from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.input import CaptionSet, Chunk, Record, read_records
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import encode_image
+from vimaedit.marks import GENERATED, make_mark
 from vimaedit.scenes.draws import Draws
 from vimaedit.seeds import derive_seed
 from vimaedit.synthesis.candidates import spread_candidates
@@ -161,7 +162,7 @@ class Maker:
         made.drawing_s, made.num_drawn = time.perf_counter() - started, len(drawn)
         pictures: list[bytes | Exception] = [b""] * len(records)
         for n, picture in zip(wanted, drawn, strict=True):
-            pictures[n] = encode_image(picture, "png")
+            pictures[n] = encode_image(picture, "png", make_mark(GENERATED))
         return pictures
 
     def _picture(self, record: Record) -> bytes | Exception:

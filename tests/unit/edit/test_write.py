@@ -23,6 +23,7 @@ from pipelines.store.masking import cut, cut_quotes, without_secrets
 from tests.contexts import make_context, make_picture, make_row
 from vimaedit.errors import ConfigError
 from vimaedit.images import CanvasSpec, encode_image, fit_image
+from vimaedit.marks import COMPOSITE, read_mark
 from vimaedit.models.files import ModelFacts
 from vimaedit.types import EditResult, Status
 
@@ -115,6 +116,11 @@ def test_an_edit_is_pasted_back_where_its_mask_is_and_measured_before() -> None:
         row.coded = encode_image(original, "png") if frame == "original" else None
         row.take(EditResult(id="a", status=Status.OK, source=row.picture.image, image=edited, edit_mask=mask))
         rows[frame, paste] = encode_row(context_of(frame=frame, paste=paste), "u", row)
+    marks = [read_mark(row["edited_image"]["bytes"]) for row in rows.values()]
+    context = context_of()
+    assert [mark["DigitalSourceType"] for mark in marks] == [COMPOSITE] * 3
+    assert marks[0]["run"] == context.config_digest and marks[0]["model"] == context.model_digest
+    assert marks[0]["row"] == f"{row.input_file}#{row.input_row}/{row.edit_index}"
     by_mask, by_frame = (
         np.asarray(Image.open(io.BytesIO(rows["original", paste]["edited_image"]["bytes"]))) for paste in ("mask", "frame")
     )
