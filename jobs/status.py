@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs._cli.main import run_job
+from pipelines.cluster.losses import losses_lines
 from pipelines.exits import EXIT_DONE
 from pipelines.output.status import RunStatus, StatusConfig, read_picture_mark, read_status
 from pipelines.store.patience import LOCK_STALE_S
@@ -19,6 +20,7 @@ def status_text(status: RunStatus) -> str:
     lines = [
         f"state:  {_state(status)}",
         f"rows:   {status.rows_done} of {status.rows_total}{share}: {counts}",
+        *losses_lines(status.losses),
         f"units:  {status.units_done} of {status.units_total}, generation {status.generation}",
     ]
     if not status.planned:
@@ -33,7 +35,8 @@ def status_text(status: RunStatus) -> str:
 
 def _state(status: RunStatus) -> str:
     if status.finished:
-        return f"finished (exit code {status.exit_code})"
+        why = f": {status.exit_reason}" if status.exit_reason else ""
+        return f"finished (exit code {status.exit_code}{why})"
     if status.is_released:
         ended = f", interrupted by {status.interrupted}" if status.interrupted else ""
         return f"not finished, nobody at work{ended}: the same command goes on"

@@ -12,6 +12,7 @@ from typing import Any
 from vimaedit.errors import ConfigError
 
 TEXT_TYPES = (str, str | None)
+TEXTS_TYPE = str | list[str]  # of inputs: one, or several
 TYPE_NAMES = {int: "integer", float: "number", bool: "true or false", str: "text"}
 
 

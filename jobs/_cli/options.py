@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jobs._cli.fields import describe_type, field_types, option_keys, option_type
+from jobs._cli.fields import TEXTS_TYPE, describe_type, field_types, option_keys, option_type
 from jobs._cli.values import (
     SHOWN_CHARACTERS,
     Assignment,
@@ -86,11 +86,12 @@ def load_config(config_type: type[Config], line: CommandLine, required: Sequence
     if missing := [key for key in required if (key,) not in dict(given)]:
         raise ConfigError(f"{', '.join(missing)}: got nothing; required: {' '.join(f'{key}=...' for key in required)}")
     for path, value in given:  # before anything is asked of a store
-        if isinstance(value, str):
-            try:
-                refuse_credentials(value)
-            except ConfigError as error:
-                raise ConfigError(f"{'.'.join(path)}: {error}") from None
+        for text in value if isinstance(value, list) and option_type(config_type, path) == TEXTS_TYPE else [value]:
+            if isinstance(text, str):
+                try:
+                    refuse_credentials(text)
+                except ConfigError as error:
+                    raise ConfigError(f"{'.'.join(path)}: {error}") from None
     config = OmegaConf.structured(config_type)
     for path, value in [*_stated(config_type, dict(given)), *given]:
         tree = value

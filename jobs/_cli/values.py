@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import types
 import typing
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from jobs._cli.fields import TEXT_TYPES, describe_type, field_types, option_type
+from jobs._cli.fields import TEXT_TYPES, TEXTS_TYPE, describe_type, field_types, option_type
 from pipelines.store.masking import cut
 from vimaedit.errors import ConfigError, RequestError
 
@@ -41,6 +42,9 @@ def command_assignments(config_type: type[Any], key: str, text: str) -> Iterator
         # Nothing after the equals sign unsets an optional text, since the word null is text like any other.
         yield path, None if not text and hint is not str else _literal(text, key)
         return
+    if hint == TEXTS_TYPE and not _is_list(text):
+        yield path, _literal(text, key)
+        return
     try:
         node = compose_yaml(text) or yaml.ScalarNode(NULL_TAG, "")
     except yaml.YAMLError as error:
@@ -48,6 +52,15 @@ def command_assignments(config_type: type[Any], key: str, text: str) -> Iterator
             f"{key}: got {cut(repr(text), SHOWN_CHARACTERS)}, which is not YAML ({_one_line(error)}); allowed: {describe_type(hint)}"
         ) from error
     yield from _assignments(config_type, path, node)
+
+
+def _is_list(text: str) -> bool:
+    """Whether a text is meant as a list of texts, and not as one that begins with a bracket, as globs may."""
+    if not text.startswith("[") or os.path.lexists(text):
+        return False
+    with contextlib.suppress(yaml.YAMLError):
+        return isinstance(compose_yaml(text), yaml.SequenceNode)
+    return False
 
 
 def file_assignments(config_type: type[Any], file: Path) -> Iterator[Assignment]:
@@ -104,7 +117,7 @@ def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
     if isinstance(node, yaml.ScalarNode):
         if types.NoneType in arguments and node.tag == NULL_TAG:
             return None
-        if hint in TEXT_TYPES or (origin is types.UnionType and str in arguments and node.tag != INT_TAG):
+        if hint in (*TEXT_TYPES, TEXTS_TYPE) or (origin is types.UnionType and str in arguments and node.tag != INT_TAG):
             return _literal(node.value, key)
         if origin not in (list, dict) and not dataclasses.is_dataclass(hint):
             # A tag or a date that YAML cannot build is a wrong value like any other.
@@ -112,8 +125,11 @@ def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
                 value = yaml.SafeLoader("").construct_object(node)
                 if not isinstance(value, str) or _literal(value, key) == value:
                     return value
-    elif isinstance(node, yaml.SequenceNode) and origin is list:
-        return [_convert(item, arguments[0], f"{key}[{index}]") for index, item in enumerate(node.value)]
+    elif isinstance(node, yaml.SequenceNode) and hint == TEXTS_TYPE and any("${" in str(item.value) for item in node.value):
+        raise ConfigError(f"{key}: got a list with '${{'; allowed: such a text alone")  # OmegaConf knows no escape for it there
+    elif isinstance(node, yaml.SequenceNode) and (origin is list or hint == TEXTS_TYPE):
+        item_type = str if hint == TEXTS_TYPE else arguments[0]
+        return [_convert(item, item_type, f"{key}[{index}]") for index, item in enumerate(node.value)]
     elif isinstance(node, yaml.MappingNode) and origin is dict:
         return {name: _convert(item, arguments[1], f"{key}.{name}") for name, item in _pairs(node, key)}
     elif isinstance(node, yaml.MappingNode) and dataclasses.is_dataclass(hint):

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from pipelines.cluster.losses import Losses, Outcome, add_losses, count_losses
 from pipelines.cluster.progress import ProgressCallback, ProgressState
 from pipelines.cluster.session import start_actor
 from pipelines.cluster.telemetry import observe_rows_left
@@ -22,7 +23,7 @@ STOP_WINDOW_ROWS = 200
 POLL_S = 1.0
 
 
-Report = Callable[[str, int, Sequence[str]], str | None]  # unit, rows of it reported before, statuses -> reason to stop
+Report = Callable[[str, int, Sequence[Outcome]], str | None]  # unit, rows of it reported before, rows -> reason to stop
 
 
 class ProgressCounter:
@@ -38,6 +39,7 @@ class ProgressCounter:
         self.total = sum(unit_rows.values())
         self.stop_failed_fraction = stop_failed_fraction
         self.counts: Counter[str] = Counter()
+        self.losses: Losses = {}
         self.finished = dict.fromkeys(unit_rows, 0)
         self.unjudged: dict[str, list[str]] = {unit: [] for unit in unit_rows}
         self.order = iter(unit_rows)
@@ -46,15 +48,17 @@ class ProgressCounter:
         self.window: deque[str] = deque(maxlen=STOP_WINDOW_ROWS)
         self.reason: str | None = None
 
-    def add(self, unit: str, start: int, statuses: Sequence[str]) -> str | None:
+    def add(self, unit: str, start: int, outcomes: Sequence[Outcome]) -> str | None:
         """Count rows of a unit, of which `start` were reported before; the reason to stop the run, if there is one.
 
         A unit that is done again, since its actor died, counts once.
         """
-        new = statuses[max(0, self.finished[unit] - start) :]
+        new = outcomes[max(0, self.finished[unit] - start) :]
+        statuses = [status for status, _, _ in new]
         self.finished[unit] += len(new)
-        self.counts.update(new)
-        self.unjudged[unit].extend(new)
+        self.counts.update(statuses)
+        self.losses = add_losses([self.losses, count_losses(new)])
+        self.unjudged[unit].extend(statuses)
         self._judge()
         observe_rows_left(self.total - self.counts.total())
         return self.reason
@@ -84,7 +88,7 @@ class ProgressCounter:
         return None
 
     def state(self) -> ProgressState:
-        return ProgressState(done=self.counts.total(), total=self.total, counts=dict(self.counts))
+        return ProgressState(done=self.counts.total(), total=self.total, counts=dict(self.counts), losses=self.losses)
 
     def stop(self, reason: str) -> None:
         """End the run at the next report of its actors."""
@@ -104,8 +108,8 @@ def report_to(counter: Any) -> Report:
     return functools.partial(_report, counter)
 
 
-def _report(counter: Any, unit: str, start: int, statuses: Sequence[str]) -> str | None:
-    reason: str | None = ray.get(counter.add.remote(unit, start, statuses))
+def _report(counter: Any, unit: str, start: int, outcomes: Sequence[Outcome]) -> str | None:
+    reason: str | None = ray.get(counter.add.remote(unit, start, outcomes))
     return reason
 
 

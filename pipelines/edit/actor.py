@@ -90,13 +90,13 @@ class EditActor:
             started = time.perf_counter()
             self._edit(unit, slots)
             num_edited = sum(row is not None for row in slots)
-            statuses = [str(row.status) for row in batch.rows if not row.is_kept]
-            observe_batch(statuses, time.perf_counter() - started, num_edited)
-            if self.report is not None and statuses:
-                reason = self.report(unit.id, num_finished, statuses)
+            outcomes = [row.outcome for row in batch.rows if not row.is_kept]
+            observe_batch([status for status, _, _ in outcomes], time.perf_counter() - started, num_edited)
+            if self.report is not None and outcomes:
+                reason = self.report(unit.id, num_finished, outcomes)
                 if reason is not None:
                     raise StoppedEarly(reason)
-            num_finished += len(statuses)
+            num_finished += len(outcomes)
         for row in rows:
             row.request = None  # nothing later reads what only the editor does
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from pipelines.cluster.losses import losses_from_json
 from pipelines.edit.sheet import try_sheet
 from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import read_run
@@ -12,11 +13,12 @@ from pipelines.output.parts import read_parts
 from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.output.resume import check_inputs, check_mode, check_options, find_work, raise_generation, settle
 from pipelines.output.summary import RunSummary
-from pipelines.records.scan import InputSet, scan_inputs
+from pipelines.records.scan import READING, InputSet, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store.listing import refuse_output_in_input
 from pipelines.store.location import check_writable, is_complete, locate
 from pipelines.store.masking import mask_urls
+from vimaedit.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,13 +42,23 @@ def begin(job: EditJobConfig) -> Begun:
     if not job.dry_run:
         check_writable(output)
     refuse_output_in_input(output, job.input)
-    inputs = scan_inputs(job.input, job.columns)
+    reading = READING if before is None else before.plan.settled.get("reading", 1)  # earlier versions said nothing of it
+    inputs = scan_inputs(job.input, job.columns, reading=reading)
     warnings: list[str] = []
-    if before is not None:
+    if before is None:
+        _refuse_impossible(job, inputs)
+    else:
         check_inputs(before, inputs, extend=job.resume == "extend")
         job, warnings = settle(job, before.plan)
         check_options(before, in_full(job), output_schema(inputs.schema, inputs.columns, job.riding))
     return Begun(job=job, inputs=inputs, before=before, warnings=tuple(warnings))
+
+
+def _refuse_impossible(job: EditJobConfig, inputs: InputSet) -> None:
+    """Raise `ConfigError` where the type of a column says that no row can be edited."""
+    for name, reason in inputs.impossible.items():
+        if name != "given_mask" or job.grounding == "given":
+            raise ConfigError(reason)
 
 
 def in_full(job: EditJobConfig) -> EditJobConfig:
@@ -72,6 +84,8 @@ def find_finished(begun: Begun) -> RunSummary | None:
     sheet, warnings = try_sheet(output, work.units, job.sheet)
     return RunSummary(
         exit_code=run["exit_code"],
+        exit_reason=run.get("exit_reason"),
+        losses=losses_from_json(run.get("losses")),
         counts=run["counts"],
         rows=run["rows"],
         edited=0,
@@ -81,6 +95,6 @@ def find_finished(begun: Begun) -> RunSummary | None:
         run_json=mask_urls((output / "run.json").url),
         sheet=sheet,
         stop_reason=None,
-        warnings=(*begun.warnings, *warnings),
+        warnings=(*(each.text() for each in begun.inputs.left_out), *begun.warnings, *warnings),
         was_finished=True,
     )

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ray
 import ray.data
@@ -15,6 +16,7 @@ from ray.data import ActorPoolStrategy
 
 from pipelines.cluster.counter import Report, report_to, reporting, start_counter
 from pipelines.cluster.logs import fields, set_run
+from pipelines.cluster.losses import add_losses, losses_to_json
 from pipelines.cluster.place import Placement, place
 from pipelines.cluster.progress import ProgressCallback, ProgressState
 from pipelines.cluster.room import ClusterShrank, room_policies
@@ -30,7 +32,7 @@ from pipelines.exits import EXIT_STOPPED
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import RESULTS_VERSION
-from pipelines.output.finish import count_statuses, exit_code, write_manifest, write_run
+from pipelines.output.finish import count_statuses, judge, write_manifest, write_run
 from pipelines.output.parts import Part, read_parts
 from pipelines.output.plan import Plan, StoredPlan, Unit, load_plan, store_plan
 from pipelines.output.resume import Work, find_work, raise_generation
@@ -39,6 +41,7 @@ from pipelines.store.location import locate, withdraw_success, write_success
 from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import ROUNDS
+from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
     rounds = 0
     while work.todo and rounds < ROUNDS:
         state, reason = _edit(context, prepared, plan, work, lock, progress)
-        edited += state.done
+        edited += state.counts.get(Status.OK, 0)
         if isinstance(reason, ClusterShrank):
             logger.warning("%s", reason)
             gc.collect()  # lets go of the old pool's actors
@@ -122,7 +125,13 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
         elif reason is not None:
             seconds = time.monotonic() - started
             return dataclasses.replace(
-                summary, counts=state.counts, rows=state.done, edited=edited, seconds=seconds, stop_reason=reason
+                summary,
+                counts=state.counts,
+                losses=state.losses,
+                rows=state.done,
+                edited=edited,
+                seconds=seconds,
+                stop_reason=reason,
             )
         else:
             rounds += 1
@@ -166,17 +175,20 @@ def _finish(context: RunContext, prepared: Prepared, work: Work, lock: Lock, sum
     write_manifest(output, parts)
     sheet, warnings = try_sheet(output, work.units, context.job.sheet)
     warnings = [*summary.warnings, *warnings]
-    code, seconds = exit_code(context.job, counts), time.monotonic() - started
-    facts = {
+    losses, seconds = add_losses(part.losses for part in parts), time.monotonic() - started
+    code, reason = judge(context.job, counts)
+    facts: dict[str, Any] = {
         "exit_code": code,
+        "exit_reason": reason,
         "counts": counts,
+        "losses": losses_to_json(losses),
         "rows": work.num_rows,
         "rows_edited": summary.edited,
         "units": len(work.units),
     }
     facts |= {"seconds": round(seconds, 3), "rows_per_second": summary.edited / seconds}
     facts |= {"versions": prepared.probe.versions, "results_version": RESULTS_VERSION}
-    left_out = [dataclasses.asdict(each) for each in prepared.probe.left_out]
+    left_out = [dataclasses.asdict(each) for each in (*prepared.inputs.left_out, *prepared.probe.left_out)]
     write_run(output, context, {**facts, "warnings": warnings, "left_out": left_out})
     lock.check()
     write_success(output)
@@ -186,7 +198,9 @@ def _finish(context: RunContext, prepared: Prepared, work: Work, lock: Lock, sum
     return dataclasses.replace(
         summary,
         exit_code=code,
+        exit_reason=reason,
         counts=counts,
+        losses=losses,
         rows=work.num_rows,
         seconds=seconds,
         run_json=mask_urls((output / "run.json").url),
@@ -238,7 +252,12 @@ def _edit(
     known = {"limit": context.job.limit, "rows": work.num_rows, "counts_before": counts, "editing_since": time.time()}
 
     def tell(state: ProgressState) -> None:
-        lock.facts = {**known, "rows_edited": state.done, "rows_to_edit": state.total, "counts": state.counts}
+        lock.facts = {
+            **known,
+            "rows_edited": state.counts.get(Status.OK, 0),
+            "rows_to_edit": state.total,
+            "counts": state.counts,
+        }
         if progress is not None:
             progress(state)
 

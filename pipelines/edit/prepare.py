@@ -19,7 +19,7 @@ from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import config_digest
 from pipelines.output.plan import Plan, StoredPlan, count_requests, extend_plan, make_plan, unit_size
 from pipelines.output.resume import check_weights, plan_options
-from pipelines.records.scan import InputSet
+from pipelines.records.scan import READING, InputSet
 from pipelines.records.schema import OUTPUT_FIELDS, ColumnMap, output_schema
 from pipelines.score.networks import MetricNetworks, absent_warnings, find_absent
 
@@ -73,6 +73,8 @@ def prepare(
         columns=inputs.columns,
         schema=output_schema(inputs.schema, inputs.columns, resolved.riding),
         input_root=inputs.root,
+        input_roots=inputs.roots,
+        int96=inputs.int96,
         batch_size=job.batch_size
         if isinstance(job.batch_size, int)
         else auto_batch_size(found.device_gib, job.targets_per_source),
@@ -130,6 +132,7 @@ def _new_plan(context: RunContext, inputs: InputSet, placement: Placement, sampl
         "compile": context.job.compile,
         "requests_per_unit": per_unit,
         "absent_metrics": list(context.absent_metrics),
+        "reading": READING,
     }
     return make_plan(
         inputs,
@@ -178,6 +181,7 @@ def _model_warnings(found: Probe) -> list[str]:
 def _input_warnings(inputs: InputSet) -> list[str]:
     warnings = [*inputs.warnings]
     warnings += [f"{file.path}: {file.error}; one rejected row" for file in inputs.files if file.error is not None]
+    warnings += [each.text() for each in inputs.left_out]
     renamed = inputs.columns.renamed
     if renamed:
         pairs = ", ".join(f"{source} as {name}" for name, source in renamed.items())

@@ -96,7 +96,7 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
     rows: list[Row] = []
     passed: list[pa.Table] = []
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for record, image in _with_pictures(context.reference_rules, _records(context, file, unit, passed), pool):
+        for record, image in _with_pictures(context.reference_rules(file.path), _records(context, file, unit, passed), pool):
             if isinstance(record, list):
                 rows += record
                 continue
@@ -139,7 +139,7 @@ def _records(context: RunContext, file: InputFile, unit: Unit, passed: list[pa.T
     Their passed-through columns are appended to `passed`, so that nothing else of the file is kept.
     """
     left, first_edit = unit.take, unit.first_edit
-    with closing(read_rows(locate(context.input_root) / file.path, file, unit.first_row)) as source:
+    with closing(read_rows(context.input_root, file, unit.first_row, context.int96)) as source:
         for rows in source:
             counts = _request_counts(context, file, rows)
             counts[0] -= first_edit

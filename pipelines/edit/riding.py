@@ -90,7 +90,7 @@ class RidingMetrics:
         try:
             references = read_references(
                 _readable(row.references or {}),
-                self.context.reference_rules,
+                self.context.reference_rules(row.input_file),
                 job.max_pixels,
                 picture.size,
                 picture.orientation,

@@ -23,6 +23,7 @@ from pipelines.output.finish import read_run
 from pipelines.score.begin import begin_score, find_kept
 from pipelines.score.pairs import scan_benchmark
 from pipelines.score.table import read_summary as read_scores_summary
+from pipelines.store.listing import Inputs, named_inputs, shown_inputs
 from pipelines.store.location import Location, check_writable, exists, locate
 from pipelines.store.masking import mask_urls
 from pipelines.tables import Table
@@ -62,7 +63,7 @@ class BegunEvaluation:
     config: EvaluateConfig
     against: str
     output: Location
-    records: str
+    records: Inputs
     ingest: IngestSummary | None
     runs: Mapping[str, edit.Begun]
     seconds: dict[str, float]
@@ -83,9 +84,9 @@ def begin_evaluation(configs: Sequence[EvaluateConfig], against: str = "") -> Be
     first = configs[0]
     output = locate(first.output)
     seconds: dict[str, float] = {}
-    if first.dry_run and is_published(first.benchmark):
+    if first.dry_run and isinstance(first.benchmark, str) and is_published(first.benchmark):
         raise ConfigError(
-            f"dry_run: got true with benchmark={mask_urls(first.benchmark)}, a benchmark as published; "
+            f"dry_run: got true with benchmark={shown_inputs(first.benchmark)}, a benchmark as published; "
             "allowed: records to edit, which jobs.ingest makes of it"
         )
     if not first.dry_run:
@@ -132,7 +133,7 @@ def find_finished(begun: BegunEvaluation) -> EvaluationSummary | None:
 def report_digest(begun: BegunEvaluation) -> str:
     """Digest what the report shows, by what runs and scores say of themselves."""
     config = begun.config
-    content: list[Any] = [list(begun.runs), begun.against, mask_urls(begun.records), config.gallery, config.thumbnail_px]
+    content: list[Any] = [list(begun.runs), begun.against, named_inputs(begun.records), config.gallery, config.thumbnail_px]
     content += [[read_run(begun.output / "runs" / name), read_scores_summary(begun.output, name)] for name in begun.runs]
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -153,11 +154,13 @@ def _bare_board(begun: BegunEvaluation) -> Board:
         for name, numbers in scores.items()
     )
     records = max(numbers["records"] for numbers in scores.values())
-    return Board(benchmark=begun.records, ingest=begun.ingest, records=records, methods=methods, samples=())
+    return Board(benchmark=named_inputs(begun.records), ingest=begun.ingest, records=records, methods=methods, samples=())
 
 
-def _records(config: EvaluateConfig, output: Location, seconds: dict[str, float]) -> tuple[str, IngestSummary | None]:
+def _records(config: EvaluateConfig, output: Location, seconds: dict[str, float]) -> tuple[Inputs, IngestSummary | None]:
     """Return where the records lie and what their ingest said; a benchmark as published is taken in first."""
+    if not isinstance(config.benchmark, str):
+        return config.benchmark, None
     if not is_published(config.benchmark):
         place = locate(config.benchmark)
         folder = Location(place.fs, posixpath.dirname(place.path)) if place.path.endswith(FILE_NAME) else place

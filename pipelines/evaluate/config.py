@@ -12,6 +12,7 @@ from pipelines.options import EditingPlace, Frame, GoingOn, Pictures, Rejects, R
 from pipelines.output.config import EditJobConfig
 from pipelines.output.digest import METRIC_NETWORKS
 from pipelines.score.config import ScoreConfig
+from pipelines.store.listing import Inputs
 from pipelines.store.location import locate
 from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
 from vimaedit.errors import ConfigError
@@ -36,7 +37,7 @@ class Variant:
 class EvaluateConfig(EditingPlace, GoingOn, Scoring, Frame, Rejects, Pictures, Requests, EditConfig, ModelConfig):
     """`jobs.evaluate`: a benchmark, one editor or several, their scores and the report. One flat namespace."""
 
-    benchmark: str = ""  # records to edit (Parquet), or PIE-Bench or PIE-Bench++ as published
+    benchmark: Inputs = ""  # records to edit (Parquet; [A, B] for several), or PIE-Bench or PIE-Bench++ as published
     output: str = ""  # folder, local or any fsspec URL; gets runs/ scores/ report.html leaderboard.md
     methods: list[str] = field(default_factory=list)  # several editors, also with options: [p2p, vimaedit grounding=laplacian]
     label: str = ""  # name of the run below runs/ and in the report; empty: the method's
@@ -90,14 +91,14 @@ def read_variant(text: str) -> Variant:
     return Variant(name=re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-."), method=method, options=options)
 
 
-def edit_job(config: EvaluateConfig, records: str) -> EditJobConfig:
+def edit_job(config: EvaluateConfig, records: Inputs) -> EditJobConfig:
     """Return the editing run of a configuration with one method: an ordinary `jobs.edit` output below `runs/`."""
     own = _shared(config, EditJobConfig, without=("output", "metrics", *METRIC_NETWORKS))
     run = (locate(config.output) / "runs" / config.names[0]).url
     return EditJobConfig(**own, input=records, output=run)
 
 
-def score_job(config: EvaluateConfig, records: str, name: str, against: str) -> ScoreConfig:
+def score_job(config: EvaluateConfig, records: Inputs, name: str, against: str) -> ScoreConfig:
     """Return the scoring of the run `name`, compared with the run `against`."""
     own = _shared(config, ScoreConfig, without=("benchmark", "output", "against", "batch_size"))
     return ScoreConfig(

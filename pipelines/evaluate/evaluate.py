@@ -18,6 +18,7 @@ from pipelines.evaluate.report.page import render
 from pipelines.exits import EXIT_LOSSES, EXIT_STOPPED
 from pipelines.output.summary import DryRunReport
 from pipelines.score.score import run_score
+from pipelines.store.listing import named_inputs
 from pipelines.store.location import put_atomic
 from pipelines.store.masking import mask_urls
 
@@ -72,7 +73,7 @@ def run_evaluation(
     board = gather(
         output,
         list(begun.runs),
-        benchmark=mask_urls(begun.records),
+        benchmark=named_inputs(begun.records),
         ingest=begun.ingest,
         gallery=begun.config.gallery,
         px=begun.config.thumbnail_px,

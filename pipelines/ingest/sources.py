@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pipelines.records.values import find_coded
-from pipelines.store.location import Location, exists, list_files, locate, read_bytes, retry_remote
+from pipelines.store.listing import is_parquet, list_input
+from pipelines.store.location import Location, exists, list_files, locate, read_bytes
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, read_batches, read_footer
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.piebench.annotations import Annotation, read_entry, read_row
+
+logger = logging.getLogger(__name__)
 
 MAPPING = "mapping_file.json"
 PICTURES = "annotation_images"
@@ -86,10 +90,15 @@ def is_published(url: str) -> bool:
 
 def _parquet_files(place: Location) -> tuple[Location, list[tuple[str, int]]]:
     """List a folder's Parquet files, or the one that is named itself; returns what their names are relative to."""
-    folder, name = posixpath.split(place.path)
-    if name.endswith(".parquet") and retry_remote(place, lambda: place.fs.isfile(place.path)):
-        return Location(place.fs, folder), [(name, int(retry_remote(place, lambda: place.fs.size(place.path))))]
-    return place, list_files(place, ".parquet")
+    try:
+        listing = list_input(place.url)
+    except ConfigError:  # there is none
+        return place, []
+    if len(listing.files) == 1 and not is_parquet(listing.root / listing.files[0][0], listing.files[0][1]):
+        return place, []
+    for each in listing.left_out:
+        logger.warning("%s", each.text())
+    return listing.root, listing.files
 
 
 class PieBench:

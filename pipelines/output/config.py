@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pipelines.options import EditingPlace, Frame, GoingOn, Networks, Pictures, Rejects, Requests, check_bases, check_given
 from pipelines.records.schema import ALWAYS_MEASURED
+from pipelines.store.listing import Inputs
 from vimaedit.config import EditConfig, ModelConfig, check_choice, check_range
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import RIDING_GROUPS
@@ -18,7 +19,7 @@ IMAGE_FORMATS = ("auto", "png", "webp", "jpeg")
 class DataConfig:
     """Where records come from, where results go, and what they hold."""
 
-    input: str = ""  # Parquet file, folder or glob, local or any fsspec URL
+    input: Inputs = ""  # Parquet file, folder or glob, local or any fsspec URL; [A, B] for several
     output: str = ""  # folder, local or any fsspec URL
     keep_source: str = "true"  # the source in the output. true: its pixels; path: its path, with frame=original; false: not
     image_format: str = "auto"  # png (level 1) and webp are lossless, jpeg is quality 95; auto: webp, with frame=original png

@@ -11,6 +11,7 @@ from pipelines.output.config import EditJobConfig
 from pipelines.records.rules import RecordRules
 from pipelines.records.schema import ColumnMap
 from pipelines.store.fetch import ReferenceRules
+from pipelines.store.listing import own_root
 from vimaedit.images import CanvasSpec
 from vimaedit.models.files import ModelFacts
 from vimaedit.types import Editor
@@ -27,6 +28,8 @@ class RunContext:
     columns: ColumnMap
     schema: pa.Schema  # of the output
     input_root: str
+    input_roots: tuple[str, ...] = ()  # of the inputs, where there are several
+    int96: str = "ns"  # the unit in which times of 96 bits are read
     batch_size: int
     threads: int  # CPU threads of one actor
     config_digest: str
@@ -44,11 +47,10 @@ class RunContext:
         size = self.job.canvas.size or self.facts.canvas_size
         return CanvasSpec(fit=self.job.canvas.fit, size=size, granularity=self.facts.granularity)
 
-    @property
-    def reference_rules(self) -> ReferenceRules:
-        return ReferenceRules(
-            root=self.job.image_root or self.input_root, allow_http=self.job.allow_http, http_hosts=self.job.http_hosts
-        )
+    def reference_rules(self, input_file: str) -> ReferenceRules:
+        """Where the pictures may lie that the records of an input file name: without an image_root beside the input."""
+        root = self.job.image_root or own_root(self.input_root, self.input_roots, input_file)
+        return ReferenceRules(root=root, allow_http=self.job.allow_http, http_hosts=self.job.http_hosts)
 
     @property
     def log_names(self) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,12 +20,20 @@ from vimaedit.types import Status
 RUN_FILE = "run.json"
 
 
-def exit_code(job: EditJobConfig, counts: dict[str, int]) -> int:
-    """Judge a finished run: 0, or 3 where too many rows failed or were rejected."""
-    total = max(1, sum(counts.values()))
+def judge(job: EditJobConfig, counts: Mapping[str, int]) -> tuple[int, str | None]:
+    """Judge a finished run: 0, or 3 where too many rows failed or were rejected, and why."""
+    total = sum(counts.values())
     failed = counts.get(Status.FAILED, 0) + counts.get(Status.QUARANTINED, 0)
-    too_many_rejected = counts.get(Status.REJECTED, 0) > job.max_rejected_fraction * total
-    return EXIT_LOSSES if failed > job.max_failed_fraction * total or too_many_rejected else EXIT_DONE
+    rejected = counts.get(Status.REJECTED, 0)
+    reasons = [
+        f"{count} of {total} rows {what}, more than {name}={fraction:g}"
+        for count, what, name, fraction in (
+            (failed, "failed or were quarantined", "max_failed_fraction", job.max_failed_fraction),
+            (rejected, "were rejected", "max_rejected_fraction", job.max_rejected_fraction),
+        )
+        if count > fraction * total
+    ]
+    return (EXIT_LOSSES, "; ".join(reasons)) if reasons else (EXIT_DONE, None)
 
 
 def write_manifest(output: Location, parts: Sequence[Part]) -> None:

@@ -7,18 +7,20 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 
+from pipelines.cluster.losses import Losses, count_losses, losses_from_json, losses_to_json
 from pipelines.output.context import RunContext
 from pipelines.records.schema import image_leaves
 from pipelines.store.location import Location, list_files
 from pipelines.store.parquet import BrokenParquet, leaf_names, open_writer, read_footer, write_groups
 
 FOOTER_KEY = b"vimaedit"
+OUTCOME = ("status", "error_type", "error_message")  # columns
 FOOTER_THREADS = 32
 
 
@@ -30,6 +32,7 @@ class Part:
     generation: int
     rows: int
     counts: dict[str, int]
+    losses: Losses = field(default_factory=dict)
 
 
 def read_parts(output: Location, units: Iterable[str], plan_digest: str) -> dict[str, Part]:
@@ -50,7 +53,13 @@ def read_part(output: Location, unit: str, plan_digest: str) -> Part | None:
         return None
     if footer.get("plan_digest") != plan_digest or footer.get("unit") != unit:
         return None
-    return Part(unit=unit, generation=footer["generation"], rows=metadata.num_rows, counts=footer["counts"])
+    return Part(
+        unit=unit,
+        generation=footer["generation"],
+        rows=metadata.num_rows,
+        counts=footer["counts"],
+        losses=losses_from_json(footer.get("losses")),
+    )
 
 
 def part_name(unit_id: str) -> str:
@@ -59,13 +68,15 @@ def part_name(unit_id: str) -> str:
 
 
 def part_bytes(context: RunContext, unit_id: str, table: pa.Table) -> bytes:
-    """Code a unit's table as Parquet. The footer says which plan, unit and generation it belongs to, and counts statuses."""
+    """Code a unit's table as Parquet. The footer says which plan, unit and generation it belongs to, and counts statuses and errors."""
     footer = {
         "plan_digest": context.plan_digest,
         "unit": unit_id,
         "generation": context.generation,
         "counts": dict(Counter(table.column("status").to_pylist())),
     }
+    if losses := count_losses(zip(*(table.column(name).to_pylist() for name in OUTCOME), strict=True)):
+        footer["losses"] = losses_to_json(losses)
     schema = table.schema.with_metadata({**(table.schema.metadata or {}), FOOTER_KEY: json.dumps(footer).encode()})
     buffer = io.BytesIO()
     with open_result_writer(buffer, schema) as writer:

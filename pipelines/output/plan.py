@@ -161,7 +161,7 @@ def store_plan(output: Location, stored: StoredPlan, inputs: InputSet) -> None:
 
     Raises: ConfigError where input and output would lie in each other.
     """
-    refuse_output_in_input(output, inputs.url)
+    refuse_output_in_input(output, inputs.inputs)
     plan, folder = stored.plan, output / "plan"
     put_table(folder / _object_name("files", plan.revision), _files_table(stored.files))
     put_table(folder / _object_name("units", plan.revision), _units_table(plan.units))

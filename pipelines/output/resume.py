@@ -16,6 +16,7 @@ from pipelines.output.digest import RESULTS_VERSION, config_digest, digested_opt
 from pipelines.output.parts import Part
 from pipelines.output.plan import Plan, StoredPlan, Unit, limit_units, retry_plan
 from pipelines.records.scan import InputFile, InputSet
+from pipelines.store.listing import shown_inputs
 from pipelines.store.location import Location, list_files
 from pipelines.store.masking import cut, mask_urls, without_secrets
 from vimaedit.errors import ConfigError
@@ -98,7 +99,7 @@ def check_inputs(stored: StoredPlan, inputs: InputSet, *, extend: bool) -> None:
     if differences := [*changed, *missing, *appended]:
         advice = "; resume=extend for new ones beside them" if appended and not changed and not missing else ""
         raise ConfigError(
-            f"input: got {mask_urls(inputs.url)!r}, which is not what the plan in the output was made of: {_some(differences)}; "
+            f"input: got {shown_inputs(inputs.inputs)}, which is not what the plan in the output was made of: {_some(differences)}; "
             f"allowed: the planned files{advice}; or another output"
         )
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.cluster.losses import Losses, add_losses, losses_from_json
 from pipelines.options import check_given
 from pipelines.output.finish import count_statuses, read_run
 from pipelines.output.parts import read_parts
@@ -49,6 +50,8 @@ class RunStatus:
     units_done: int
     units_total: int
     counts: dict[str, int]
+    losses: Losses
+    exit_reason: str | None
     generation: int
     holder: str | None
     is_released: bool
@@ -86,11 +89,11 @@ def read_status(config: StatusConfig) -> RunStatus:
     is_released = bool(lock.get("released"))
     finished, run = is_complete(output), read_run(output) or {}
     if stored is None:
-        rows_done, rows_total, units_done, units_total, counts = 0, 0, 0, 0, count_statuses([])
+        rows_done, rows_total, units_done, units_total, counts, losses = 0, 0, 0, 0, count_statuses([]), {}
     elif finished:
         rows_done = rows_total = run["rows"]
         units_done = units_total = run["units"]
-        counts = run["counts"]
+        counts, losses = run["counts"], losses_from_json(run.get("losses"))
     else:
         plan = stored.plan
         parts = read_parts(output, (unit.id for unit in plan.units), plan.digest)
@@ -98,6 +101,7 @@ def read_status(config: StatusConfig) -> RunStatus:
         done = work.done_parts()
         rows_done, rows_total = sum(part.rows for part in done), work.num_rows
         units_done, units_total, counts = len(done), len(work.units), count_statuses(done)
+        losses = add_losses(part.losses for part in done)
     edited = None if finished or is_released else lock.get("rows_edited")
     return RunStatus(
         finished=finished,
@@ -108,6 +112,8 @@ def read_status(config: StatusConfig) -> RunStatus:
         units_done=units_done,
         units_total=units_total,
         counts=counts,
+        losses=losses,
+        exit_reason=run.get("exit_reason") if finished else None,
         generation=1 if stored is None else stored.plan.generation,
         holder=holder,
         is_released=is_released,

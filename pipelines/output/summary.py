@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pipelines.cluster.losses import Losses, losses_lines
 from vimaedit.types import Status
 
 
@@ -11,7 +12,7 @@ from vimaedit.types import Status
 class RunSummary:
     """What a run came to. `counts` by status, `edited` of all `rows` in this attempt, in `seconds`; paths are URLs.
 
-    `was_finished`: an earlier attempt had come to the end, and nothing was done. Stopped early, counts and rows are this attempt's.
+    `losses`: why rows got no edit; `exit_reason`: why the exit code is not 0. `was_finished`: an earlier attempt had come to the end, and nothing was done. Stopped early, counts and rows are this attempt's.
     """
 
     exit_code: int
@@ -26,6 +27,8 @@ class RunSummary:
     stop_reason: str | None
     warnings: tuple[str, ...]
     was_finished: bool = False
+    losses: Losses = field(default_factory=dict)
+    exit_reason: str | None = None
 
     @property
     def rows_per_second(self) -> float:
@@ -37,12 +40,15 @@ class RunSummary:
         if self.was_finished:
             lines = [f"finished before, nothing to do: {self.rows} rows: {counts}"]
         else:
-            done = f"{self.edited} of " if self.edited != self.rows else ""
+            done = f"{self.edited} edited of " if self.edited != self.rows else ""
             lines = [f"{done}{self.rows} rows in {self.seconds:.1f} s ({self.rows_per_second:.2f} rows/s): {counts}"]
+        lines += losses_lines(self.losses)
         places = (("data:  ", self.data), ("sheet: ", self.sheet), ("report:", self.run_json))
         lines += [f"{label} {place}" for label, place in places if place]
         if self.stop_reason:
             lines.append(f"stopped early: {self.stop_reason}")
+        if self.exit_reason:
+            lines.append(f"exit code {self.exit_code}: {self.exit_reason}")
         return "\n".join(lines)
 
 

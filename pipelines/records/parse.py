@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypedDict
+from uuid import UUID
 
 import pyarrow as pa
 
@@ -12,7 +13,7 @@ from pipelines.records.pictures import RecordPicture, stop_without_picture
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
 from pipelines.records.types import is_list_type
-from pipelines.records.values import ALLOWED, OVERRIDES, converted, wrong_type
+from pipelines.records.values import ALLOWED, OVERRIDES, converted, whole_number, wrong_type
 from pipelines.store.masking import cut
 from vimaedit.errors import RequestError, shown
 from vimaedit.seeds import derive_seed
@@ -20,6 +21,7 @@ from vimaedit.types import BlendPhrase, EditRequest, RequestOverrides
 from vimaedit.words.phrases import blend_error, parse_blend
 
 MAX_SEED = 2**63 - 1
+MAX_SEED_DIGITS = 100  # of a text; Python takes time over thousands
 MAX_PROMPT_CHARACTERS = 100_000  # far beyond what any text encoder reads; tokenizing more takes seconds to minutes
 
 
@@ -111,9 +113,10 @@ def read_label(value: Any, fallback: str) -> tuple[str, RequestError | None]:
         return fallback, None
     if isinstance(value, RequestError):
         return fallback, value
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return fallback, wrong_type("id", value)
-    return str(value), None
+    if isinstance(value, str | UUID):
+        return str(value), None
+    number = whole_number(value)
+    return (fallback, wrong_type("id", value)) if number is None else (str(number), None)
 
 
 def _target(record: Mapping[str, Any], index: int) -> Any:
@@ -148,11 +151,13 @@ def read_prompt(field: str, value: Any) -> str:
 def _seed(value: Any, derived: int) -> int:
     if converted(value) is None:
         return derived
-    if isinstance(value, bool) or not isinstance(value, int):
+    is_digits = isinstance(value, str) and value.isascii() and value.isdecimal()
+    seed = int(value) if is_digits and len(value) <= MAX_SEED_DIGITS else whole_number(value)
+    if seed is None:
         raise wrong_type("seed", value)
-    if not 0 <= value <= MAX_SEED:
-        raise RequestError("out_of_range", field="seed", got=str(value), allowed=ALLOWED["seed"])
-    return value
+    if not 0 <= seed <= MAX_SEED:
+        raise RequestError("out_of_range", field="seed", got=shown(value), allowed=ALLOWED["seed"])
+    return seed
 
 
 def _blend(value: Any, edit_index: int, num_targets: int, per_target: bool) -> tuple[BlendPhrase, ...]:

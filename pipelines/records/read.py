@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.records.folders import folder_values, with_folders
 from pipelines.records.scan import InputFile
-from pipelines.store.location import PERMANENT_ERRORS, Location, is_transient, open_reader
+from pipelines.store.location import PERMANENT_ERRORS, Location, is_transient, locate, open_reader
 from pipelines.store.parquet import BROKEN_CONTENT, READ_ROWS, group_bounds, resumed
 
 READ_BYTES = 32 * 1024 * 1024  # decoded at a time at most: fewer rows than elsewhere where they would be more
@@ -27,21 +28,25 @@ class Rows:
     content: pa.RecordBatch | Exception
 
 
-def read_rows(place: Location, file: InputFile, first_row: int) -> Generator[Rows, None, None]:
-    """Yield a file's rows from `first_row` to its end. A broken row group costs its own rows only.
+def read_rows(root: str, file: InputFile, first_row: int, int96: str) -> Generator[Rows, None, None]:
+    """Yield the rows of a file below the input's root from `first_row` to its end, with the columns that the names of its folders
+    give. A broken row group costs its own rows only. `int96`: the unit in which times of that type are read.
 
     Raises: RuntimeError where the file is not the planned one, or not there on this node; the infrastructure's errors,
     after retries.
     """
-    return resumed(place, functools.partial(_open_rows, place, file), lambda rows: rows.count, first_row)
+    place, folders = locate(root) / file.path, folder_values(root, file.path)
+    for rows in resumed(place, functools.partial(_open_rows, place, file, int96), lambda rows: rows.count, first_row):
+        content = rows.content
+        yield rows if isinstance(content, Exception) else replace(rows, content=with_folders(content, folders))
 
 
-def _open_rows(place: Location, file: InputFile, first_row: int) -> Generator[Rows, None, None]:
+def _open_rows(place: Location, file: InputFile, int96: str, first_row: int) -> Generator[Rows, None, None]:
     try:
         with open_reader(place) as stream:
             try:
                 # Opened here, since a file that cannot be and one of another length are no errors of the store.
-                parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
+                parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, coerce_int96_timestamp_unit=int96)
             except BROKEN_CONTENT as error:
                 if _is_infrastructure(error):
                     raise

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.cluster.losses import Outcome
 from vimaedit.errors import RequestError
 from vimaedit.images import FittedImage
 from vimaedit.types import EditRequest, EditResult, Status
@@ -42,6 +43,12 @@ class Row:
     def status(self) -> Status | None:
         """What became of the request; None: nothing went wrong so far."""
         return None if self.result is None else self.result.status
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the request, and why."""
+        assert self.result is not None
+        return str(self.result.status), self.result.error_type, self.result.message
 
     @property
     def log_name(self) -> dict[str, Any]:

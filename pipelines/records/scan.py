@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import logging
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -19,22 +18,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.records.folders import Values, check_folders, folder_fields, folder_values
+from pipelines.records.possible import ALLOWED_TYPES, can_hold
 from pipelines.records.schema import EDIT_COLUMNS, ColumnMap, map_columns, unify_passed
-from pipelines.records.types import is_list_type
-from pipelines.store.listing import list_input
+from pipelines.records.types import is_list_type, written_type
+from pipelines.store.listing import ENCRYPTED, MAGIC, Inputs, list_input, shown_inputs
 from pipelines.store.location import Location, is_transient, read_bytes
-from pipelines.store.parquet import BROKEN_CONTENT, read_batches
+from pipelines.store.parquet import BROKEN_CONTENT, fits_nanoseconds, has_int96, open_footer, read_batches
 from vimaedit.errors import ConfigError
+from vimaedit.types import LeftOut
 
 logger = logging.getLogger(__name__)
 
 FOOTER_GUESS_BYTES = 64 * 1024
 FOOTER_THREADS = 16
-MAGIC, ENCRYPTED = b"PAR1", b"PARE"
 MAX_FOOTER_BYTES = 256 * 1024 * 1024
 MAX_VALUES_PER_BYTE = 1000  # of a column in a file: a million equal values take about a kilobyte
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what a link leads to
 LARGE_GROUP_BYTES = 10**9  # a unit reads its row group from the start: Parquet has no way to begin within one
+READING = 2  # the rules of what an input holds: files by content, columns of folders' names, times beyond 2262; 1: before
 REFERENCED_BYTES = 4_000_000  # taken for a picture that a record names; how large it is, only fetching it would tell
 
 
@@ -56,17 +58,23 @@ class InputSet:
 
     `schema` is that of all readable files together, with passed-through columns in the types in which they are written.
     `column_bytes` sums the sizes of their columns; for pictures that records name it has an estimate. `counts` has the
-    requests of every row of the files whose targets are lists, by path. `warnings` are for the run as a whole.
+    requests of every row of the files whose targets are lists, by path. `warnings` are for the run as a whole. `roots`: of the
+    inputs, where there are several. `int96`: the unit in which times of that type are read. `impossible`: by column of the
+    contract, why no row can be edited.
     """
 
-    url: str
+    inputs: Inputs
     root: str
+    roots: tuple[str, ...]
     files: tuple[InputFile, ...]
     schema: pa.Schema
     columns: ColumnMap
     column_bytes: Mapping[str, int]
     counts: Mapping[str, NDArray[np.unsignedinteger]]
     warnings: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    int96: str = "ns"
+    impossible: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -81,27 +89,37 @@ class InputSet:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Footer:
     metadata: pq.FileMetaData
-    schema: pa.Schema
+    schemas: Mapping[str, pa.Schema]  # by the unit in which times of 96 bits are read
     digest: str
+    fits_nanoseconds: bool  # all its times of 96 bits
     counts: NDArray[np.unsignedinteger] | None  # of requests per row, where targets are lists
 
+    @property
+    def names(self) -> list[str]:
+        names: list[str] = self.schemas["ns"].names
+        return names
 
-def scan_inputs(url: str, columns: Mapping[str, str]) -> InputSet:
-    """List the input's Parquet files and read their footers and the lengths of their lists of targets; no other data.
+
+def scan_inputs(inputs: Inputs, columns: Mapping[str, str], *, reading: int = READING) -> InputSet:
+    """List the input's Parquet files and read their footers, the lengths of their lists of targets and times of 96 bits; no other
+    data. `reading`: by which rules, see `READING`; a stored plan goes on with those that it was made by.
 
     Raises: ConfigError where there is no readable file, or where columns are missing or do not fit together.
     """
-    listing = list_input(url)
+    listing = list_input(inputs, by_suffix=reading < 2)
     target = columns.get("target_prompt", "target_prompt")
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         footers = list(pool.map(lambda entry: _read_footer(listing.root / entry[0], entry[1], target), listing.files))
+    int96 = "ns" if reading < 2 or all(isinstance(each, str) or each.fits_nanoseconds for each in footers) else "us"
     edit_names = [columns.get(name, name) for name in EDIT_COLUMNS]
     files, schema = [], None
+    readable: dict[str, _Footer] = {}
     for (path, size), footer in zip(listing.files, footers, strict=True):
         if isinstance(footer, str):
             files.append(InputFile(path=_writable(path), size=size, error=footer))
             continue
-        schema = unify_passed(schema, footer.schema, edit_names, path)
+        readable[path] = footer
+        schema = unify_passed(schema, footer.schemas[int96], edit_names, path)
         files.append(
             InputFile(
                 path=path,
@@ -113,21 +131,46 @@ def scan_inputs(url: str, columns: Mapping[str, str]) -> InputSet:
         )
     if schema is None:
         reason = f"; {files[0].path}: {files[0].error}" if files else ""
-        raise ConfigError(f"input: got {url!r} with {len(files)} Parquet files, none of them readable{reason}")
-    readable = {file.path: footer for file, footer in zip(files, footers, strict=True) if not isinstance(footer, str)}
+        raise ConfigError(f"input: got {shown_inputs(inputs)} with {len(files)} Parquet files, none of them readable{reason}")
+    warnings: list[str] = []
+    if reading >= 2:
+        schema = with_folder_fields(
+            schema, listing.root.url, {path: footer.names for path, footer in readable.items()}, warnings
+        )
+    impossible = _impossible(readable, columns, warnings)
+    warnings += [*_plainer_types(readable.values(), edit_names), *_large_groups(readable)]
+    if int96 == "us":
+        warnings.append("input: times of 96 bits are read in microseconds, since some lie beyond what nanoseconds can say")
     found = InputSet(
-        url=url,
+        inputs=inputs,
         root=listing.root.url,
+        roots=tuple(root.url for root in listing.roots),
         files=tuple(files),
         schema=schema,
         columns=map_columns(schema.names, columns),
         column_bytes=_column_bytes(list(readable.values()), columns.get("image", "image")),
         counts={path: footer.counts for path, footer in readable.items() if footer.counts is not None},
-        warnings=tuple(_large_groups(readable)),
+        warnings=tuple(warnings),
+        left_out=listing.left_out,
+        int96=int96,
+        impossible=impossible,
     )
-    for warning in found.warnings:
+    for warning in (*found.warnings, *(each.text() for each in found.left_out)):
         logger.warning("%s", warning)  # now, not only at the end: it may be a reason to stop
     return found
+
+
+def with_folder_fields(schema: pa.Schema, root: str, files: Mapping[str, Sequence[str]], warnings: list[str]) -> pa.Schema:
+    """Append the columns that the names of folders give. `files`: the columns of each; `warnings` are appended to.
+
+    Raises: ConfigError where a value does not fit to other files' column of that name.
+    """
+    values: dict[str, Values] = {path: folder_values(root, path) for path in files}
+    warnings += check_folders(values, {path: frozenset(names) for path, names in files.items()}, schema)
+    for each in folder_fields(values.values()):
+        if each.name not in schema.names:
+            schema = schema.append(each)
+    return schema
 
 
 def request_counts(place: Location, target: str) -> NDArray[np.unsignedinteger]:
@@ -162,21 +205,24 @@ def _read_footer(place: Location, size: int, target: str) -> _Footer | str:
             )
         if length > len(tail):
             tail = _read_end(place, size, length)
-        metadata = pq.read_metadata(io.BytesIO(tail[-length:]))  # of bytes, since they are checked and digested too
+        # Of bytes, since they are checked and digested too.
+        metadata = open_footer(tail[-length:], "ns").metadata
         if (reason := _impossible_counts(metadata, size)) is not None:
             return reason
-        schema = metadata.schema.to_arrow_schema()
+        schemas = {unit: open_footer(tail[-length:], unit).schema_arrow for unit in ("ns", "us")}
+        schema = schemas["ns"]
         # Not with a column named twice, which is refused later.
         is_list = schema.names.count(target) == 1 and is_list_type(schema.field(target).type)
         counts = request_counts(place, target) if is_list else None
         if counts is not None and len(counts) != metadata.num_rows:
             return f"its column {target!r} holds {len(counts)} lists for {metadata.num_rows} rows"
+        fits = not has_int96(metadata) or fits_nanoseconds(place, metadata)
     except BROKEN_CONTENT as error:
         if is_transient(error):
             raise
         return f"{type(error).__name__}: {str(error).strip()}"
     digest = hashlib.blake2b(tail[-length:], digest_size=16).hexdigest()
-    return _Footer(metadata=metadata, schema=schema, digest=digest, counts=counts)
+    return _Footer(metadata=metadata, schemas=schemas, digest=digest, fits_nanoseconds=fits, counts=counts)
 
 
 def _read_end(place: Location, size: int, count: int) -> bytes:
@@ -240,7 +286,7 @@ def _column_bytes(footers: Sequence[_Footer], image: str) -> dict[str, int]:
                     and chunk.statistics.has_null_count
                 ):
                     sizes[image] += REFERENCED_BYTES * chunk.statistics.null_count
-        if image in footer.schema.names and _is_text(footer.schema.field(image).type):
+        if image in footer.names and _is_text(footer.schemas["ns"].field(image).type):
             sizes[image] += REFERENCED_BYTES * metadata.num_rows
     return dict(sizes)
 
@@ -248,6 +294,51 @@ def _column_bytes(footers: Sequence[_Footer], image: str) -> dict[str, int]:
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _impossible(footers: Mapping[str, _Footer], columns: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
+    """Say, by column of the contract, that its type makes every row impossible; warn where that is so in some files only."""
+    found = {}
+    filled = {path: footer for path, footer in footers.items() if footer.metadata.num_rows}
+    for name in EDIT_COLUMNS:
+        source = columns.get(name, name)
+        wrong = [
+            (path, kind)
+            for path, footer in filled.items()
+            if source in footer.names
+            and not can_hold(name, kind := footer.schemas["ns"].field(source).type)
+            and not _is_null(footer.metadata, source)
+        ]
+        if not wrong:
+            continue
+        text = f"got column {source!r} as {wrong[0][1]} in {wrong[0][0]}; allowed: {ALLOWED_TYPES[name]}"
+        if len(wrong) == len(filled):
+            found[name] = f"input: {text}"
+        elif name != "given_mask":  # which not every run reads
+            warnings.append(f"input: {text}; the rows of {len(wrong)} of {len(filled)} files are rejected")
+    return found
+
+
+def _is_null(metadata: pq.FileMetaData, name: str) -> bool:
+    """Whether a column that is no nested one is said to hold nothing but nulls."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+    own = [chunk for chunk in chunks if chunk.path_in_schema == name]
+    return bool(own) and all(
+        chunk.statistics is not None and chunk.statistics.has_null_count and chunk.statistics.null_count == chunk.num_values
+        for chunk in own
+    )
+
+
+def _plainer_types(footers: Iterable[_Footer], edit_names: Sequence[str]) -> list[str]:
+    """Warn of passed-through columns that are written in another type than they are stored in."""
+    found = {
+        each.name: f"{each.name} ({each.type} as {kind})"
+        for footer in footers
+        for each in footer.schemas["ns"]
+        if each.name not in edit_names and (kind := written_type(each.type)) != each.type
+    }
+    return [f"input columns are written in plainer types, with the same values: {', '.join(found.values())}"] if found else []
 
 
 def _large_groups(footers: Mapping[str, _Footer]) -> list[str]:

@@ -145,7 +145,7 @@ def unify_passed(first: pa.Schema | None, schema: pa.Schema, edit_columns: Seque
             continue
         kind = _written_type(field, file)
         if field.name not in fields:
-            fields[field.name] = pa.field(field.name, kind)
+            fields[field.name] = pa.field(field.name, kind, metadata=_own_metadata(field))
             continue
         old = fields[field.name]
         common = common_type(old.type, kind)
@@ -155,9 +155,14 @@ def unify_passed(first: pa.Schema | None, schema: pa.Schema, edit_columns: Seque
                 "allowed: one type in all files, or types of which one holds all values of both"
             )
         if common != old.type:
-            fields[field.name] = pa.field(field.name, common)
+            fields[field.name] = pa.field(field.name, common, metadata=old.metadata)
     metadata = {**(schema.metadata or {}), **((first.metadata if first is not None else None) or {})}
     return pa.schema(list(fields.values()), metadata=metadata)
+
+
+def _own_metadata(field: pa.Field) -> dict[bytes, bytes] | None:
+    """Return what a file says of a column, without the number that it has there."""
+    return {key: value for key, value in (field.metadata or {}).items() if key != b"PARQUET:field_id"} or None
 
 
 def _written_type(field: pa.Field, file: str) -> pa.DataType:
@@ -176,8 +181,7 @@ def output_schema(input_schema: pa.Schema, columns: ColumnMap, riding: Sequence[
     `riding`: groups of metrics that stand in `metrics` beside those that every run has. Columns for which `datasets` has no name
     have no feature.
     """
-    kinds = {field.name: field.type for field in input_schema}
-    passed = [pa.field(name, kinds[source]) for name, source in columns.passed.items()]
+    passed = [input_schema.field(source).with_name(name) for name, source in columns.passed.items()]
     metrics = OUTPUT_FIELDS[-1]
     more = [pa.field(name, pa.float32()) for name in columns_of(riding)]
     fields = [*OUTPUT_FIELDS[:-1], metrics.with_type(pa.struct([*metrics.type, *more])), *passed]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.records.embedded import is_embedded, read_embedded
@@ -26,10 +29,10 @@ ALLOWED = {
     "image": PICTURE,
     "source_prompt": "a string that is not empty",
     "target_prompt": "a string that is not empty, or a list of such strings",
-    "id": "a string or an integer",
+    "id": "a string, a UUID or a whole number",
     "blend_words": BLEND_FORMS,
     "given_mask": PICTURE,
-    "seed": "an integer from 0 to 2**63-1, or null",
+    "seed": "a whole number from 0 to 2**63-1, or null",
     "overrides": f"a struct of {', '.join(OVERRIDES)}",
 }
 
@@ -47,6 +50,19 @@ def converted(value: Any) -> Any:
     if isinstance(value, RequestError):
         raise value
     return value
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a whole number, of whatever type it is; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, np.floating):
+        value = float(value)
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return None
 
 
 def find_coded(value: Any, field: str) -> bytes | str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipelines.options import Pictures, Place, Requests, Scoring, check_bases, check_given
+from pipelines.store.listing import Inputs
 from pipelines.store.masking import mask_urls
 from vimaedit.config import check_choice, check_range
 from vimaedit.errors import ConfigError
@@ -40,7 +41,9 @@ UNSCORED = "unscored"  # ... and of one whose pictures cannot be read or compare
 class ScoreConfig(Place, Scoring, Pictures, Requests):
     """What is scored against what, by which metrics (`jobs.score`)."""
 
-    benchmark: str = ""  # Parquet file, folder or glob with reference_mask, category, ...; local or any fsspec URL
+    benchmark: Inputs = (
+        ""  # Parquet file, folder or glob with reference_mask, category, ..., or [A, B]; local or any fsspec URL
+    )
     edited: str = ""  # output of jobs.edit; or Parquet with id and edited_image; or a folder of pictures named by record id
     output: str = ""  # folder, local or any fsspec URL; gets scores/<name>.parquet and scores/<name>.json
     name: str = ""  # of these scores; empty: the run's method, else the last part of `edited`

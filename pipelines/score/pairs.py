@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.records.folders import folder_values, with_folders
+from pipelines.records.parse import read_label
 from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.score.config import ScoreConfig
 from pipelines.store.listing import list_input
@@ -60,6 +62,7 @@ class Places:
     """Where everything lies. Files are relative to the roots; `columns` maps names of the contract to the benchmark's."""
 
     benchmark_root: str
+    benchmark_roots: tuple[str, ...]  # of the inputs, where the benchmark is several
     columns: Mapping[str, str]
     edited_root: str
     is_table: bool  # the edited pictures lie in Parquet files
@@ -87,6 +90,7 @@ def find_pairs(config: ScoreConfig) -> Pairs:
     if config.limit is not None:
         del pairs[config.limit :]
     warnings = [f"benchmark: {file.path}: {file.error}; left out" for file in benchmark.files if file.error is not None]
+    warnings += [f"benchmark: {each.text()}" for each in benchmark.left_out]
     root, entries, is_table = _find_edited(config, warnings)
     unmatched = match(pairs, entries)
     if not pairs or all(pair.edited is None for pair in pairs):
@@ -102,6 +106,7 @@ def find_pairs(config: ScoreConfig) -> Pairs:
         pairs=pairs,
         places=Places(
             benchmark_root=benchmark.root,
+            benchmark_roots=benchmark.roots,
             columns={**benchmark.columns.edit, **benchmark.columns.passed},
             edited_root=root.url,
             is_table=is_table,
@@ -180,20 +185,22 @@ def _requests(config: ScoreConfig, benchmark: InputSet) -> Iterator[Pair]:
     for file in benchmark.files:
         if file.error is not None:
             continue
-        row = 0
+        row, folders = 0, folder_values(benchmark.root, file.path)
         for batch in read_batches(locate(benchmark.root) / file.path, list(wanted.values())):
-            cells = {name: batch.column(source).to_pylist() for name, source in wanted.items()}
+            batch = with_folders(batch, folders)
+            present = set(batch.schema.names)
+            cells = {name: batch.column(source).to_pylist() for name, source in wanted.items() if source in present}
             for offset in range(batch.num_rows):
                 values = {name: cells[name][offset] for name in cells}
-                targets = values["target_prompt"]
+                targets = values.get("target_prompt")
                 listed = targets if isinstance(targets, list) else [targets]
                 for index, target in enumerate(listed or [None]):
                     yield Pair(
-                        id=f"{file.path}#{row}" if values.get("id") is None else str(values["id"]),
+                        id=read_label(values.get("id"), f"{file.path}#{row}")[0],
                         edit_index=index,
                         file=file.path,
                         row=row,
-                        source_prompt=_text(values["source_prompt"]),
+                        source_prompt=_text(values.get("source_prompt")),
                         target_prompt=_text(target),
                         category=_text(values.get("category")),
                         instruction=_text(values.get("instruction")),
@@ -249,7 +256,7 @@ def _table_entries(root: Location, name: str, columns: dict[str, str]) -> Iterat
             yield Edited(
                 file=name,
                 row=row,
-                id=_text(values.get("id")),
+                id=None if values.get("id") is None else read_label(values["id"], str(values["id"]))[0],
                 edit_index=int(values.get("edit_index") or 0),
                 place=(str(values["input_file"]), int(values["input_row"])) if has_place else None,
                 status=str(values.get("status") or Status.OK),

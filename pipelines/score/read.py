@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from pipelines.records.folders import folder_values
 from pipelines.records.values import PICTURE, find_coded
 from pipelines.score.config import ScoreConfig
 from pipelines.score.pairs import Pair, Places
 from pipelines.store.fetch import ReferenceRules, fetch
+from pipelines.store.listing import own_root
 from pipelines.store.location import is_transient, locate
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import take_rows
@@ -77,7 +79,8 @@ def _read_named(root: str, wanted: Sequence[tuple[str, int]], sources: Mapping[s
     read: dict[tuple[str, int], dict[str, Any]] = {}
     for file, rows in files.items():
         table = take_rows(locate(root) / file, rows, list(sources.values()))
-        read |= {(file, row): values for row, values in zip(sorted(rows), table.to_pylist(), strict=True)}
+        folders = folder_values(root, file)
+        read |= {(file, row): {**folders, **values} for row, values in zip(sorted(rows), table.to_pylist(), strict=True)}
     return [{name: read[each].get(source) for name, source in sources.items()} for each in wanted]
 
 
@@ -89,7 +92,9 @@ def _sample(
     Raises: RequestError for what cannot be read or does not fit.
     """
     rules = ReferenceRules(
-        root=config.image_root or places.benchmark_root, allow_http=config.allow_http, http_hosts=config.http_hosts
+        root=config.image_root or own_root(places.benchmark_root, places.benchmark_roots, pair.file),
+        allow_http=config.allow_http,
+        http_hosts=config.http_hosts,
     )
     for name, prompt in (("source_prompt", pair.source_prompt), ("target_prompt", pair.target_prompt)):
         if prompt is None:

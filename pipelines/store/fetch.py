@@ -7,7 +7,7 @@ import http.client
 import io
 import ipaddress
 import os
-import posixpath
+import re
 import socket
 import ssl
 import stat
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from pipelines.store.location import Location, locate, read_bytes, retry
+from pipelines.store.location import Location, local_path, locate, read_bytes, retry
 from pipelines.store.masking import mask_url, mask_urls
 from pipelines.store.patience import FETCH_SOCKET_S, FETCH_TOTAL_S, MAX_REDIRECTS, PATIENT_ATTEMPTS
 from vimaedit.errors import RequestError
@@ -62,18 +62,20 @@ def fetch(reference: str, rules: ReferenceRules) -> bytes:
     place = resolve(reference, rules.root)
     try:
         # As patient as with the records themselves: a store that is away for a minute must not fail a thousand rows.
-        return _read_file(reference, place.path) if place.is_local else read_bytes(place, attempts=PATIENT_ATTEMPTS)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        allowed = f"a file under {mask_urls(rules.root)}"
-        raise RequestError("missing_image", field="image", got=_shown(reference), allowed=allowed) from error
+        return _read_file(reference, place.path) if place.is_local else _read_object(place, locate(rules.root))
+    except IsADirectoryError as error:
+        raise _missing(reference, "which is a folder", rules) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _missing(reference, "there is no such file", rules) from error
     except OSError as error:
         if place.is_local and error.errno in NO_NAMES:
-            raise _outside(reference, f"a path under {mask_urls(rules.root)}") from error
+            raise _missing(reference, f"which can be no file ({os.strerror(error.errno or 0)})", rules) from error
         raise
 
 
 def resolve(reference: str, root: str) -> Location:
-    """Find the place a reference means; local ones after following every link.
+    """Find the place a reference means; local ones after following every link. Places are compared by what they mean: schemes of
+    one store, `..`, `file:` URLs with quoted letters. In a store's keys several slashes in a row stay as they are.
 
     Raises: RequestError unless it lies under `root` and can be a name at all.
     """
@@ -81,41 +83,82 @@ def resolve(reference: str, root: str) -> Location:
     allowed = f"a path under {mask_urls(base.url)}"
     if not reference or "\x00" in reference:
         raise _outside(reference, allowed)
-    scheme = _scheme(reference)
     if base.is_local:
-        if scheme not in ("", "file"):
+        return Location(base.fs, _resolve_local(reference, os.path.realpath(base.path), allowed))
+    folder, named = f"{base.path.rstrip('/')}/", reference
+    scheme = _scheme(reference)
+    if scheme:
+        protocols = [base.fs.protocol] if isinstance(base.fs.protocol, str) else base.fs.protocol
+        if scheme not in (*protocols, _scheme(base.url)):
             raise _outside(reference, allowed)
-        folder = os.path.realpath(base.path)
-        try:
-            path = os.path.realpath(os.path.join(folder, reference.removeprefix("file://")))
-        except UnicodeError as error:
-            raise _outside(reference, allowed) from error
-        if os.path.commonpath([folder, path]) != folder:
+        whole = _without_dots(f"/{_after_scheme(reference).lstrip('/')}")
+        top = f"/{folder.lstrip('/')}"
+        if whole is None or not whole.startswith(top):
             raise _outside(reference, allowed)
-        return Location(base.fs, path)
-    folder = base.path.rstrip("/")
-    prefix = base.url.rstrip("/") + "/"
-    if scheme and not reference.startswith(prefix):
+        named = whole[len(top) :]
+    name = None if named.startswith("/") and not scheme else _without_dots(named)
+    if not name:
         raise _outside(reference, allowed)
-    name = posixpath.normpath(reference.removeprefix(prefix))
-    if name.startswith("/") or name == "." or ".." in name.split("/"):
-        raise _outside(reference, allowed)
-    path = f"{folder}/{name}"
+    path = f"{folder}{name}"
     if len(path.encode(errors="replace")) > MAX_KEY_BYTES:
         raise _outside(reference, f"{allowed} of at most {MAX_KEY_BYTES} bytes")
     return Location(base.fs, path)
+
+
+def _resolve_local(reference: str, folder: str, allowed: str) -> str:
+    named, scheme = local_path(reference), _scheme(reference)
+    if named is None and scheme not in ("", "file"):
+        raise _outside(reference, allowed)
+    if named is None:
+        named = _after_scheme(reference) if scheme else reference
+    try:
+        path = os.path.realpath(os.path.join(folder, named))
+    except UnicodeError as error:
+        raise _outside(reference, allowed) from error
+    if os.path.commonpath([folder, path]) != folder:
+        raise _outside(reference, allowed)
+    return path
+
+
+def _read_object(place: Location, root: Location) -> bytes:
+    """Read an object. Where there is none of a key with several slashes in a row, these are taken for sloppy spelling."""
+    try:
+        return read_bytes(place, attempts=PATIENT_ATTEMPTS)
+    except FileNotFoundError:
+        folder = f"{root.path.rstrip('/')}/"
+        name = re.sub("/+", "/", place.path[len(folder) :].lstrip("/"))
+        if folder + name == place.path:
+            raise
+        return read_bytes(Location(place.fs, folder + name), attempts=PATIENT_ATTEMPTS)
+
+
+def _without_dots(name: str) -> str | None:
+    """Follow the `.` and `..` of a key, and leave all else as it stands; None where they lead out of it."""
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == ".." and not parts:
+            return None
+        if part == "..":
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
 
 
 def _scheme(reference: str) -> str:
     return reference.split("://", 1)[0].lower() if "://" in reference else ""
 
 
+def _after_scheme(reference: str) -> str:
+    return reference.partition("://")[2]
+
+
 def _below_web_root(reference: str, root: str) -> str:
     """Join a relative reference to a web root; what the root asks with (`?token=...`) is asked along."""
     folder, _, root_query = root.partition("?")
     path, _, own_query = reference.partition("?")
-    name = posixpath.normpath(path)
-    if not path or _scheme(path) or name == "." or name.startswith("/") or ".." in unquote(name).split("/"):
+    name = _without_dots(path)
+    if not name or _scheme(path) or name.startswith("/") or ".." in unquote(name).split("/"):
         raise _outside(reference, f"a path under {mask_urls(root)}")
     query = "&".join(part for part in (own_query, root_query) if part)
     return f"{folder.rstrip('/')}/{name}" + (f"?{query}" if query else "")
@@ -140,6 +183,11 @@ def _read_file(reference: str, path: str) -> bytes:
 
 def _shown(reference: str) -> str:
     return repr(mask_url(reference))
+
+
+def _missing(reference: str, why: str, rules: ReferenceRules) -> RequestError:
+    allowed = f"a file that is there, under {mask_urls(rules.root)}"
+    return RequestError("missing_image", field="image", got=f"{_shown(reference)}, {why}", allowed=allowed)
 
 
 def _outside(reference: str, allowed: str) -> RequestError:
@@ -244,7 +292,7 @@ def public_address(host: str, port: int, listed_hosts: Sequence[str]) -> str:
             raise RequestError("unknown_host", field="image", got=f"host {host!r}", allowed="a host that exists") from error
         raise ConnectionError(f"host {host!r}: {error}") from error
     addresses = [str(entry[4][0]) for entry in found]
-    if host not in listed_hosts:
+    if not any(_means_host(name, host, port) for name in listed_hosts):
         for address in addresses:
             if not _is_public(ipaddress.ip_address(address.split("%")[0])):
                 raise RequestError(
@@ -254,6 +302,16 @@ def public_address(host: str, port: int, listed_hosts: Sequence[str]) -> str:
                     allowed="public addresses, or hosts in http_hosts",
                 )
     return addresses[0]
+
+
+def _means_host(name: str, host: str, port: int) -> bool:
+    """Whether a listed host, perhaps with its port or scheme, is this one."""
+    try:
+        parts = urlsplit(name if "//" in name else f"//{name}")
+        named, own_port = parts.hostname or "", parts.port
+    except ValueError:  # an IPv6 address without brackets
+        named, own_port = name, None
+    return host in (name, named.rstrip(".").lower()) and own_port in (None, port)
 
 
 def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import re
 import tempfile
 import time
 import uuid
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import get_filesystem_class, known_implementations
 
 from pipelines.store.masking import mask_urls, refuse_credentials, without_secrets
 from pipelines.store.patience import ATTEMPTS, FIRST_DELAY_S, MAX_DELAY_S, PATIENT_ATTEMPTS
@@ -26,6 +29,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 COMPLETE_MARK = "_SUCCESS"
+FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNORECASE)
 # Raised by clients of object stores below the file system interface: resets, time-outs, endpoints that do not answer.
 CLIENT_MODULES = frozenset({"aiohttp", "aiobotocore", "botocore", "urllib3"})
 PERMANENT_CLIENT_ERRORS = frozenset({"NoCredentialsError", "ParamValidationError", "ProfileNotFound", "NoRegionError"})
@@ -41,7 +45,7 @@ class Location:
     path: str
 
     def __truediv__(self, name: str) -> Location:
-        return Location(self.fs, f"{self.path.rstrip('/')}/{name}")
+        return Location(self.fs, f"{self.path.rstrip('/')}/{name}" if self.path else name)
 
     @property
     def is_local(self) -> bool:
@@ -60,14 +64,38 @@ def locate(url: str) -> Location:
     an object store's URL with credentials.
     """
     refuse_credentials(url)
+    named = local_path(url)
+    scheme = "file" if named is not None or "://" not in url else url.partition("://")[0]
     try:
-        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        if scheme == "file" or ("::" in url and not _is_chain(url)):  # which fsspec would take for several in each other
+            kind: Any = get_filesystem_class(scheme)
+            url = url if named is None else named
+            fs = kind(use_listings_cache=False, **kind._get_kwargs_from_urls(url))
+            path = kind._strip_protocol(url)
+        else:
+            fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except Exception as error:  # each file system's constructor refuses in its own way
         if is_transient(error):
             raise
         text = mask_urls(f"got {url!r}: {error}")
         raise ConfigError(f"{text}; allowed: a local path, or a URL of a scheme known here") from error
     return Location(fs, str(path))
+
+
+def local_path(url: str) -> str | None:
+    """Return the path that a `file:` URL means, as `Path.as_uri` writes it (`%20` for a blank); None for what is no such URL.
+
+    One that was made of a path without quoting is taken as it stands, where only that exists.
+    """
+    found = FILE_URL.fullmatch(url)
+    if found is None:
+        return None
+    path = unquote(found[1])
+    return found[1] if os.path.lexists(found[1]) and not os.path.lexists(path) else path
+
+
+def _is_chain(url: str) -> bool:
+    return any("://" in part or part in known_implementations for part in url.split("::")[1:])
 
 
 def is_transient(error: BaseException) -> bool:
@@ -126,26 +154,53 @@ def exists(place: Location) -> bool:
     return bool(retry_remote(place, lambda: place.fs.exists(place.path), attempts=ATTEMPTS))
 
 
-def list_files(folder: Location, suffix: str = "") -> list[tuple[str, int]]:
+def list_files(folder: Location, suffix: str = "", *, with_hidden: bool = False) -> list[tuple[str, int]]:
     """List the files below a folder whose names end in `suffix`: sorted (path relative to the folder, size in bytes).
 
-    Names that begin with a dot or underscore are nobody's data and left out. A folder that is not there has no files.
+    Hidden names are left out, unless they are asked for. A folder that is not there has no files.
+
+    Raises: OSError for a local folder that may not be listed.
     """
 
-    def listing() -> dict[str, dict[str, Any]]:
+    def listing() -> dict[str, int]:
         try:
             found: dict[str, dict[str, Any]] = folder.fs.find(folder.path, detail=True)
         except FileNotFoundError:
             return {}
-        return found
+        return {path: int(facts.get("size") or 0) for path, facts in found.items()}
 
     prefix = folder.path.rstrip("/") + "/"
+    sizes = dict(_walk(folder.path)) if folder.is_local else retry(listing)
     files = []
-    for path, facts in retry_remote(folder, listing, attempts=ATTEMPTS).items():
+    for path, size in sizes.items():
         name = path.removeprefix(prefix)
-        if name.endswith(suffix) and path.startswith(prefix) and not any(part[:1] in "._" for part in name.split("/")):
-            files.append((name, int(facts.get("size") or 0)))
+        if not name.endswith(suffix) or name.endswith("/") or not path.startswith(prefix):  # a slash ends the mark of a folder
+            continue
+        if with_hidden or not is_hidden(name):
+            files.append((name, size))
     return sorted(files)
+
+
+def _walk(folder: str) -> Iterator[tuple[str, int]]:
+    """Yield what lies below a local folder and is none itself, also links to folders, with its size. fsspec says nothing of what
+    it may not list."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # it may go while this goes through
+            raise error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for path in (os.path.join(place, name) for name in [*names, *links]):
+            try:
+                yield path, os.stat(path).st_size
+            except OSError:
+                yield path, 0
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is nobody's data by its relative path: a part of it begins with a dot or underscore."""
+    return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def put_atomic(place: Location, data: bytes) -> None:

@@ -48,6 +48,61 @@ def read_footer(place: Location) -> pq.FileMetaData:
         raise BrokenParquet(f"{reason}; allowed: a whole Parquet file") from error
 
 
+def read_schema(place: Location, int96: str) -> pa.Schema:
+    """Read the schema in which a file's rows come. `int96`: as `has_int96` says."""
+
+    def read() -> pa.Schema:
+        with _opened(place, int96=int96) as file:
+            return file.schema_arrow
+
+    return retry_remote(place, read)
+
+
+def open_footer(footer: bytes, int96: str) -> pq.ParquetFile:
+    """Open the bytes of a footer alone, as a file of which nothing else can be read. `int96`: as `has_int96` says."""
+    return pq.ParquetFile(io.BytesIO(footer), coerce_int96_timestamp_unit=int96)
+
+
+def has_int96(metadata: pq.FileMetaData) -> bool:
+    """Whether a file has times of 96 bits, which no type of Arrow holds all of: they are read in nanoseconds, as far as those
+    reach (1677 to 2262), or in microseconds."""
+    return bool(_int96_columns(metadata))
+
+
+def fits_nanoseconds(place: Location, metadata: pq.FileMetaData) -> bool:
+    """Whether all times of 96 bits of a file lie where nanoseconds reach; read in them, others would come out as other times."""
+    for batch in read_batches(place, _int96_columns(metadata), int96="us"):
+        try:
+            batch.cast(_in_nanoseconds(batch.schema))
+        except pa.ArrowInvalid:
+            return False
+    return True
+
+
+def _int96_columns(metadata: pq.FileMetaData) -> list[str]:
+    columns = [metadata.schema.column(index) for index in range(metadata.num_columns)]
+    return [column.path for column in columns if column.physical_type == "INT96"]
+
+
+def _in_nanoseconds(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of some columns' parts that are times, in nanoseconds."""
+
+    def convert(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_timestamp(kind):
+            return pa.timestamp("ns", kind.tz)
+        if pa.types.is_struct(kind):
+            return pa.struct([each.with_type(convert(each.type)) for each in kind])
+        if pa.types.is_map(kind):
+            return pa.map_(convert(kind.key_type), convert(kind.item_type))
+        if pa.types.is_large_list(kind):
+            return pa.large_list(kind.value_field.with_type(convert(kind.value_type)))
+        if pa.types.is_list(kind):
+            return pa.list_(kind.value_field.with_type(convert(kind.value_type)))
+        return kind
+
+    return pa.schema([each.with_type(convert(each.type)) for each in schema])
+
+
 def read_table(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
     """Read some columns, or all with one request: for files that fit into memory twice."""
     if columns is None:
@@ -61,7 +116,7 @@ def read_table(place: Location, columns: Sequence[str] | None = None) -> pa.Tabl
 
 
 def read_batches(
-    place: Location, columns: Sequence[str] | None = None, *, rows: int = 65_536, buffer_bytes: int = 0
+    place: Location, columns: Sequence[str] | None = None, *, rows: int = 65_536, buffer_bytes: int = 0, int96: str = "ns"
 ) -> Generator[pa.RecordBatch, None, None]:
     """Read a file in order, so many rows at a time, over interruptions of the network. Columns that it lacks are left out.
 
@@ -69,7 +124,7 @@ def read_batches(
     """
 
     def from_row(position: int) -> Iterator[pa.RecordBatch]:
-        with _opened(place, buffer_bytes) as file:
+        with _opened(place, buffer_bytes, int96) as file:
             groups = [(number, start) for number, start, end in group_bounds(file.metadata) if end > position]
             start = groups[0][1] if groups else 0
             for batch in file.iter_batches(batch_size=rows, row_groups=[number for number, _ in groups], columns=columns):
@@ -218,7 +273,7 @@ def row_groups(table: pa.Table, max_rows: int = GROUP_ROWS, max_bytes: int = GRO
 
 
 @contextmanager
-def _opened(place: Location, buffer_bytes: int = 0) -> Iterator[pq.ParquetFile]:
+def _opened(place: Location, buffer_bytes: int = 0, int96: str = "ns") -> Iterator[pq.ParquetFile]:
     """Open a file to be read a piece at a time. Without pre_buffer: it would hold all columns of all row groups, as coded."""
     with open_reader(place) as stream:
-        yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=buffer_bytes)
+        yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=buffer_bytes, coerce_int96_timestamp_unit=int96)

@@ -15,7 +15,8 @@ from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import read_run
 from pipelines.output.plan import load_plan
 from pipelines.output.resume import as_stored, tell_differences
-from pipelines.store.listing import refuse_output_in_input
+from pipelines.records.scan import READING
+from pipelines.store.listing import refuse_output_in_input, shown_inputs
 from pipelines.store.location import (
     Location,
     check_writable,
@@ -101,9 +102,11 @@ def begin_synthesis(config: SynthesizeConfig) -> BegunSynthesis:
                 "which makes them"
             )
         return BegunSynthesis(config=config, output=output, making=None, limits=[])
-    captions = scan_captions(config.input, config.columns, TAKEN)
+    before = read_json(output / SETTINGS_FILE)
+    reading = READING if before is None else before.get("reading", 1)  # earlier versions said nothing of it
+    captions = scan_captions(config.input, config.columns, TAKEN, reading=reading)
     if not captions.num_rows:
-        raise ConfigError(f"input: got {mask_urls(config.input)!r}, whose files hold no records; allowed: at least one")
+        raise ConfigError(f"input: got {shown_inputs(config.input)}, whose files hold no records; allowed: at least one")
     source = pair_source(config, captions)
     lexicon = load_lexicon(config.words) if source == "rules" else None
     named, generator = with_absolute_names(config), config.generator
@@ -225,4 +228,5 @@ def _settings(config: SynthesizeConfig, captions: CaptionSet, lexicon: Lexicon |
     return {
         "settings": as_stored(pair_settings(config, words)),
         "input": [[file.path, file.size, file.rows] for file in captions.files],
+        "reading": captions.reading,
     }

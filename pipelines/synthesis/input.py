@@ -11,15 +11,17 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.records.parse import read_label
+from pipelines.records.possible import ALLOWED_TYPES, can_hold
 from pipelines.records.read import read_rows
-from pipelines.records.scan import FOOTER_THREADS, InputFile
+from pipelines.records.scan import FOOTER_THREADS, READING, InputFile, with_folder_fields
 from pipelines.records.schema import unify_passed
 from pipelines.records.types import is_list_type, to_written
 from pipelines.records.values import read_record
-from pipelines.store.listing import list_input
-from pipelines.store.location import Location, locate
-from pipelines.store.parquet import BrokenParquet, read_footer
+from pipelines.store.listing import Inputs, list_input
+from pipelines.store.location import Location
+from pipelines.store.parquet import BrokenParquet, fits_nanoseconds, has_int96, read_footer, read_schema
 from vimaedit.errors import ConfigError, RequestError
+from vimaedit.types import LeftOut
 
 READ_COLUMNS = ("image", "source_prompt", "target_prompt", "id", "blend_words", "instruction", "category")
 CHUNK_ROWS = 32  # records of one object below <output>/pairs
@@ -47,10 +49,15 @@ class CaptionSet:
     """
 
     root: str
+    roots: tuple[str, ...]  # of the inputs, where there are several
     files: tuple[InputFile, ...]
     columns: Mapping[str, str]
     passed: Mapping[str, str]
     passed_types: Mapping[str, pa.DataType]
+    reading: int  # by which rules, as `scan_inputs`
+    int96: str  # the unit in which times of 96 bits are read
+    warnings: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
 
     @property
     def num_rows(self) -> int:
@@ -71,20 +78,30 @@ class Record:
     error: RequestError | None = None
 
 
-def scan_captions(url: str, columns: Mapping[str, str], taken: Sequence[str]) -> CaptionSet:
-    """List the input's files and read their footers. `taken`: column names that passed-through columns may not have.
+def scan_captions(inputs: Inputs, columns: Mapping[str, str], taken: Sequence[str], *, reading: int = READING) -> CaptionSet:
+    """List the input's files and read their footers. `taken`: column names that passed-through columns may not have; `reading`: by
+    which rules, as `scan_inputs`.
 
-    Raises: ConfigError where there is no readable file, a file is broken, or columns are missing or do not fit.
+    Raises: ConfigError where there is no readable file, a file is broken, or columns are missing, do not fit or cannot hold what
+    they are for.
     """
-    listing = list_input(url)
+    listing = list_input(inputs, by_suffix=reading < 2)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         footers = list(pool.map(lambda entry: _read_footer(listing.root / entry[0]), listing.files))
-    schema = None
-    files = []
-    for (path, size), (rows, found) in zip(listing.files, footers, strict=True):
+    int96 = "ns" if reading < 2 or all(footer.fits_nanoseconds for footer in footers) else "us"
+    schema, files = None, []
+    warnings: list[str] = []
+    names: dict[str, Sequence[str]] = {}
+    for (path, size), footer in zip(listing.files, footers, strict=True):
+        found = footer.schemas[int96]
         schema = unify_passed(schema, found, [columns.get(name, name) for name in READ_COLUMNS], path)
-        files.append(InputFile(path=path, size=size, rows=rows))
+        files.append(InputFile(path=path, size=size, rows=footer.rows))
+        names[path] = found.names
+        if reading >= 2:
+            _refuse_impossible(found, columns, path)
     assert schema is not None
+    if reading >= 2:
+        schema = with_folder_fields(schema, listing.root.url, names, warnings)
     for name, source in columns.items():
         if name not in READ_COLUMNS:
             raise ConfigError(f"columns: got {name!r}; allowed: {', '.join(READ_COLUMNS)}")
@@ -108,11 +125,26 @@ def scan_captions(url: str, columns: Mapping[str, str], taken: Sequence[str]) ->
         passed[name] = source
     return CaptionSet(
         root=listing.root.url,
+        roots=tuple(root.url for root in listing.roots),
         files=tuple(files),
         columns=known,
         passed=passed,
         passed_types={name: schema.field(source).type for name, source in passed.items()},
+        reading=reading,
+        int96=int96,
+        warnings=tuple(warnings),
+        left_out=listing.left_out,
     )
+
+
+def _refuse_impossible(schema: pa.Schema, columns: Mapping[str, str], path: str) -> None:
+    for name in (each for each in READ_COLUMNS if each in ALLOWED_TYPES):
+        source = columns.get(name, name)
+        if source not in schema.names or schema.names.count(source) > 1:
+            continue
+        kind = schema.field(source).type
+        if not can_hold(name, kind) and not (pa.types.is_null(kind) and name != "source_prompt"):
+            raise ConfigError(f"input: got column {source!r} as {kind} in {path}; allowed: {ALLOWED_TYPES[name]}")
 
 
 def cut_chunks(captions: CaptionSet, limits: Sequence[int | None]) -> list[Chunk]:
@@ -141,7 +173,7 @@ def read_records(captions: CaptionSet, chunk: Chunk) -> Iterator[Record]:
     """Yield the records of a chunk; rows that cannot be read among them, with the reason."""
     file = captions.files[chunk.file]
     left = chunk.count
-    with closing(read_rows(locate(captions.root) / file.path, file, chunk.first_row)) as source:
+    with closing(read_rows(captions.root, file, chunk.first_row, captions.int96)) as source:
         for rows in source:
             for offset in range(min(rows.count, left)):
                 if isinstance(rows.content, Exception):
@@ -175,9 +207,18 @@ def _unreadable(captions: CaptionSet, file: InputFile, row: int, error: Exceptio
     )
 
 
-def _read_footer(place: Location) -> tuple[int, pa.Schema]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Footer:
+    rows: int
+    schemas: Mapping[str, pa.Schema]  # by the unit in which times of 96 bits are read
+    fits_nanoseconds: bool
+
+
+def _read_footer(place: Location) -> _Footer:
     try:
-        footer = read_footer(place)
+        metadata = read_footer(place)
+        schemas = {unit: read_schema(place, unit) for unit in ("ns", "us")}
     except BrokenParquet as error:
         raise ConfigError(f"input: {error}") from error
-    return footer.num_rows, footer.schema.to_arrow_schema()
+    fits = not has_int96(metadata) or fits_nanoseconds(place, metadata)
+    return _Footer(rows=metadata.num_rows, schemas=schemas, fits_nanoseconds=fits)

@@ -16,6 +16,7 @@ from pipelines.cluster.weights import local_copy, with_local_weights
 from pipelines.records.parse import parse_edit, read_prompt
 from pipelines.records.pictures import find_picture
 from pipelines.store.fetch import ReferenceRules, fetch
+from pipelines.store.listing import own_root
 from pipelines.store.masking import mask_urls
 from pipelines.synthesis.columns import pair_row, rejected_row
 from pipelines.synthesis.config import SynthesizeConfig
@@ -92,7 +93,7 @@ class Maker:
         file = captions.files[chunk.file].path
         proposals = self._pairs(records, file)
         made = Made()
-        pictures = self._pictures(records, proposals, made)
+        pictures = self._pictures(records, file, proposals, made)
         for record, pairs, picture in zip(records, proposals, pictures, strict=True):
             for edit, pair in enumerate(pairs):
                 pair_id = f"{file}#{record.input_row}/{edit}"
@@ -144,11 +145,11 @@ class Maker:
         ]
 
     def _pictures(
-        self, records: Sequence[Record], proposals: Sequence[Sequence[PromptPair | RequestError]], made: Made
+        self, records: Sequence[Record], file: str, proposals: Sequence[Sequence[PromptPair | RequestError]], made: Made
     ) -> list[bytes | Exception]:
         """Return each record's coded source picture, or why there is none."""
         if self.pipe is None:
-            return [self._picture(record) for record in records]
+            return [self._picture(record, file) for record in records]
         from vimaedit.synthesis.text_to_image import draw_pictures
 
         config = self.making.config
@@ -165,13 +166,14 @@ class Maker:
             pictures[n] = encode_image(picture, "png", make_mark(GENERATED))
         return pictures
 
-    def _picture(self, record: Record) -> bytes | Exception:
+    def _picture(self, record: Record, file: str) -> bytes | Exception:
         """Return a record's own picture, fetched where the record only names it."""
         config = self.making.config
         source = find_picture(record.values)
         if not isinstance(source, str):
             return source
-        root = config.image_root or self.making.captions.root
+        captions = self.making.captions
+        root = config.image_root or own_root(captions.root, captions.roots, file)
         try:
             return fetch(source, ReferenceRules(root=root, allow_http=config.allow_http, http_hosts=config.http_hosts))
         except Exception as error:  # what a record names may be anything; it becomes the record's own

@@ -20,6 +20,7 @@ from pipelines.exits import EXIT_LOSSES
 from pipelines.output.finish import RUN_FILE, read_run
 from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.output.summary import RunSummary
+from pipelines.store.listing import named_inputs
 from pipelines.store.location import Location, put_json, withdraw_success, write_success
 from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls
@@ -39,7 +40,7 @@ from pipelines.synthesis.columns import PAIR_FIELDS
 from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.dataset import write_dataset
 from pipelines.synthesis.filters import make_bounds
-from pipelines.synthesis.input import cut_chunks
+from pipelines.synthesis.input import CaptionSet, cut_chunks
 from pipelines.synthesis.making import Making
 from pipelines.synthesis.pairs import make_pairs
 from pipelines.synthesis.report import EXAMPLES, write_report
@@ -84,7 +85,7 @@ def run_synthesis(
                     warnings=edited.warnings,
                     stop_reason=edited.stop_reason,
                 )
-        return _select(config, output, placement, lock, edited, started)
+        return _select(config, output, placement, lock, edited, None if making is None else making.captions, started)
 
 
 def settle(making: Making, placement: Placement) -> Making:
@@ -101,6 +102,7 @@ def _select(
     placement: Placement,
     lock: Lock,
     edited: RunSummary | None,
+    captions: CaptionSet | None,
     started: float,
 ) -> SynthesisSummary:
     """Score, select, and write the data set with its card and report."""
@@ -121,6 +123,8 @@ def _select(
     lock.check()
     shards = write_dataset(selecting, selected, passed)
     warnings += run.get("warnings", [])
+    left_out = () if captions is None else captions.left_out
+    warnings += [*(() if captions is None else captions.warnings), *(each.text() for each in left_out)]
     account = Account(
         selecting=selecting,
         selected=selected,
@@ -142,6 +146,7 @@ def _select(
         "records": {split: selected.records(split) for split in SPLITS},
         "places": [mask_urls((output / name).url) for name in ("data", "README.md", "report.html")],
         "warnings": warnings,
+        "left_out": [dataclasses.asdict(each) for each in left_out],
         "truth": None if account.truth is None else account.truth.text(),
         "version": vimaedit.__version__,
         "seconds": round(time.monotonic() - started, 3),
@@ -169,6 +174,6 @@ def _provenance(config: SynthesizeConfig, run: Mapping[str, Any]) -> dict[str, A
         "seed": config.seed,
         "pairs": config.pairs,
         "candidates of a pair": config.candidates,
-        "input": mask_urls(config.input),
+        "input": named_inputs(config.input),
         "edited": json.dumps(run.get("counts", {})),
     }

@@ -133,7 +133,7 @@ def test_a_measurement_that_fails_costs_no_other(
     write_records(tmp_path / "in" / "a.parquet", records_of()[:2])
     inputs = scan_inputs(str(tmp_path / "in"), {})
     job = EditJobConfig(
-        input=inputs.url, output="out", model=MODEL, metrics=["clip"], device="cpu", dtype="float32", **networks
+        input=inputs.inputs, output="out", model=MODEL, metrics=["clip"], device="cpu", dtype="float32", **networks
     )
     context = make_context(
         job,

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.cluster.weights import local_copy
 from pipelines.edit.edit import run_edit
+from pipelines.output.finish import read_run
 from pipelines.store.location import list_files, locate, put_atomic, read_bytes
 from tests.pipeline.conftest import MakeJob, MakePicture
 from vimaedit.errors import ConfigError
@@ -39,6 +40,14 @@ def test_records_come_from_and_go_to_object_storage(
     assert summary.counts == {"ok": 3, "rejected": 3, "failed": 0, "quarantined": 0}
     assert summary.warnings[0].startswith("b.parquet: the file does not end as a Parquet file does")
     output = locate(f"{bucket}/out")
+    run = read_run(output)
+    assert run is not None and run["left_out"][0]["examples"] == ["pictures/a.png"]
+    assert {kind: loss["count"] for kind, loss in run["losses"].items()} == {
+        "image_undecodable": 1,
+        "unreadable_file": 1,
+        "missing_image": 1,
+    }
+    assert "there is no such file" in run["losses"]["missing_image"]["example"] and summary.losses["missing_image"].count == 1
     assert [name for name, _ in list_files(output)] == [
         "data/part-00000-000000000.parquet",
         "data/part-00001-000000000.parquet",

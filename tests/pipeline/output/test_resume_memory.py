@@ -37,8 +37,9 @@ def make_inputs(folder: Path) -> InputSet:
     texts = ("source_prompt", "target_prompt", "category")
     schema = pa.schema([("image", pa.binary()), *((name, pa.string()) for name in texts)])
     return InputSet(
-        url=str(folder / "in"),
+        inputs=str(folder / "in"),
         root=str(folder / "in"),
+        roots=(str(folder / "in"),),
         files=tuple(
             InputFile(path=path, size=10**9, rows=ROWS, footer_digest="f" * 32, target_is_list=path in lists) for path in paths
         ),

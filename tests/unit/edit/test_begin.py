@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipelines.output.finish import write_run
 from pipelines.output.parts import part_bytes, part_name
 from pipelines.output.plan import StoredPlan, make_plan, store_plan
 from pipelines.output.resume import plan_options
-from pipelines.records.scan import scan_inputs
+from pipelines.records.scan import READING, InputSet, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store.location import locate, put_atomic, write_success
 from tests.contexts import make_context
@@ -30,7 +31,7 @@ STATUSES = ("ok", "failed", "ok", "rejected")
 
 
 def write_input(folder: Path, name: str) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     columns = {"image": [b"x"] * 7, "source_prompt": ["a"] * 7, "target_prompt": ["b"] * 7}
     pq.write_table(pa.table(columns), folder / name)
 
@@ -40,10 +41,15 @@ def finished(tmp_path: Path) -> EditJobConfig:
     """The job of a finished run of seven rows in two units, two of them failed; its model is nowhere."""
     write_input(tmp_path / "in", "a.parquet")
     job = EditJobConfig(input=str(tmp_path / "in"), output=str(tmp_path / "out"), model=str(tmp_path / "gone"), image_root=".")
-    settled_job = dataclasses.replace(in_full(job), device="cpu", dtype="float32")
-    inputs, output = scan_inputs(job.input, {}), locate(job.output)
+    store_finished(job, scan_inputs(job.input, {}), reading=READING)
+    return job
+
+
+def store_finished(job: EditJobConfig, inputs: InputSet, **others: Any) -> None:
+    """Write the output of a finished run; `others` are settled in its plan too."""
+    settled_job, output = dataclasses.replace(in_full(job), device="cpu", dtype="float32"), locate(job.output)
     settled: dict[str, Any] = {"config_digest": config_digest(settled_job), "model_digest": "m", "threads": 1}
-    settled |= {"device": "cpu", "dtype": "float32", "requests_per_unit": 4}
+    settled |= {"device": "cpu", "dtype": "float32", "requests_per_unit": 4, **others}
     plan = make_plan(inputs, batch_size=2, requests_per_unit=4, settled=settled, options=plan_options(settled_job))
     schema = output_schema(inputs.schema, inputs.columns)
     store_plan(output, StoredPlan(plan=plan, files=inputs.files, schema=schema), inputs)
@@ -53,7 +59,34 @@ def finished(tmp_path: Path) -> EditJobConfig:
         put_atomic(output / "data" / part_name(unit.id), part_bytes(context, unit.id, table))
     write_run(output, context, {"exit_code": 3, "counts": {"ok": 4, "failed": 2, "rejected": 1}, "rows": 7})
     write_success(output)
-    return job
+
+
+def test_a_plan_of_an_earlier_version_is_finished_by_its_own_rules(finished: EditJobConfig, tmp_path: Path) -> None:
+    """It knew nothing of other suffixes, of columns in folders' names, nor of times beyond 2262."""
+    write_input(tmp_path / "old" / "style=oil", "a.parquet")
+    table = pq.read_table(tmp_path / "old" / "style=oil" / "a.parquet")
+    table = table.append_column("at", pa.array([datetime(9999, 12, 31)] * 7, pa.timestamp("us")))
+    pq.write_table(table, tmp_path / "old" / "style=oil" / "a.parquet", use_deprecated_int96_timestamps=True)
+    job = dataclasses.replace(finished, input=str(tmp_path / "old"), output=str(tmp_path / "old-out"))
+    store_finished(job, scan_inputs(job.input, {}, reading=1))
+    write_input(tmp_path / "old", "b.pq")
+    summary = find_finished(begin(job))
+    assert summary is not None and summary.was_finished and summary.losses == {}
+    assert len(begin(dataclasses.replace(job, output=str(tmp_path / "new"))).inputs.files) == 2
+
+
+def test_a_type_that_no_row_can_have_is_refused_unless_the_run_has_begun(finished: EditJobConfig, tmp_path: Path) -> None:
+    columns = {"image": [b"x"] * 7, "source_prompt": [7] * 7, "target_prompt": ["b"] * 7, "given_mask": [1] * 7}
+    (tmp_path / "wrong").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "wrong" / "a.parquet")
+    job = dataclasses.replace(finished, input=str(tmp_path / "wrong"), output=str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="input: got column 'source_prompt' as int64 in a.parquet; allowed: text"):
+        begin(job)
+    columns["source_prompt"] = ["a"] * 7
+    pq.write_table(pa.table(columns), tmp_path / "wrong" / "a.parquet")
+    assert begin(job).before is None
+    with pytest.raises(ConfigError, match="input: got column 'given_mask' as int64 in a.parquet; allowed: binary, text"):
+        begin(dataclasses.replace(job, grounding="given"))
 
 
 def is_finished(job: EditJobConfig, **others: Any) -> bool:

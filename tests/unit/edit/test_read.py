@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -318,3 +322,73 @@ def test_a_part_says_whose_it_is_and_a_foreign_or_broken_one_counts_for_nothing(
     put_atomic(output / "data" / part_name("00001-000000000"), whole)  # the part of another unit
     put_atomic(output / "data" / part_name(unit.id), whole[:-9])  # broken
     assert read_parts(output, [unit.id, "00001-000000000"], "p") == {}
+
+
+def test_times_texts_and_field_metadata_pass_through_unchanged(tmp_path: Path) -> None:
+    """What a column holds comes out as it went in, whatever its type; of a file's own numbering of columns nothing is said."""
+    moments = [datetime(9999, 12, 31, 23, 59, 59, 999999), None, datetime(1, 1, 1)]
+    columns = {
+        "far": pa.array(moments, pa.timestamp("us")),
+        "near": pa.array([1577836800123456789, None, -1], pa.timestamp("ns")),
+        "zoned": pa.array([1577836800123, None, -1], pa.timestamp("ms", tz="Asia/Kolkata")),
+        "span": pa.array([1, None, -(2**62)], pa.duration("ns")),
+        "clock": pa.array([1, None, 86_399_999_999_999], pa.time64("ns")),
+        "exact": pa.array([Decimal("-0.001"), None, Decimal("12345678901234567890.123")], pa.decimal128(38, 3)),
+        "wide": pa.array([Decimal(10) ** 70, None, Decimal(-1)], pa.decimal256(76, 0)),
+        "unsigned": pa.array([2**64 - 1, None, 0], pa.uint64()),
+        "half": pa.array([1.5, None, -0.0], pa.float16()),
+        "single": pa.array([float("nan"), None, float("-inf")], pa.float32()),
+        "large": pa.array(["a", None, ""], pa.large_string()),
+        "nested": pa.array(
+            [[{"a": [1], "b": None}], None, []], pa.list_(pa.struct([("a", pa.list_(pa.int8())), ("b", pa.null())]))
+        ),
+        "fixed": pa.array([[1, 2], None, [3, None]], pa.list_(pa.int8(), 2)),
+        "word": pa.array(["x", None, "y"]).dictionary_encode(),
+        "label": pa.array([UUID(int=7).bytes, None, UUID(int=8).bytes], pa.uuid()),
+    }
+    table = pa.table({**records(3), **columns})
+    for name in columns:
+        place = table.schema.get_field_index(name)
+        table = table.set_column(
+            place, pa.field(name, table.schema.field(name).type, metadata={"unit": name}), table.column(name)
+        )
+    for store_schema in (True, False):
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=2, store_schema=store_schema)
+        stored = pq.read_table(tmp_path / "a.parquet").select(list(columns))
+        inputs = scan_inputs(str(tmp_path), {})
+        (unit,) = read_all(tmp_path)
+        for name in columns:
+            read, written = unit.passed.column(name), inputs.schema.field(name)
+            assert read.type == written.type
+            bare = stored.column(name).combine_chunks()
+            bare = bare.storage if isinstance(bare, pa.ExtensionArray) else bare
+            assert read.combine_chunks().equals(bare.cast(written.type)) or name == "single"
+            assert read.to_pylist()[1] is None and str(read.to_pylist()[2]) == str(bare.to_pylist()[2])
+            assert written.metadata == ({b"unit": name.encode()} if store_schema else None)
+        assert output_schema(inputs.schema, inputs.columns).field("near").metadata == (
+            {b"unit": b"near"} if store_schema else None
+        )
+
+
+def test_columns_of_folders_pass_through(tmp_path: Path) -> None:
+    write(tmp_path / "style=oil%20paint" / "n=7" / "a.parquet", records(2))
+    write(tmp_path / "n=08" / "b.parquet", {**records(1), "style": ["ink"]})
+    units = read_all(tmp_path)
+    assert [unit.passed.select(["style", "n"]).to_pylist() for unit in units] == [
+        [{"style": "ink", "n": 8}],
+        [{"style": "oil paint", "n": 7}] * 2,
+    ]
+
+
+def test_pictures_lie_beside_the_input_that_names_them(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / name / "a.parquet", {**records(1), "image": ["p.png"]})
+        (tmp_path / name / "p.png").write_bytes(picture(len(name) if name == "one" else 7))
+    write(tmp_path / "three" / "a.parquet", {**records(1), "image": ["../one/p.png"]})
+    inputs = scan_inputs([str(tmp_path / name) for name in ("one", "two", "three")], {})
+    plan = make_plan(inputs, batch_size=2, requests_per_unit=4, settled={})
+    context = dataclasses.replace(context_of(inputs), input_roots=inputs.roots)
+    rows = [read_unit(context, inputs.files[unit.file], unit).rows[0] for unit in plan.units]
+    assert [row.input_file for row in rows] == ["one/a.parquet", "three/a.parquet", "two/a.parquet"]
+    found = [None if row.picture is None else int(row.picture.image[0, 0, 0]) for row in rows]
+    assert found == [3, None, 7] and rows[1].result is not None and rows[1].result.error_type == "reference_not_allowed"

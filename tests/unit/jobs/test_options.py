@@ -292,7 +292,7 @@ def test_what_is_refused_in_a_recipe(bundle: Path, recipe: dict[str, object], me
         ("a: [\n", "which is not YAML (while parsing a flow node"),
         ("stepz: 3\n", "stepz: got an unknown key; did you mean steps?"),
         ("steps: 3\nsteps: 5\n", "--config: got 'steps' twice; allowed: every key once, as plain text"),
-        ("input: [a]\n", "input: got a list; allowed: text"),
+        ("output: [a]\n", "output: got a list; allowed: text"),
         ("steps: " + "[" * 3000 + "\n", "which is not YAML (it is nested too deeply)"),
         ('model: "a\\0b"\n', "model: got 'a\\x00b'; allowed: text without NUL"),
         ('model: "\\ud800"\n', "model: got '\\ud800', which is no UTF-8; allowed: UTF-8 text"),
@@ -434,3 +434,47 @@ def test_another_method_takes_only_what_was_not_chosen() -> None:
     assert (other.windows.text, other.windows.self, other.blend) == (0.7, 0.6, "none")
     back = with_option(other, "method", "vimaedit")
     assert back == config
+
+
+def load_words(*words: str) -> EditJobConfig:
+    return load_config(EditJobConfig, parse_command_line([*words, "output=out"]), REQUIRED)
+
+
+def load_inputs(tmp_path: Path, text: str, more: str = "output: out\n") -> EditJobConfig:
+    file = tmp_path / "options.yaml"
+    file.write_text(text + more, encoding="utf-8")
+    return load_config(EditJobConfig, parse_command_line(["--config", str(file)]), REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("a.parquet", "a.parquet"),
+        ("[a.parquet, 'b, c#1.parquet', no, 7]", ["a.parquet", "b, c#1.parquet", "no", "7"]),
+        ("[one]", ["one"]),
+        ("[ab]*/[cd].parquet", "[ab]*/[cd].parquet"),
+        ("[a-c]/[d]", "[a-c]/[d]"),
+    ],
+)
+def test_an_input_is_one_or_a_list(text: str, given: str | list[str], tmp_path: Path) -> None:
+    assert load_words(f"input={text}").input == given
+    config = load_inputs(tmp_path, f"input: {given!r}\n")
+    assert config.input == given
+    assert load_inputs(tmp_path, config_yaml(config), "") == config
+
+
+def test_a_list_of_inputs_may_be_written_line_by_line_and_holds_no_credentials(tmp_path: Path) -> None:
+    assert load_inputs(tmp_path, "input:\n- a.parquet\n- 7\n").input == ["a.parquet", "7"]
+    with pytest.raises(ConfigError, match="input: got 's3://\\*\\*\\*@bucket', which holds credentials"):
+        load_words("input=[a.parquet, 's3://key:hush@bucket']")
+
+
+def test_nothing_is_interpolated_in_a_list_of_inputs() -> None:
+    with pytest.raises(ConfigError, match="input: got a list with '..'; allowed: such a text alone"):
+        load_words("input=['${oc.env:HOME}', b]")
+
+
+def test_what_lies_there_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[a, b]").mkdir()
+    assert load_words("input=[a, b]").input == "[a, b]"

@@ -17,7 +17,7 @@ from pipelines.edit.prepare import is_large
 from pipelines.edit.sheet import CELL_PX, COLUMNS, HEADER_PX, draw_sheet
 from pipelines.output.config import EditJobConfig
 from pipelines.output.digest import OUTSIDE_DIGEST, config_digest
-from pipelines.output.finish import exit_code
+from pipelines.output.finish import judge
 from vimaedit.config import Thresholds
 from vimaedit.errors import ConfigError
 
@@ -35,7 +35,18 @@ JOB = EditJobConfig(input="in", output="out")
     ],
 )
 def test_the_verdict_of_a_finished_run(counts: dict[str, int], code: int) -> None:
-    assert exit_code(JOB, counts) == code
+    found, reason = judge(JOB, counts)
+    assert found == code and (reason is None) == (code == 0)
+
+
+def test_the_verdict_says_why() -> None:
+    assert judge(JOB, {"ok": 94, "failed": 5, "quarantined": 1})[1] == (
+        "6 of 100 rows failed or were quarantined, more than max_failed_fraction=0.05"
+    )
+    assert judge(JOB, {"rejected": 3, "failed": 2})[1] == (
+        "2 of 5 rows failed or were quarantined, more than max_failed_fraction=0.05; "
+        "3 of 5 rows were rejected, more than max_rejected_fraction=0.5"
+    )
 
 
 def test_the_digest_covers_everything_but_placement_and_reporting() -> None:

@@ -43,7 +43,7 @@ def write_input(folder: Path, name: str, count: int, **others: Any) -> None:
 
 
 def context_of(inputs: InputSet, **options: Any) -> RunContext:
-    job = EditJobConfig(**{"input": inputs.url, "output": "out", "device": "cpu", "dtype": "float32", **options})
+    job = EditJobConfig(**{"input": inputs.inputs, "output": "out", "device": "cpu", "dtype": "float32", **options})
     return make_context(
         job,
         FACTS,

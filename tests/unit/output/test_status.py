@@ -24,6 +24,10 @@ from vimaedit.models.files import ModelFacts
 
 FACTS = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
 STATUSES = ("ok", "failed", "ok", "rejected")
+ERRORS = {
+    "failed": {"error_type": "OSError", "error_message": "record 'a': https://u:hush@h/a.png is away"},
+    "rejected": {"error_type": "missing_image", "error_message": "record 'b': image: got 'b.png'\nforged"},
+}
 
 
 class Run:
@@ -46,7 +50,8 @@ class Run:
 
     def write_parts(self, *numbers: int) -> None:
         for unit in (self.stored.plan.units[number] for number in numbers):
-            table = pa.Table.from_pylist([{"status": status} for status in STATUSES[: unit.count]], self.context.schema)
+            rows = [{"status": status, **ERRORS.get(status, {})} for status in STATUSES[: unit.count]]
+            table = pa.Table.from_pylist(rows, self.context.schema)
             put_atomic(self.output / "data" / part_name(unit.id), part_bytes(self.context, unit.id, table))
 
     def lock(self, age_s: float, **others: Any) -> None:
@@ -93,6 +98,8 @@ def test_a_running_one_with_its_limit_and_its_rate(run: Run, say: Any) -> None:
     assert say() == [
         "state:  running",
         "rows:   4 of 7 (57.1%): 2 ok, 1 rejected, 1 failed, 0 quarantined",
+        "lost:   1 failed: OSError, such as record 'a': https://***@h/a.png is away",
+        "lost:   1 rejected: missing_image, such as record 'b': image: got 'b.png'\\nforged",
         "units:  1 of 2, generation 1",
         "edited: 6 rows in this attempt, written or in work",
         "rate:   0.15 rows/s",
@@ -106,9 +113,11 @@ def test_one_whose_driver_is_gone(run: Run, say: Any) -> None:
     assert say()[0] == "state:  not finished, nobody at work: the same command goes on"
     assert say()[-1] == "lock:   never taken"
     run.lock(4000.0)
-    assert say()[:3] == [
+    assert say()[:5] == [
         "state:  not finished; its driver has said nothing for more than 45 s: the same command goes on",
         "rows:   7 of 11 (63.6%): 4 ok, 1 rejected, 2 failed, 0 quarantined",
+        "lost:   2 failed: OSError, such as record 'a': https://***@h/a.png is away",
+        "lost:   1 rejected: missing_image, such as record 'b': image: got 'b.png'\\nforged",
         "units:  2 of 3, generation 1",
     ]
     run.lock(17.0, released=True, rows_edited=6)
@@ -136,3 +145,7 @@ def test_a_finished_one(run: Run, say: Any) -> None:
         "rate:   2.50 rows/s",
         "lock:   released by process 4711 on gpu-7, which began 1970-01-01 00:00:00 UTC; renewed 86400 s ago",
     ]
+    facts = {"exit_code": 3, "rows": 11, "units": 3, "counts": counts, "rows_per_second": 2.5, "exit_reason": "2 of 3"}
+    facts["losses"] = {"OSError": {"status": "failed", "count": 3, "example": "away"}}
+    write_run(run.output, run.context, facts)
+    assert say()[0] == "state:  finished (exit code 3: 2 of 3)" and say()[2] == "lost:   3 failed: OSError, such as away"

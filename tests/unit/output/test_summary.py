@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.cluster.losses import Loss
 from pipelines.output.summary import DryRunReport, RunSummary
 
 
@@ -24,6 +25,37 @@ def test_the_summary_names_every_status_the_rate_and_the_places() -> None:
         "data:   s3://bucket/edited/data",
         "sheet:  s3://bucket/edited/sheet.png",
         "stopped early: 101 of the last 200 rows failed (stop_failed_fraction=0.5)",
+    ]
+
+
+def test_the_summary_names_reasons_and_why_the_exit_code_is_not_0() -> None:
+    kinds = [("missing_image", 40), ("wrong_type", 2), ("a", 1), ("b", 1), ("c", 3), ("d", 1), ("e", 1)]
+    summary = RunSummary(
+        exit_code=3,
+        counts={"rejected": 49},
+        rows=49,
+        edited=0,
+        seconds=7.0,
+        units=2,
+        data="out/data",
+        run_json="out/run.json",
+        sheet=None,
+        stop_reason=None,
+        warnings=(),
+        losses={kind: Loss(status="rejected", count=count, example=f"record {kind}") for kind, count in kinds},
+        exit_reason="49 of 49 rows were rejected, more than max_rejected_fraction=0.5",
+    )
+    assert summary.text().splitlines() == [
+        "0 edited of 49 rows in 7.0 s (0.00 rows/s): 0 ok, 49 rejected, 0 failed, 0 quarantined",
+        "lost:   40 rejected: missing_image, such as record missing_image",
+        "lost:   3 rejected: c, such as record c",
+        "lost:   2 rejected: wrong_type, such as record wrong_type",
+        "lost:   1 rejected: a, such as record a",
+        "lost:   1 rejected: b, such as record b",
+        "lost:   2 for 2 other reasons",
+        "data:   out/data",
+        "report: out/run.json",
+        "exit code 3: 49 of 49 rows were rejected, more than max_rejected_fraction=0.5",
     ]
 
 

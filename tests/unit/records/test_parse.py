@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -52,9 +55,39 @@ def test_without_a_good_seed_it_follows_from_run_and_label() -> None:
     assert parse(target_prompt="", seed=5)[0].seed == 5
 
 
-@pytest.mark.parametrize(("given", "label"), [(None, "in/a.parquet#13"), (17, "17"), ("x", "x"), ("", "")])
+IDENTITY = UUID("12345678-1234-5678-1234-567812345678")
+
+
+@pytest.mark.parametrize(
+    ("given", "label"),
+    [
+        (None, "in/a.parquet#13"),
+        (17, "17"),
+        ("x", "x"),
+        ("", ""),
+        (IDENTITY, "12345678-1234-5678-1234-567812345678"),
+        (7.0, "7"),
+        (-0.0, "0"),
+        (2.0**70, str(2**70)),
+        (np.float16(7), "7"),
+        (Decimal("7.00"), "7"),
+        (Decimal("1E+3"), "1000"),
+    ],
+)
 def test_the_id_is_a_label(given: Any, label: str) -> None:
     assert parse(id=given)[0].id == label
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, Decimal("NaN"), Decimal("7.5"), True, b"x"])
+def test_no_other_value_is_a_label_or_a_seed(value: Any) -> None:
+    for name in ("id", "seed"):
+        (row,) = parse(**{name: value})
+        assert (row.status, row.result.error_type) == (Status.REJECTED, "wrong_type")
+
+
+@pytest.mark.parametrize("value", [7, 7.0, Decimal("7.0"), "7", "0007", np.float16(7)])
+def test_a_seed_is_a_whole_number_of_any_type(value: Any) -> None:
+    assert parse(seed=value)[0].seed == 7
 
 
 def test_a_list_of_targets_gives_one_request_each_and_may_start_in_the_middle() -> None:
@@ -80,11 +113,11 @@ CASES = [
     ({"image": {"bytes": None, "path": 7}}, "wrong_type", "image: got int 7; allowed: binary, {bytes, path} or string"),
     ({"source_prompt": "x" * 100_001}, "prompt_too_long", "source_prompt: got 100001 characters; allowed: up to 100000 chara"),
     ({"target_prompt": " " * 100_001}, "empty_prompt", f"target_prompt: got '{' ' * 79}...; allowed: a string that is not"),
-    ({"seed": -1}, "out_of_range", "seed: got -1; allowed: an integer from 0 to 2**63-1, or null"),
-    ({"seed": 2**63}, "out_of_range", f"seed: got {2**63}; allowed: an integer from 0"),
-    ({"seed": "7"}, "wrong_type", "seed: got str '7'; allowed: an integer"),
-    ({"seed": True}, "wrong_type", "seed: got bool True; allowed: an integer"),
-    ({"id": 1.5}, "wrong_type", "record 'in/a.parquet#13': id: got float 1.5; allowed: a string or an integer"),
+    ({"seed": -1}, "out_of_range", "seed: got -1; allowed: a whole number from 0 to 2**63-1, or null"),
+    ({"seed": 2**63}, "out_of_range", f"seed: got {2**63}; allowed: a whole number from 0"),
+    ({"seed": "seven"}, "wrong_type", "seed: got str 'seven'; allowed: a whole number"),
+    ({"seed": True}, "wrong_type", "seed: got bool True; allowed: a whole number"),
+    ({"id": 1.5}, "wrong_type", "record 'in/a.parquet#13': id: got float 1.5; allowed: a string, a UUID or a whole number"),
     ({"blend_words": "a b c"}, "blend_words_malformed", "blend_words: got 'a b c' (3 words); allowed: two words, source and"),
     ({"blend_words": 5}, "blend_words_malformed", "blend_words: got int 5; allowed: a list of {source, target}, or two words"),
     (

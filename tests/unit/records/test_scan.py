@@ -4,14 +4,18 @@ import os
 import re
 import socket
 import struct
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import dataset
 
 from pipelines.records import scan as inputs
+from pipelines.records.read import read_rows
 from pipelines.records.scan import REFERENCED_BYTES, scan_inputs
+from pipelines.records.types import to_written
 from vimaedit.errors import ConfigError
 
 
@@ -215,3 +219,132 @@ def test_counts_that_cannot_be_true_are_not_planned(tmp_path: Path, rows: int, t
     footer = data[start:-8].replace(zigzag(3), zigzag(rows))
     (tmp_path / "b.parquet").write_bytes(data[:start] + footer + struct.pack("<I", len(footer)) + b"PAR1")
     assert text in reason(tmp_path)
+
+
+def test_values_in_folder_names_are_columns_as_pyarrow_gives_them(tmp_path: Path) -> None:
+    names = (
+        "style=oil%20paint/n=07/a.parquet",
+        "style=__HIVE_DEFAULT_PARTITION__/n=-1/sub/b.parquet",
+        "style=x=y/n=3/my%20key=1.5/c.parquet",
+        "d.parquet",
+    )
+    for name in names:
+        write(tmp_path / "in" / name)
+    found = scan_inputs(str(tmp_path / "in"), {})
+    theirs = dataset.dataset(tmp_path / "in", partitioning="hive").to_table().select(["style", "n", "my key"])
+    ours: dict[str, list[object]] = {field.name: [] for field in theirs.schema}
+    for file in sorted(found.files, key=lambda file: file.path):
+        for rows in read_rows(found.root, file, 0, found.int96):
+            for field in theirs.schema:
+                assert isinstance(rows.content, pa.RecordBatch) and found.schema.field(field.name).type == field.type
+                has = field.name in rows.content.schema.names
+                column = to_written(rows.content.column(field.name), field.type) if has else pa.nulls(rows.count, field.type)
+                ours[field.name] += column.to_pylist()
+    assert ours == theirs.to_pydict()
+    assert found.columns.passed == {"style": "style", "n": "n", "my key": "my key"} and found.warnings == ()
+    one = scan_inputs(str(tmp_path / "in" / names[0]), {})
+    assert [field.name for field in one.schema][-2:] == ["style", "n"]
+    assert scan_inputs(str(tmp_path / "in"), {}, reading=1).columns.passed == {}
+
+
+def test_a_column_of_a_file_wins_over_its_folders_name_with_a_warning(tmp_path: Path) -> None:
+    write(tmp_path / "style=7" / "a.parquet", style=pa.array(["x", "y", "z"]))
+    write(tmp_path / "style=8" / "b.parquet")
+    found = scan_inputs(str(tmp_path), {})
+    assert found.schema.field("style").type == pa.string()
+    assert found.warnings == (
+        "input: column 'style' stands in 1 of 2 files, style=7/a.parquet the first, and in the names of their folders; the files' "
+        "values are taken",
+    )
+    read = [next(read_rows(found.root, file, 0, "ns")).content for file in found.files]
+    assert [batch.column("style").to_pylist() for batch in read] == [["x", "y", "z"], ["8"] * 3]
+    write(tmp_path / "style=8" / "a.parquet", style=pa.array([1.5, 2.5, 3.5]))
+    (tmp_path / "style=7" / "a.parquet").unlink()
+    write(tmp_path / "style=oil" / "c.parquet")
+    with pytest.raises(
+        ConfigError, match="input: got column 'style' as 'oil' in the name of a folder of style=oil/c.parquet and as double"
+    ):
+        scan_inputs(str(tmp_path), {})
+
+
+def test_the_seed_of_a_folder_is_a_seed(tmp_path: Path) -> None:
+    write(tmp_path / "seed=7" / "a.parquet")
+    assert scan_inputs(str(tmp_path), {}).columns.edit["seed"] == "seed"
+
+
+FAR, NEAR = datetime(9999, 12, 31, 1, 2, 3, 456789), datetime(2026, 1, 1)
+
+
+def write_int96(path: Path, *times: datetime | None) -> None:
+    nested = pa.array([[{"at": time}] for time in times], pa.list_(pa.struct([("at", pa.timestamp("us"))])))
+    columns = {name: pa.array(["x"] * len(times)) for name in ("image", "source_prompt", "target_prompt")}
+    table = pa.table({**columns, "at": pa.array(times, pa.timestamp("us")), "nested": nested})
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True, row_group_size=2)
+
+
+def test_times_of_96_bits_keep_their_values(tmp_path: Path) -> None:
+    write_int96(tmp_path / "a.parquet", NEAR, None, FAR)
+    write_int96(tmp_path / "b.parquet", NEAR)
+    found = scan_inputs(str(tmp_path), {})
+    assert found.int96 == "us" and found.schema.field("at").type == pa.timestamp("us")
+    assert found.warnings == (
+        "input: times of 96 bits are read in microseconds, since some lie beyond what nanoseconds can say",
+    )
+    batches = [rows.content for file in found.files for rows in read_rows(found.root, file, 0, found.int96)]
+    read = [row for batch in batches if isinstance(batch, pa.RecordBatch) for row in batch.to_pylist()]
+    assert [row["at"] for row in read] == [NEAR, None, FAR, NEAR]
+    assert [row["nested"][0]["at"] for row in read] == [NEAR, None, FAR, NEAR]
+    assert scan_inputs(str(tmp_path), {}, reading=1).schema.field("at").type == pa.timestamp("ns")
+    (tmp_path / "a.parquet").unlink()
+    near = scan_inputs(str(tmp_path), {})
+    assert near.int96 == "ns" and near.schema.field("at").type == pa.timestamp("ns") and near.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "allowed"),
+    [
+        ("source_prompt", pa.array([1, 2, 3]), "text"),
+        ("target_prompt", pa.array([b"a"] * 3), "text, or lists of texts"),
+        ("image", pa.array([[1]] * 3), "binary, text, or a struct of bytes and path"),
+        ("image", pa.nulls(3), "binary, text, or a struct of bytes and path"),
+        (
+            "id",
+            pa.array([1, 2, 3], pa.timestamp("ms")),
+            "text, integers, UUIDs, or decimals and floating-point numbers that are",
+        ),
+        ("seed", pa.array([True] * 3), "integers, or decimals, floating-point numbers and texts that are whole numbers"),
+        ("overrides", pa.array(["x"] * 3), "a struct"),
+        ("blend_words", pa.array([[1]] * 3), "text, or lists of structs of source and target"),
+    ],
+)
+def test_a_type_that_no_row_can_have_is_known_from_the_footers(
+    tmp_path: Path, name: str, column: pa.Array, allowed: str
+) -> None:
+    write(tmp_path / "a.parquet", **{name: column})
+    text = f"input: got column '{name}' as {str(column.type).replace('item', 'element')} in a.parquet; allowed: {allowed}"
+    assert [reason[: len(text)] for reason in scan_inputs(str(tmp_path), {}).impossible.values()] == [text]
+    write(tmp_path / "b.parquet")
+    found = scan_inputs(str(tmp_path), {})
+    assert found.impossible == {} and any("; the rows of 1 of 2 files are rejected" in warning for warning in found.warnings)
+
+
+def test_a_column_of_nulls_makes_no_row_impossible_whatever_its_type(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", blend_words=pa.nulls(3, pa.int32()), id=pa.nulls(3), seed=pa.nulls(3, pa.date32()))
+    assert scan_inputs(str(tmp_path), {}).impossible == {}
+
+
+def test_plainer_types_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", kind=pa.array(["x", "y", "x"]).dictionary_encode(), n=pa.array([1, 2, 3]))
+    (warning,) = scan_inputs(str(tmp_path), {}).warnings
+    assert warning == (
+        "input columns are written in plainer types, with the same values: kind (dictionary<values=string, indices=int32, "
+        "ordered=0> as string)"
+    )
+
+
+def test_what_is_no_parquet_is_left_out_and_told(tmp_path: Path) -> None:
+    write(tmp_path / "a.pq")
+    (tmp_path / "notes.txt").write_text("no data")
+    found = scan_inputs(str(tmp_path), {})
+    assert [file.path for file in found.files] == ["a.pq"]
+    assert [(each.count, each.total, each.examples) for each in found.left_out] == [(1, 2, ("notes.txt",))]

@@ -7,6 +7,7 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -354,3 +355,22 @@ def test_an_edit_without_a_picture_is_not_right_on_drawn_scenes() -> None:
     others = [row("ok", background_psnr=30.0), row("failed")]
     judge_absent(others)
     assert others[1]["scene_success"] is None
+
+
+def test_a_benchmark_may_be_several_inputs_with_columns_in_folders_and_ids_of_any_type(tmp_path: Path) -> None:
+    schema = SCHEMA.remove(SCHEMA.get_field_index("category"))
+    write(tmp_path / "one" / "category=a%20kind" / "x.pq", [record(0, id=None)], schema)
+    wanted = pa.schema([pa.field("id", pa.uuid()) if field.name == "id" else field for field in SCHEMA])
+    write(tmp_path / "two" / "y.parquet", [{**record(1), "id": UUID(int=7).bytes}], wanted)
+    names = pa.schema([("id", pa.float64()), ("edited_image", IMAGE)])
+    write(tmp_path / "edited" / "z.parquet", [{"id": str(UUID(int=7)), "edited_image": coded(picture(5))}], None)
+    job = config(tmp_path, benchmark=[str(tmp_path / "one"), str(tmp_path / "two")], edited=str(tmp_path / "edited"))
+    found = find_pairs(job)
+    assert [(each.id, each.category) for each in found.pairs] == [
+        ("one/category=a%20kind/x.pq#0", "a kind"),
+        (str(UUID(int=7)), "1_kind"),
+    ]
+    assert [each.edited is not None for each in found.pairs] == [False, True]
+    write(tmp_path / "bench" / "a.parquet", [record(7, id="7")])
+    write(tmp_path / "edited" / "z.parquet", [{"id": 7.0, "edited_image": coded(picture(5))}], names)
+    assert find_pairs(config(tmp_path, edited=str(tmp_path / "edited"))).pairs[0].edited is not None

@@ -46,10 +46,55 @@ def test_paths_outside_the_root_are_refused_after_following_links(folder: Path, 
     assert caught.value.code == "reference_not_allowed"
 
 
-@pytest.mark.parametrize("reference", ["nothing.png", "sub", "sub/a.png/b"])
-def test_a_missing_file_is_a_rejection(folder: Path, reference: str) -> None:
-    with pytest.raises(RequestError, match=f"image: got '{reference}'; allowed: a file under"):
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ("nothing.png", "there is no such file"),
+        ("sub/a.png/b", "there is no such file"),
+        ("sub", "which is a folder"),
+        ("x" * 300, r"which can be no file \(File name too long\)"),
+    ],
+)
+def test_a_missing_file_is_a_rejection_that_says_so(folder: Path, reference: str, why: str) -> None:
+    with pytest.raises(RequestError, match=f"image: got '{reference}', {why}; allowed: a file that is there, under") as caught:
         fetch(reference, rules(str(folder)))
+    assert caught.value.code == "missing_image"
+
+
+def test_a_file_url_means_what_path_as_uri_says(folder: Path) -> None:
+    for name in ("a b.png", "ünd#1?.png", "100%25.png"):
+        (folder / name).write_bytes(name.encode())
+        uri = (folder / name).as_uri()
+        for spelled in (uri, uri.replace("file://", "file://localhost"), uri.replace("file://", "FILE:")):
+            assert fetch(spelled, rules(str(folder))) == name.encode()
+    assert fetch(f"file://{folder}/a b.png", rules(str(folder))) == b"a b.png"
+    assert fetch(f"file://{folder}/100%25.png", rules(str(folder))) == b"100%25.png"  # of a name that was not quoted
+    (folder / "100%.png").write_bytes(b"quoted")
+    assert fetch(f"file://{folder}/100%25.png", rules(str(folder))) == b"quoted"
+    assert fetch("sub/a.png", rules(folder.as_uri())) == b"picture"
+    for reference in ((folder.parent / "secret.png").as_uri(), f"file://{folder}/%2e%2e/secret.png", "file://host/a.png"):
+        with pytest.raises(RequestError, match="allowed: a (path under|file that is there)"):
+            fetch(reference, rules(str(folder)))
+
+
+def test_keys_are_taken_as_they_stand() -> None:
+    root = storage.locate("memory://keys/images")
+    for name in ("a//b.png", "c/d.png", "/e.png", "f::g#h?i.png"):
+        storage.put_atomic(root / name, name.encode())
+    for reference, name in (
+        ("a//b.png", "a//b.png"),
+        ("x/../a//b.png", "a//b.png"),
+        ("memory://keys/images/a//b.png", "a//b.png"),
+        ("memory:///keys/other/../images/./a//b.png", "a//b.png"),
+        ("MEMORY://keys/images//e.png", "/e.png"),
+        ("c//d.png", "c/d.png"),  # where no key has the two slashes, they are sloppy spelling
+        ("f::g#h?i.png", "f::g#h?i.png"),
+    ):
+        assert fetch(reference, rules("memory://keys/images")) == name.encode()
+    for reference in ("a/../../images-other/x.png", "memory://keys/images/../secret.png", "memory://keys", "/a//b.png"):
+        with pytest.raises(RequestError, match="allowed: a path under memory:///keys/images"):
+            fetch(reference, rules("memory://keys/images/"))
+    root.fs.rm("/keys", recursive=True)
 
 
 def test_other_roots_are_compared_by_their_paths() -> None:
@@ -142,6 +187,11 @@ def test_http_needs_to_be_allowed_and_private_hosts_to_be_listed(site: str, fold
         fetch(f"{site}/a.png", rules(str(folder)))
     with pytest.raises(RequestError, match=r"host '127.0.0.1' at 127.0.0.1; allowed: public addresses, or hosts in http_hosts"):
         fetch(f"{site}/a.png", rules(str(folder), allow_http=True))
+    for name in ("127.0.0.1:1", "127.0.0.2", "x127.0.0.1"):
+        with pytest.raises(RequestError, match="hosts in http_hosts"):
+            fetch(f"{site}/a.png", rules(str(folder), allow_http=True, http_hosts=(name,)))
+    for name in (site, site.removeprefix("http://")):
+        assert fetch(f"{site}/a.png", rules(str(folder), allow_http=True, http_hosts=(name,))) == b"picture"
     listed = rules(str(folder), allow_http=True, http_hosts=("127.0.0.1",))
     assert fetch(f"{site}/a.png", listed) == b"picture"
     assert fetch(f"{site}/a.png?size=7", listed) == b"picture"
@@ -198,7 +248,7 @@ def test_what_is_no_url_is_a_rejection(folder: Path, reference: str) -> None:
 def test_what_is_no_file_name_is_a_rejection(folder: Path, reference: str) -> None:
     if not (folder / "loop.png").is_symlink():
         (folder / "loop.png").symlink_to("loop.png")
-    with pytest.raises(RequestError, match="allowed: a (path|file) under"):
+    with pytest.raises(RequestError, match="allowed: a (path under|file that is there, under)"):
         fetch(reference, rules(str(folder)))
 
 
@@ -206,7 +256,7 @@ def test_what_is_no_object_name_is_a_rejection() -> None:
     for reference, allowed in (("x" * 1100, "of at most 1024 bytes"), ("\ud800/../..", "a path under")):
         with pytest.raises(RequestError, match=f"allowed: .*{allowed}"):
             fetch(reference, rules("memory://refs/images"))
-    with pytest.raises(RequestError, match="allowed: a file under"):
+    with pytest.raises(RequestError, match="there is no such file; allowed: a file that is there, under"):
         fetch("..a.png", rules("memory://refs/images"))
 
 

@@ -218,3 +218,12 @@ def test_a_damaged_json_object_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"^got .*/run.json, which is damaged \(.*\); allowed: a JSON object$"):
         read_json(locate(str(tmp_path / "run.json")))
+
+
+def test_a_file_url_and_a_path_with_colons_are_local_places(tmp_path: Path) -> None:
+    for name in ("a b", "ü%20", "x::y", "zip::z"):
+        (tmp_path / name).mkdir()
+        assert locate((tmp_path / name).as_uri()) == locate(str(tmp_path / name)) == locate(f"file://{tmp_path}/{name}")
+        assert locate(str(tmp_path / name)).path == str(tmp_path / name)
+    assert locate((tmp_path / "new one").as_uri()).path == str(tmp_path / "new one")
+    assert locate("s3://bucket/a::b/c").path == "bucket/a::b/c"

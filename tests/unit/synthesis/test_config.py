@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -386,5 +387,24 @@ def test_an_id_of_another_type_costs_its_record(tmp_path: Path) -> None:
     found = scan_captions(str(tmp_path), {}, TAKEN)
     (row,) = make(found, "rules", candidates=2).make(cut_chunks(found, [None])[0]).rejected
     assert (row["id"], row["reason"]) == ("x.parquet#0", "wrong_type")
-    assert row["message"] == "id: got float 1.5; allowed: a string or an integer"
+    assert row["message"] == "id: got float 1.5; allowed: a string, a UUID or a whole number"
     assert isinstance(next(read_records(found, cut_chunks(found, [None])[0])).error, RequestError)
+
+
+def test_captions_may_be_several_inputs_with_columns_in_folders(tmp_path: Path) -> None:
+    for name in ("one/style=oil%20paint/x.pq", "two/y.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        pq.write_table(pa.table({"source_prompt": ["a cat"], "image": [b""], "id": [Decimal("7.0")]}), tmp_path / name)
+    (tmp_path / "one" / "notes.txt").write_text("no data")
+    inputs = [str(tmp_path / name) for name in ("one", "two")]
+    found = scan_captions(inputs, {}, TAKEN)
+    records = [record for chunk in cut_chunks(found, [None]) for record in read_records(found, chunk)]
+    assert [(record.id, record.passed.to_pylist()) for record in records] == [
+        ("7", [{"style": "oil paint"}]),
+        ("7", [{"style": None}]),
+    ]
+    assert [each.examples for each in found.left_out] == [("notes.txt",)]
+    assert [file.path for file in scan_captions(str(tmp_path), {}, TAKEN, reading=1).files] == ["two/y.parquet"]
+    pq.write_table(pa.table({"source_prompt": [7]}), tmp_path / "two" / "y.parquet")
+    with pytest.raises(ConfigError, match="input: got column 'source_prompt' as int64 in two/y.parquet; allowed: text"):
+        scan_captions(inputs, {}, TAKEN)
