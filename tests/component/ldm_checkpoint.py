@@ -19,9 +19,22 @@ RESNET = {
 UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+}
+OPEN_CLIP = {
+    "encoder.layers.": "transformer.resblocks.",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn": "attn",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "final_layer_norm": "ln_final",
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding": "positional_embedding",
 }
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
@@ -39,9 +52,30 @@ def write_checkpoint(folder: Path, path: Path, *, layers: int, levels: int) -> N
         name = _vae_key(key, vae_levels)
         is_projection = re.search(r"attn_1\.(q|k|v|proj_out)\.weight$", name)
         state["first_stage_model." + name] = value[..., None, None] if is_projection else value
+    second = folder / "text_encoder_2" / "model.safetensors"
+    first = "conditioner.embedders.0." if second.is_file() else "cond_stage_model."
     for key, value in load_file(folder / "text_encoder" / "model.safetensors").items():
-        state["cond_stage_model.transformer." + (key if key.startswith("text_model.") else f"text_model.{key}")] = value
+        state[first + "transformer." + (key if key.startswith("text_model.") else f"text_model.{key}")] = value
+    if second.is_file():
+        state |= {f"conditioner.embedders.1.model.{key}": value for key, value in _open_clip(load_file(second)).items()}
     save_file({key: value.contiguous() for key, value in state.items()}, path)
+
+
+def _open_clip(encoder: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Name a text encoder's tensors as OpenCLIP does, which has queries, keys and values in one and its projection transposed."""
+    state: dict[str, torch.Tensor] = {}
+    for key, value in encoder.items():
+        name = key.removeprefix("text_model.")
+        for own, original in OPEN_CLIP.items():
+            name = name.replace(own, original)
+        if ".q_proj." in name:
+            parts = [encoder[key.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
+            state[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
+        elif name == "text_projection.weight":
+            state["text_projection"] = value.T
+        elif not re.search(r"\.[kv]_proj\.|position_ids", name):
+            state[name.removesuffix(".weight") if name == "positional_embedding.weight" else name] = value
+    return state
 
 
 def _unet_key(key: str, layers: int, attends_up: set[int]) -> str:

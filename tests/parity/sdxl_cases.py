@@ -157,7 +157,6 @@ def _leditspp(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
         source_guidance=parameters["source_guidance_scale"] if parameters["source_prompt"] else 0.0,
         concepts={
             "mask": CONCEPT_MASKS[bool(parameters["use_cross_attn_mask"]), bool(parameters["use_intersect_mask"])],
-            "guided_up_to": 1000,
             "noiseless": parameters["num_zero_noise_steps"],
         },
         grounding="concepts" if "user_mask" not in arrays else "given",

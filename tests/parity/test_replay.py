@@ -11,8 +11,10 @@ import pytest
 from tests.parity.comparison import Comparison
 from tests.parity.harness_cases import replay_harness_case
 from tests.parity.replay import load_models, main, replay_case
+from tests.parity.sdxl_cases import replay_sdxl_case
 
 QUICK = ("ddim10_default", "dpm10_noblend_insert")
+QUICK_XL = ("t2i_ip_vith", "vimaedit_dpm_bigg", "leditspp_two_intersect", "p2p_replace_blend")
 QUICK_BASELINES = ("di_p2p_replace",)
 
 
@@ -31,6 +33,14 @@ def test_recorded_baseline_holds(oracle: Path, case: str) -> None:
     outcome = replay_harness_case(case, entry, oracle / "baselines", models)
     assert outcome.misses == [] and outcome.undecided is None and outcome.mask_pixels == 0
     assert outcome.errors["latents"] <= 1e-3 and outcome.saved["final_target"].shape == (4, 64, 64)
+
+
+@pytest.mark.parametrize("case", QUICK_XL)
+def test_recorded_case_of_another_family_holds(oracle: Path, case: str) -> None:
+    entry = json.loads((oracle / "sdxl" / "cases" / "cases.json").read_text())["cases"][case]
+    outcome = replay_sdxl_case(case, entry, oracle / "sdxl" / "cases")
+    assert outcome.misses == [] and outcome.undecided is None and outcome.mask_pixels == 0
+    assert outcome.errors["latents"] <= 5e-4 and outcome.saved["final_latents"].shape == (4, 32, 32)
 
 
 def test_an_editor_without_a_method_is_a_miss(oracle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

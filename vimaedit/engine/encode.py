@@ -16,6 +16,7 @@ from vimaedit.engine.prepare import PreparedEdit
 from vimaedit.errors import ConfigError
 from vimaedit.models.backbone import Backbone
 from vimaedit.models.conditioning import Conditioning, stack_rows
+from vimaedit.models.family import Family
 from vimaedit.parts.concepts import ConceptBatch
 from vimaedit.parts.learned_words import LearnedWords
 from vimaedit.step.guidance import estimate_target_embedding
@@ -64,7 +65,7 @@ def encode_batch(backbone: Backbone, config: EditConfig, edits: Sequence[Prepare
         has_words=torch.tensor([bool(edit.request.blend) and config.blend != "none" for edit in edits], device=device),
         inversion=None if config.parts.inversion == "none" else read_by_all(config.parts.inversion),
         free=read_by_all(config.parts.free_text),
-        concepts=_concept_batch(edits, given_mask, device) if edits[0].concepts else None,
+        concepts=_concept_batch(backbone.family, edits, given_mask, device) if edits[0].concepts else None,
         learned=_learned_words(backbone, edits, device) if config.learns_words else None,
     )
 
@@ -155,8 +156,11 @@ def _latent_masks(edits: Sequence[PreparedEdit], x0_BChw: Tensor) -> Tensor:
     return (resized[:, 0] > 0).to(x0_BChw.device)
 
 
-def _concept_batch(edits: Sequence[PreparedEdit], given_mask_Bhw: Tensor | None, device: torch.device) -> ConceptBatch:
+def _concept_batch(
+    family: Family, edits: Sequence[PreparedEdit], given_mask_Bhw: Tensor | None, device: torch.device
+) -> ConceptBatch:
     """Stack the concepts, of which all edits have equally many; a given mask confines what they do."""
+    options = edits[0].config.concepts
     by_concept = list(zip(*(edit.concepts for edit in edits), strict=True))
 
     def stack(values: list[list[float]]) -> Tensor:
@@ -169,6 +173,8 @@ def _concept_batch(edits: Sequence[PreparedEdit], given_mask_Bhw: Tensor | None,
         last=stack([[each.last for each in concepts] for concepts in by_concept]),
         words=torch.from_numpy(np.stack([np.stack([each.words for each in concepts]) for concepts in by_concept])),
         user_mask=None if given_mask_Bhw is None else given_mask_Bhw[:, None].float(),
+        guided_up_to=family.guided_up_to if options.guided_up_to is None else options.guided_up_to,
+        noiseless=family.noiseless if options.noiseless is None else options.noiseless,
     )
 
 

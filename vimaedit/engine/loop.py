@@ -58,6 +58,7 @@ def denoise(
     grounder = Grounder(backbone, batch, config, schedule)
     track = begin_track(backbone, batch.x0, batch.inversion, batch.free, config, schedule, noise)
     x, previous_x0 = track.start, None
+    num_coupled = len(schedule) - (0 if batch.concepts is None else batch.concepts.noiseless)
 
     for i, timestep in enumerate(schedule.timesteps):
         rows = injection.layouts[i]
@@ -87,7 +88,7 @@ def denoise(
         if parts.track == "shared":
             x0 = anchor(x0, batch.x0)
         x = take_step(x, x0, previous_x0, schedule, i, masks, noise_SBChw[i], config)
-        x = follow(x, track, i, couples=parts.couples and i < len(schedule) - config.concepts.noiseless)
+        x = follow(x, track, i, couples=parts.couples and i < num_coupled)
         if parts.has_auxiliary:
             x = blend_auxiliary(x, masks, overwrites=i == len(schedule) - 2)
         elif batch.concepts is None:

@@ -86,10 +86,10 @@ class Concepts:
     mask: str = "intersect"  # attention (to the concept's words), guidance (where it is strong), both, or none
     warmup: int = 0  # steps before it acts
     cooldown: int | None = None  # the step from which it acts no more
-    guided_up_to: int = (
-        800  # with mask=intersect: timestep above which strong guidance says little, so that attention decides alone
+    guided_up_to: int | None = (
+        None  # mask=intersect: timestep above which attention decides alone; None: as published for the model
     )
-    noiseless: int = 0  # the last steps, in which the target keeps no distance to the source
+    noiseless: int | None = None  # the last steps, in which the target keeps no distance to the source; None: likewise
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -97,8 +97,10 @@ class Concepts:
         check_range("concepts.warmup", self.warmup, 0, 999)
         if self.cooldown is not None:
             check_range("concepts.cooldown", self.cooldown, 0, 999)
-        check_range("concepts.guided_up_to", self.guided_up_to, 0, 1000)
-        check_range("concepts.noiseless", self.noiseless, 0, 999)
+        if self.guided_up_to is not None:
+            check_range("concepts.guided_up_to", self.guided_up_to, 0, 1000)
+        if self.noiseless is not None:
+            check_range("concepts.noiseless", self.noiseless, 0, 999)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,9 @@ from vimaedit.models.losses import check_whole, left_out, unreached
 from vimaedit.models.stated import loading
 from vimaedit.types import LeftOut
 
-POSITIONS = "position_ids"  # of old text encoders: they count up, and are made anew
+# Of text encoders: positions, which count up and are made anew, and CLIP's temperature, which only training needs.
+UNREAD = ("position_ids", "logit_scale")
+IN_ONE, TRANSPOSED, PART = re.compile(r"\.attn\.in_proj_(weight|bias)$"), ".text_projection", "#"
 # Noise levels, which training keeps beside the networks and edits take from the configs.
 LEVELS = re.compile(r"(betas|logvar|scale_factor|(sqrt_|log_|posterior_|one_minus_|alphas_)\w+|cumprod\w*|denoiser\.sigmas)")
 
@@ -42,7 +44,7 @@ def load_checkpoint(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[L
         # The library passes over what it does not know; what it took is told by its numbers.
         content = _content(files.checkpoint)
         loaded = [tensor for network in networks.values() for tensor in network.state_dict().values()]
-        beside += unreached({key: content[key] for key in within}, loaded, dtype)
+        beside += dict.fromkeys(key.partition(PART)[0] for key in unreached(_as_loaded(content, within), loaded, dtype))
     reason = f"the {files.family.title} layout has no use for them"
     return pipe, left_out(f"tensors of {files.checkpoint.name}", beside, total, reason)
 
@@ -56,7 +58,18 @@ def _names(path: Path, networks: tuple[str, ...]) -> tuple[int, list[str], list[
         names = [key for key, value in _content(path).items() if isinstance(value, torch.Tensor)]
     within = [name for name in names if name.startswith(networks)]
     beside = [name for name in names if not name.startswith(networks) and not LEVELS.fullmatch(name)]
-    return len(names), beside, [name for name in within if not name.endswith(POSITIONS)]
+    return len(names), beside, [name for name in within if not name.endswith(UNREAD)]
+
+
+def _as_loaded(content: dict[str, Any], names: list[str]) -> dict[str, torch.Tensor]:
+    """Return tensors as diffusers loads them: OpenCLIP has queries, keys and values in one, and its projection the other way round."""
+    tensors = {}
+    for name in names:
+        if IN_ONE.search(name):
+            tensors |= {f"{name}{PART}{number}": part for number, part in enumerate(content[name].chunk(3))}
+        else:
+            tensors[name] = content[name].T if name.endswith(TRANSPOSED) else content[name]
+    return tensors
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -146,6 +146,8 @@ class Family:
     zeros_for_nothing: str | None = None
     # A text encoder whose projection lies in the space of an image encoder's, and the name that `read_texts` gives to it.
     shared_space: tuple[str, str] | None = None
+    guided_up_to: int = 800  # of LEDITS++ as published for it, see its options
+    noiseless: int = 0
     upcasts_vae: bool = False  # the autoencoder's `force_upcast` is heeded: it overflows in float16
 
     @property

@@ -69,5 +69,7 @@ SDXL = Family(
     describe=describe,
     zeros_for_nothing="force_zeros_for_empty_prompt",
     shared_space=("text_encoder_2", "text_embeds"),
+    guided_up_to=1000,
+    noiseless=3,
     upcasts_vae=True,
 )

@@ -20,6 +20,7 @@ class ConceptBatch:
 
     Shapes: `scale` (K, B), negative where a concept is to leave the picture; `quantile` (K, B); `first`, `last` (K, B) int64, it
     acts at steps first <= i < last; `words` (K, B, T) float32, the tokens of its text; `user_mask` (B, 1, h, w) float32 or None.
+    `guided_up_to`, `noiseless`: those of the options, or what is published for the model.
     """
 
     scale: Tensor
@@ -28,6 +29,8 @@ class ConceptBatch:
     last: Tensor
     words: Tensor
     user_mask: Tensor | None
+    guided_up_to: int
+    noiseless: int
 
 
 def concept_guidance(
@@ -69,7 +72,7 @@ def concept_masks(
     """Say where each concept guides at this step, (K, B, 1, h, w) float32 of 0 and 1.
 
     `attention`: the concept's text attention, blurred, at or above its quantile. `guidance`: the guidance summed over channels at
-    or above its quantile. `intersect`: both, above timestep `concepts.guided_up_to` the first alone.
+    or above its quantile. `intersect`: both, above timestep `guided_up_to` the first alone.
     """
     shape, latent_hw = pulls_KBChw.shape[:2], pulls_KBChw.shape[-2:]
     kind = config.concepts.mask
@@ -80,7 +83,7 @@ def concept_masks(
         high = blurred >= _quantile(blurred, concepts.quantile.flatten())
         high = F.interpolate(high.float(), size=latent_hw, mode="nearest").view(*shape, 1, *latent_hw) > 0
         mask = mask & high
-    if kind == "guidance" or (kind == "intersect" and timestep <= config.concepts.guided_up_to):
+    if kind == "guidance" or (kind == "intersect" and timestep <= concepts.guided_up_to):
         strength = pulls_KBChw.abs().sum(dim=2).flatten(0, 1)[:, None]
         mask = mask & (strength >= _quantile(strength, concepts.quantile.flatten())).view(*shape, 1, *latent_hw)
     return mask.float()
