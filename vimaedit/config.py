@@ -30,6 +30,7 @@ from vimaedit.methods.options import (
 )
 
 SOLVERS = ("ddim", "dpmsolver++")
+SPACINGS = ("leading", "trailing")
 VARIANCES = ("adaptive", "uniform", "zero")
 GROUNDINGS = ("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "auxiliary", "concepts", "given")
 STARTS = ("image", "noise")
@@ -130,6 +131,7 @@ class EditConfig:
     steps: int = 50  # denoising steps
     seed: int = 0  # of the run; a record without a seed of its own derives one from it and its id
     solver: str = "ddim"  # ddim, or dpmsolver++ (second order, for few steps)
+    spacing: str = "leading"  # where the grid begins: a stride below the noisiest level, or at it (trailing: Turbo, Lightning)
     variance: str = "adaptive"  # where noise is injected: the critical region, everywhere once a mask exists, nowhere
     eta: float = 1.0  # how much of it: 0 = deterministic, 1 = the full posterior variance (DDIM only)
     source_variance: bool = True  # whether it is injected into the source too; false: all edits of a picture have one source
@@ -178,6 +180,12 @@ class EditConfig:
         check_range("steps", self.steps, 1, 999)
         check_range("seed", self.seed, 0, 2**63 - 1)
         check_choice("solver", self.solver, SOLVERS)
+        check_choice("spacing", self.spacing, SPACINGS)
+        if self.spacing != "leading" and (self.solver != "ddim" or self.parts.grid not in ("solver", "training")):
+            raise ConfigError(
+                f"spacing: got {self.spacing} with method={self.method}, solver={self.solver}; allowed: leading, or solver=ddim with a "
+                "method whose grid is not its own"
+            )
         check_choice("variance", self.variance, VARIANCES)
         check_range("eta", self.eta, 0.0, 1.0)
         self._check_sharing()

@@ -89,6 +89,16 @@ def ddim_schedule(alphas_cumprod: np.ndarray, steps: int, last_alpha: float = 1.
     return noise_schedule(timesteps, alphas, (*next_alphas, last_alpha))
 
 
+def trailing_schedule(alphas_cumprod: np.ndarray, steps: int, last_alpha: float = 1.0) -> Schedule:
+    """Build the grid that begins at the last level, t = round(T - k T / N) - 1, of models distilled for few steps."""
+    num_levels = len(alphas_cumprod)
+    if not 1 <= steps <= num_levels:
+        raise ConfigError(f"steps: got {steps} with spacing=trailing; allowed: 1 to {num_levels}")
+    timesteps = [round(num_levels - k * num_levels / steps) - 1 for k in range(steps)]
+    alphas = [float(alphas_cumprod[t]) for t in timesteps]
+    return noise_schedule(timesteps, alphas, (*alphas[1:], last_alpha))
+
+
 def dpmsolver_schedule(alphas_cumprod: np.ndarray, steps: int) -> Schedule:
     """Build the linspace grid from the last level down, the end (a' = 1) not included in the timesteps."""
     num_levels = len(alphas_cumprod)
@@ -137,10 +147,13 @@ def method_schedule(config: EditConfig, alphas_cumprod: np.ndarray) -> Schedule:
     grid = config.parts.grid
     if grid == "leading":
         return leading_schedule(alphas_cumprod, config.steps, config.skip)
-    if grid == "training":
-        schedule = ddim_schedule(alphas_cumprod, config.steps, float(alphas_cumprod[0]))
-    elif grid == "consistency":
+    last_alpha = float(alphas_cumprod[0]) if grid == "training" else 1.0
+    if grid == "consistency":
         schedule = consistency_schedule(alphas_cumprod, config.steps)
+    elif config.spacing == "trailing":
+        schedule = trailing_schedule(alphas_cumprod, config.steps, last_alpha)
+    elif grid == "training":
+        schedule = ddim_schedule(alphas_cumprod, config.steps, last_alpha)
     else:
         schedule = build_schedule(config.solver, alphas_cumprod, config.steps)
     return schedule.after(num_skipped(config))

@@ -66,7 +66,8 @@ class Drivers:
         (folder / "hook").mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(HOOK)
         self.repository, self.output = repository, folder / "out"
-        self.words = [f"input={folder / 'in'}", f"output={self.output}", "model=random", "actors=1", "threads=1", *words]
+        words = words if any(word.startswith("model=") for word in words) else ("model=random", *words)
+        self.words = [f"input={folder / 'in'}", f"output={self.output}", "actors=1", "threads=1", *words]
         self.path = f"{folder / 'hook'}:{repository}"
         self.started: list[subprocess.Popen[str]] = []
 
@@ -130,7 +131,7 @@ def test_a_driver_killed_in_the_middle_is_continued_by_the_same_command(
 ) -> None:
     write_records(tmp_path / "in" / "a.parquet", records(range(5), make_picture))
     write_records(tmp_path / "in" / "b.parquet", records(range(5, 9), make_picture))
-    drivers = make_drivers("batch_size=1", "steps=5")
+    drivers = make_drivers("model=random-xl", "batch_size=1", "steps=5")  # another family than the other tests'
     first = drivers.start()
     drivers.wait_for(lambda: drivers.num_parts() >= 2, first)
     first.kill()
@@ -147,8 +148,9 @@ def test_a_driver_killed_in_the_middle_is_continued_by_the_same_command(
     assert text.startswith(f"{edited} of 9 rows in ") and re.search(r"going on: [2-4] of 5 units are done", errors)
     after = contents(drivers.output / "data")
     assert all(after[name] == data for name, data in before.items() if is_part(name))
-    run_edit(make_job(batch_size=1, steps=5, output=str(tmp_path / "clean")))
+    run_edit(make_job(model="random-xl", batch_size=1, steps=5, output=str(tmp_path / "clean")))
     assert same_pictures(rows_of(drivers.output), rows_of(tmp_path / "clean"))
+    assert {row["family"] for row in rows_of(drivers.output)} == {"sdxl"}
     assert drivers.lock()["released"] is True
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vimaedit.errors import ConfigError
+from vimaedit.recipes import method_config
 from vimaedit.step.solvers import (
     Level,
     add_noise,
@@ -16,10 +17,12 @@ from vimaedit.step.solvers import (
     dpmsolver_schedule,
     dpmsolver_step,
     flow_schedule,
+    method_schedule,
     move,
     posterior_variance,
     predict_x0,
     spread_step,
+    trailing_schedule,
 )
 
 LEVELS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
@@ -41,6 +44,27 @@ def test_ddim_grid_where_the_steps_do_not_divide() -> None:
     schedule = ddim_schedule(LEVELS, 7)
     assert schedule.timesteps == (853, 711, 569, 427, 285, 143, 1)
     assert schedule.next_levels[0].signal == LEVELS[853 - 142]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7, 8, 1000])
+def test_a_trailing_grid_is_the_librarys(steps: int) -> None:
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    schedule = trailing_schedule(LEVELS, steps)
+    assert list(schedule.timesteps) == scheduler.timesteps.tolist() and schedule.timesteps[0] == 999
+    assert schedule.next_levels[:-1] == schedule.levels[1:] and schedule.next_levels[-1].sigma == 0
+
+
+def test_spacing_reaches_the_grid_of_a_method() -> None:
+    config = method_config("vimaedit", steps=4, spacing="trailing")
+    assert method_schedule(config, LEVELS).timesteps == (999, 749, 499, 249)
+    inverted = method_schedule(method_config("p2p", steps=4, spacing="trailing"), LEVELS)
+    assert inverted.timesteps == (999, 749, 499, 249) and inverted.next_levels[-1].signal == LEVELS[0]
+    for options in ({"method": "infedit"}, {"method": "vimaedit", "solver": "dpmsolver++"}):
+        with pytest.raises(ConfigError, match="^spacing: got trailing with method=.*; allowed: leading, or solver=ddim with"):
+            method_config(spacing="trailing", **options)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmsolver++"])
