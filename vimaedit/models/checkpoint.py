@@ -63,7 +63,7 @@ def _names(path: Path, networks: tuple[str, ...]) -> tuple[int, list[str], list[
 
 def _as_loaded(content: dict[str, Any], names: list[str]) -> dict[str, torch.Tensor]:
     """Return tensors as diffusers loads them: OpenCLIP has queries, keys and values in one, and its projection the other way round."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name in names:
         if IN_ONE.search(name):
             tensors |= {f"{name}{PART}{number}": part for number, part in enumerate(content[name].chunk(3))}
