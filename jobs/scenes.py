@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from jobs._cli.main import run_job
 from pipelines.exits import EXIT_DONE
 from pipelines.ingest.scenes import FILE_NAME, ScenesConfig, scene_file
-from pipelines.store.location import locate, put_atomic
+from pipelines.store.location import check_writable, locate, put_atomic
 
 
 def _write(config: ScenesConfig) -> int:
-    place = locate(config.output) / FILE_NAME
+    output = locate(config.output)
+    check_writable(output)
+    place = output / FILE_NAME
     put_atomic(place, scene_file(config))
     print(f"{config.count} records: {place.url}")
     return EXIT_DONE

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from jobs._cli.main import run_job
 from pipelines.cluster.losses import losses_lines
-from pipelines.exits import EXIT_DONE
+from pipelines.exits import EXIT_DONE, EXIT_ERROR
+from pipelines.output.parts import REMEDY, foreign_text
 from pipelines.output.status import RunStatus, StatusConfig, read_picture_mark, read_status
+from pipelines.store.masking import printable
 from pipelines.store.patience import LOCK_STALE_S
 from vimaedit.types import Status
 
@@ -27,16 +29,23 @@ def status_text(status: RunStatus) -> str:
         del lines[1:]
     if status.rows_in_work is not None:
         lines.append(f"edited: {status.rows_in_work} rows in this attempt, written or in work")
+    if status.damage is not None:
+        lines.append(f"run:    {status.damage}")
+    if status.checked is not None:
+        lines.append(f"check:  {status.checked} parts read, {len(status.broken)} broken")
+    lines += [f"broken: {name}: {reason}; {REMEDY}" for name, reason in status.broken]
+    if status.foreign:
+        lines.append(f"other:  {foreign_text(status.foreign)}")
     if status.rate:
         lines.append(f"rate:   {status.rate:.2f} rows/s")
     lines.append(f"lock:   {_lock(status)}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _state(status: RunStatus) -> str:
     if status.finished:
         why = f": {status.exit_reason}" if status.exit_reason else ""
-        return f"finished (exit code {status.exit_code}{why})"
+        return "finished" if status.exit_code is None else f"finished (exit code {status.exit_code}{why})"
     if status.is_released:
         ended = f", interrupted by {status.interrupted}" if status.interrupted else ""
         return f"not finished, nobody at work{ended}: the same command goes on"
@@ -55,9 +64,10 @@ def _show(config: StatusConfig) -> int:
     if config.image:
         mark = read_picture_mark(config.image)
         print("\n".join(f"{name}: {value}" for name, value in mark.items()) or "no mark of an edited picture")
-    else:
-        print(status_text(read_status(config)))
-    return EXIT_DONE
+        return EXIT_DONE
+    status = read_status(config)
+    print(status_text(status))
+    return EXIT_ERROR if status.broken else EXIT_DONE
 
 
 def main(words: Sequence[str] | None = None) -> int:

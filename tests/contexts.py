@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
@@ -68,3 +70,14 @@ def with_picture(row: Row, picture: FittedImage, **others: Any) -> Row:
     row.picture = picture
     row.request = EditRequest(**{"id": row.id, "image": picture.image, "seed": row.seed, **prompts, **others})
     return row
+
+
+def flip_byte(path: Path, column: str = "edited_image.bytes") -> None:
+    """Change the last byte of a column. Pictures are not compressed, so that nothing but a checksum tells."""
+    metadata = pq.read_metadata(path)
+    group = metadata.row_group(metadata.num_row_groups - 1)
+    (chunk,) = [found for n in range(group.num_columns) if (found := group.column(n)).path_in_schema == column]
+    content = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+    content[start + chunk.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,10 @@ UPRIGHT = {
 }
 SWAPPED = frozenset({5, 6, 7, 8})  # orientations that exchange width and height
 
+MAX_SCANS = 100  # of a JPEG, as libtiff allows inside of TIFF; progressive ones usually have ten, and some sixty
+JPEG_START, JPEG_END, SCAN = b"\xff\xd8", b"\xd9", b"\xff\xda"
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what stands between data of scans, beside those that restart them
+JPEG_ALONE = (b"\x01", b"\xd8")  # markers without a segment
 DEEP_LEVEL = 65535
 DARK_LEVEL = 2**14  # 16-bit samples that stay below use at most 14 bits: a picture of 10, 12 or 14 bits, shown nearly black
 MASK_SCALES = (1, 255, 4095, DEEP_LEVEL)  # the full scales that samples of more than 8 bits may have
@@ -83,7 +88,8 @@ def decode_whole(data: bytes, *, min_side_px: int = 1, max_pixels: int = MAX_PIX
 
     16-bit grey is scaled to 8 bits. Warnings: `first_frame_only`, `profile_unreadable`, `dark_16_bit`.
 
-    Raises: RequestError `image_empty`, `image_undecodable`, `image_too_small`, `image_too_large`, `image_depth`.
+    Raises: RequestError `image_empty`, `image_undecodable`, `image_too_small`, `image_too_large`, `image_too_slow` (a JPEG of absurdly
+    many scans), `image_depth`.
     """
     return _decoded(*_load(data, field="image", min_side_px=min_side_px, max_pixels=max_pixels))
 
@@ -196,6 +202,7 @@ def _load(data: bytes, *, field: str, min_side_px: int, max_pixels: int) -> tupl
     except Exception as error:
         raise _undecodable(data, field, error) from error
     _check_size(image.size, field, min_side_px, max_pixels)
+    _check_scans(data, field)
     notes = _notes(image, field)
     is_cut = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and not _is_deep(image)
     try:
@@ -242,6 +249,26 @@ def _check_size(size: Size, field: str, min_side_px: int, max_pixels: int) -> No
     if min(size) < min_side_px:
         allowed = f"sides of at least {min_side_px} px (min_side_px)"
         raise RequestError(f"{_kind(field)}_too_small", field=field, got=got, allowed=allowed)
+
+
+def _check_scans(data: bytes, field: str) -> None:
+    """Refuse a JPEG of more scans than any program writes: each goes over all its pixels, and takes a few bytes of the file."""
+    if data.startswith(JPEG_START) and data.count(SCAN) > MAX_SCANS and (scans := _count_scans(data)) > MAX_SCANS:
+        got, allowed = f"a JPEG of {scans} scans", f"up to {MAX_SCANS} scans"
+        raise RequestError(f"{_kind(field)}_too_slow", field=field, got=got, allowed=allowed)
+
+
+def _count_scans(data: bytes) -> int:
+    """Count the scans of a JPEG's first picture; those of thumbnails stand inside other segments."""
+    scans, position = 0, len(JPEG_START)
+    while found := JPEG_MARKER.search(data, position):
+        marker, position = found[0][-1:], found.end()
+        if marker == JPEG_END:
+            break
+        if marker not in JPEG_ALONE:
+            scans += marker == SCAN[-1:]
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    return scans
 
 
 def _kind(field: str) -> str:

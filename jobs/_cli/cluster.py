@@ -29,7 +29,13 @@ def start(address: str | None, save_state: Callable[[str], None] | None = None) 
 
     Ray installs signal handlers of its own; `save_state` is what the job's do, see `exit_on_signals`.
     """
-    logger.info("starting Ray" if address in (None, "local") else f"joining the cluster at {address}")
+    is_own = address in (None, "local")
+    logger.info("starting Ray" if is_own else f"joining the cluster at {address}")
+    if is_own and os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        logger.warning(
+            "RAY_AUTH_MODE=disabled: while this Ray runs, every user of this machine can run programs as you; leave it unset, and "
+            "Ray asks its own processes for a token"
+        )
     quiet_ray()
     return lambda: exit_on_signals(save_state)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import ray
 from ray.data import DataContext
-from ray.exceptions import RayTaskError
+from ray.exceptions import AuthenticationError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.cluster.place import Cluster, actor_threads
-from pipelines.cluster.private import ask_first, autoscaler_limits
+from pipelines.cluster.private import ask_first, autoscaler_limits, on_loopback, token_text
 from pipelines.options import Place
 from pipelines.store.patience import CONNECT_S, ENGINE_START_TRIES, NO_LIMIT, NO_PROGRESS_S, NO_PROGRESS_UNITS
 from vimaedit.errors import ConfigError, VimaeditError
@@ -33,22 +33,33 @@ def connect(where: Place) -> None:
     """
     if ray.is_initialized():
         return
-    if _joins(where):
-        address = str(where.ray_address)
+    address = str(where.ray_address) if _joins(where) else "local"
+    if address != "local":
         check_reachable(address)
-        try:
+    try:
+        if address == "local":
+            _start(where)
+        else:
             ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, ValueError) as error:
-            raise ConfigError(f"ray_address: got {address!r}, which cannot be joined ({error}); {ADDRESSES}") from error
-        return
+    except AuthenticationError as error:
+        raise ConfigError(f"ray_address: got {address!r}, which cannot be joined or started: {token_text()}") from error
+    except (ConnectionError, ValueError) as error:
+        if address == "local":
+            raise
+        reason = f"{error}; {token_text()}"
+        raise ConfigError(f"ray_address: got {address!r}, which cannot be joined ({reason}); {ADDRESSES}") from error
+
+
+def _start(where: Place) -> None:
     cores = os.cpu_count() or 1
     actors = where.actors if isinstance(where.actors, int) else 1
-    ray.init(
-        address="local",
-        num_cpus=actors * actor_threads(where, cores) + max(2, cores),
-        include_dashboard=False,
-        log_to_driver=False,
-    )
+    with on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=actors * actor_threads(where, cores) + max(2, cores),
+            include_dashboard=False,
+            log_to_driver=False,
+        )
 
 
 def check_reachable(address: str) -> None:

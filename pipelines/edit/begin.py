@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 
 from pipelines.cluster.losses import losses_from_json
 from pipelines.edit.sheet import try_sheet
 from pipelines.output.config import EditJobConfig
 from pipelines.output.finish import read_run
-from pipelines.output.parts import read_parts
+from pipelines.output.parts import find_foreign, foreign_text, read_parts
 from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.output.resume import check_inputs, check_mode, check_options, find_work, raise_generation, settle
 from pipelines.output.summary import RunSummary
 from pipelines.records.scan import READING, InputSet, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import check_writable, is_complete, locate
+from pipelines.store.location import Damaged, check_writable, is_complete, locate
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +43,7 @@ def begin(job: EditJobConfig) -> Begun:
     before = load_plan(output)
     check_mode(output, job.resume, before)
     if not job.dry_run:
-        check_writable(output)
+        check_writable(output, "data", "plan", "state")
     refuse_output_in_input(output, job.input)
     reading = READING if before is None else before.plan.settled.get("reading", 1)  # earlier versions said nothing of it
     inputs = scan_inputs(job.input, job.columns, reading=reading)
@@ -78,10 +81,16 @@ def find_finished(begun: Begun) -> RunSummary | None:
     plan = before.plan
     work = find_work(plan, read_parts(output, (unit.id for unit in plan.units), plan.digest), job.limit)
     is_same = job.resume != "retry-failed" or raise_generation(plan, work, job.retry_statuses) is plan
-    run = read_run(output) if is_same and not work.todo else None
+    try:
+        run = read_run(output) if is_same and not work.todo else None
+    except Damaged as error:
+        logger.warning("output: %s", error)  # the run goes on where it writes that object
+        return None
     if run is None:
         return None
     sheet, warnings = try_sheet(output, work.units, job.sheet)
+    if foreign := find_foreign(output, (unit.id for unit in plan.units)):
+        warnings = [foreign_text(foreign), *warnings]
     return RunSummary(
         exit_code=run["exit_code"],
         exit_reason=run.get("exit_reason"),

@@ -33,7 +33,7 @@ from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import RESULTS_VERSION
 from pipelines.output.finish import count_statuses, judge, write_manifest, write_run
-from pipelines.output.parts import Part, read_parts
+from pipelines.output.parts import Part, find_foreign, foreign_text, read_parts
 from pipelines.output.plan import Plan, StoredPlan, Unit, load_plan, store_plan
 from pipelines.output.resume import Work, find_work, raise_generation
 from pipelines.output.summary import DryRunReport, RunSummary
@@ -174,7 +174,8 @@ def _finish(context: RunContext, prepared: Prepared, work: Work, lock: Lock, sum
     lock.check()
     write_manifest(output, parts)
     sheet, warnings = try_sheet(output, work.units, context.job.sheet)
-    warnings = [*summary.warnings, *warnings]
+    foreign = find_foreign(output, (unit.id for unit in prepared.stored.plan.units))
+    warnings = [*summary.warnings, *([foreign_text(foreign)] if foreign else []), *warnings]
     losses, seconds = add_losses(part.losses for part in parts), time.monotonic() - started
     code, reason = judge(context.job, counts)
     facts: dict[str, Any] = {

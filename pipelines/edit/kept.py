@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 from pipelines.edit.blocks import UnitRows
 from pipelines.edit.write import encode_unit
 from pipelines.output.context import RunContext
-from pipelines.output.parts import part_name, read_part
+from pipelines.output.parts import find_damage, part_name, read_part
 from pipelines.output.plan import Unit
 from pipelines.records.row import Row
 from pipelines.store.location import locate
@@ -19,17 +20,22 @@ from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import read_table
 from vimaedit.types import EditResult, Status
 
+logger = logging.getLogger(__name__)
+
 IDENTITY = ("input_row", "edit_index", "status")
 
 
 def keep_finished_rows(context: RunContext, unit: Unit, rows: Sequence[Row]) -> None:
     """Mark the rows of a unit that are not to be done again: they get their status from the output, and no edit.
 
-    Where the output has no part of this unit, or one of another number of rows, every row is done.
+    Where the output has no part of this unit, a broken one, or one of another number of rows, every row is done.
     """
     output = locate(context.job.output)
     part = read_part(output, unit.id, context.plan_digest)
     if part is None or part.rows != len(rows):
+        return
+    if (damage := find_damage(output, unit.id)) is not None:
+        logger.warning("%s is broken (%s): all its rows are done again", part_name(unit.id), damage)
         return
     # Ray may take up a unit again whose part has been written just before: then nothing is left to do.
     redone = context.retry_statuses if part.generation < context.generation else ()

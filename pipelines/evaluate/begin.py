@@ -90,7 +90,7 @@ def begin_evaluation(configs: Sequence[EvaluateConfig], against: str = "") -> Be
             "allowed: records to edit, which jobs.ingest makes of it"
         )
     if not first.dry_run:
-        check_writable(output)
+        check_writable(output, "runs", "scores")
     records, ingest = _records(first, output, seconds)
     scan_benchmark(score_job(first, records, first.names[0], ""))  # as what it is, not as the input of an editing run
     runs = {config.names[0]: edit.begin(edit_job(config, records)) for config in configs}

@@ -19,9 +19,12 @@ from pipelines.options import Rejects, check_bases, check_given
 from pipelines.records.schema import BENCHMARK_FIELDS
 from pipelines.records.types import with_features
 from pipelines.store.location import (
+    Damaged,
     Location,
     check_writable,
+    damaged,
     exists,
+    is_transient,
     list_files,
     locate,
     new_file,
@@ -140,12 +143,19 @@ def run_ingest(config: IngestConfig) -> IngestSummary:
 
 
 def read_summary(folder: Location) -> IngestSummary | None:
-    """Read what an ingest wrote of itself beside its records; None where there is none."""
-    content = read_json(folder / SUMMARY_NAME)
+    """Read what an ingest wrote of itself beside its records; None where there is none.
+
+    Raises: Damaged where that is not what was written.
+    """
+    place = folder / SUMMARY_NAME
+    content = read_json(place)
     if content is None:
         return None
-    defects = {name: tuple(Defect(**each) for each in content[name]) for name in ("left_out", "incomplete")}
-    return IngestSummary(**{**content, **defects})
+    try:
+        defects = {name: tuple(Defect(**each) for each in content[name]) for name in ("left_out", "incomplete")}
+        return IngestSummary(**{**content, **defects})
+    except (KeyError, TypeError) as error:
+        raise damaged(place, error, "what jobs.ingest wrote", "remove it and run jobs.ingest again") from error
 
 
 def _finished(output: Location, digest: str) -> IngestSummary | None:
@@ -164,7 +174,11 @@ def _finished(output: Location, digest: str) -> IngestSummary | None:
             f"output: got {mask_urls(output.url)}, which holds records of another source or other limits; "
             "allowed: a new or empty folder (nothing is deleted)"
         )
-    return read_summary(output)
+    try:
+        return read_summary(output)
+    except Damaged as error:
+        logger.warning("output: %s", error)  # both are written again
+        return None
 
 
 def _schema(source: Source, digest: str) -> pa.Schema:
@@ -251,6 +265,10 @@ def _loaded(config: IngestConfig, source: Source) -> Iterator[tuple[Entry, tuple
             height, width, _ = decode_image(data, min_side_px=config.min_side_px, max_pixels=config.max_pixels).shape
         except RequestError as error:
             return error
+        except OSError as error:
+            if is_transient(error):
+                raise
+            return RequestError("unreadable", field="image", got=f"{type(error).__name__}: {error}", allowed="a picture")
         return data, (width, height)
 
     entries = source.entries()

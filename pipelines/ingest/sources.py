@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pipelines.records.values import find_coded
+from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.listing import is_parquet, list_input
-from pipelines.store.location import Location, exists, list_files, locate, read_bytes
+from pipelines.store.location import Location, exists, list_files, locate
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, read_batches, read_footer
 from vimaedit.errors import ConfigError, RequestError
@@ -94,7 +95,8 @@ def _parquet_files(place: Location) -> tuple[Location, list[tuple[str, int]]]:
         listing = list_input(place.url)
     except ConfigError:  # there is none
         return place, []
-    if len(listing.files) == 1 and not is_parquet(listing.root / listing.files[0][0], listing.files[0][1]):
+    name, size = listing.files[0]
+    if len(listing.files) == 1 and not name.endswith(".parquet") and not is_parquet(listing.root / name, size):
         return place, []
     for each in listing.left_out:
         logger.warning("%s", each.text())
@@ -108,12 +110,17 @@ class PieBench:
     extra_columns: tuple[str, ...] = ()
 
     def __init__(self, mapping: Location) -> None:
-        self._mapping = mapping
-        self._pictures = Location(mapping.fs, posixpath.dirname(mapping.path)) / PICTURES
-        self._content = read_bytes(mapping)
+        folder = Location(mapping.fs, posixpath.dirname(mapping.path))
+        self._pictures = folder / PICTURES
+        # Who made the benchmark may have put links there: what they lead to has to lie in the folder that was named.
+        self._rules = ReferenceRules(root=folder.url, allow_http=False, http_hosts=())
+        try:
+            self._content = fetch(posixpath.basename(mapping.path), self._rules)
+        except RequestError as error:
+            raise ConfigError(f"input: got {error.got}; allowed: {error.allowed}") from error
         try:
             content = json.loads(self._content, object_pairs_hook=_Pairs)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"input: got {mask_urls(mapping.url)}, which is no JSON ({error}); allowed: {MAPPING}") from error
         if not isinstance(content, _Pairs):
             raise ConfigError(
@@ -133,7 +140,7 @@ class PieBench:
                 annotation = read_entry(fields)
             except RequestError as error:
                 problem = error
-            read = functools.partial(_read_picture, self._pictures, picture or "")
+            read = functools.partial(_read_picture, self._rules, picture or "")
             label = label.encode(errors="backslashreplace").decode()  # JSON can name half a character
             yield Entry(id=label, place=place, picture=picture, read=read, annotation=annotation, problem=problem)
 
@@ -198,11 +205,11 @@ def _relative_path(value: Any) -> str:
     return value
 
 
-def _read_picture(folder: Location, name: str) -> bytes:
+def _read_picture(rules: ReferenceRules, name: str) -> bytes:
     try:
-        return read_bytes(folder / name)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise RequestError("image_missing", field="image_path", got=repr(name), allowed=f"a file in {PICTURES}/") from error
+        return fetch(f"{PICTURES}/{name}", rules)
+    except RequestError as error:
+        raise RequestError(error.code, field="image_path", got=error.got, allowed=error.allowed) from error
 
 
 def _picture_bytes(value: Any) -> bytes:

@@ -18,6 +18,11 @@ from pipelines.store.parquet import put_table
 from vimaedit.types import Status
 
 RUN_FILE = "run.json"
+RUN_FIELDS = {  # those that are read again
+    **dict.fromkeys(("config", "counts"), dict),
+    **dict.fromkeys(("plan_digest", "model_digest"), str),
+    **dict.fromkeys(("exit_code", "rows", "units"), int),
+}
 
 
 def judge(job: EditJobConfig, counts: Mapping[str, int]) -> tuple[int, str | None]:
@@ -68,8 +73,11 @@ def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> N
 
 
 def read_run(output: Location) -> dict[str, Any] | None:
-    """Read what the last finished run said of itself; None where none has finished."""
-    return read_json(output / RUN_FILE)
+    """Read what the last finished run said of itself; None where none has finished.
+
+    Raises: Damaged where that is not what was written.
+    """
+    return read_json(output / RUN_FILE, RUN_FIELDS, "jobs.edit with the same options writes it anew")
 
 
 def count_statuses(parts: Iterable[Part]) -> dict[str, int]:

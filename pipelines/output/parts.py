@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +15,24 @@ from pyarrow.parquet import ParquetWriter
 
 from pipelines.cluster.losses import Losses, count_losses, losses_from_json, losses_to_json
 from pipelines.output.context import RunContext
-from pipelines.records.schema import image_leaves
-from pipelines.store.location import Location, list_files
-from pipelines.store.parquet import BrokenParquet, leaf_names, open_writer, read_footer, write_groups
+from pipelines.records.schema import IMAGE_COLUMNS
+from pipelines.store.location import Location, is_transient, list_files
+from pipelines.store.parquet import (
+    BROKEN_CONTENT,
+    READ_ROWS,
+    BrokenParquet,
+    leaf_names,
+    open_writer,
+    read_batches,
+    read_footer,
+    write_groups,
+)
 
 FOOTER_KEY = b"vimaedit"
 OUTCOME = ("status", "error_type", "error_message")  # columns
 FOOTER_THREADS = 32
+SHOWN_FOREIGN = 3
+REMEDY = "remove it, then jobs.edit with the same options edits its unit again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +60,46 @@ def read_part(output: Location, unit: str, plan_digest: str) -> Part | None:
     try:
         metadata = read_footer(output / "data" / part_name(unit))
         footer = json.loads((metadata.metadata or {}).get(FOOTER_KEY, b"{}"))
-    except (BrokenParquet, ValueError):
+        if footer["plan_digest"] != plan_digest or footer["unit"] != unit:
+            return None
+        return Part(
+            unit=unit,
+            generation=footer["generation"],
+            rows=metadata.num_rows,
+            counts=footer["counts"],
+            losses=losses_from_json(footer.get("losses")),
+        )
+    except (BrokenParquet, KeyError, TypeError, ValueError):
         return None
-    if footer.get("plan_digest") != plan_digest or footer.get("unit") != unit:
-        return None
-    return Part(
-        unit=unit,
-        generation=footer["generation"],
-        rows=metadata.num_rows,
-        counts=footer["counts"],
-        losses=losses_from_json(footer.get("losses")),
+
+
+def find_damage(output: Location, unit: str) -> str | None:
+    """Read a unit's part whole, against the checksums of its pages; say what is wrong with it, None where nothing is.
+
+    Raises: the infrastructure's errors, after retries.
+    """
+    try:
+        for _ in read_batches(output / "data" / part_name(unit), rows=READ_ROWS):
+            pass
+    except BROKEN_CONTENT as error:
+        if is_transient(error):
+            raise
+        return str(error).strip() or type(error).__name__
+    return None
+
+
+def find_foreign(output: Location, units: Iterable[str]) -> list[str]:
+    """Name the files among a run's parts that are those of none of its units: readers of the folder would take them for results."""
+    own = {part_name(unit) for unit in units}
+    return [name for name, _ in list_files(output / "data") if name not in own]
+
+
+def foreign_text(names: Sequence[str]) -> str:
+    """Say in a warning what else lies among a run's parts."""
+    more = f" and {len(names) - SHOWN_FOREIGN} more" if len(names) > SHOWN_FOREIGN else ""
+    return (
+        f"data/ holds {', '.join(map(repr, names[:SHOWN_FOREIGN]))}{more}, no part of this run: readers of the folder take it for "
+        "results, so move it elsewhere"
     )
 
 
@@ -84,10 +125,11 @@ def part_bytes(context: RunContext, unit_id: str, table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def open_result_writer(target: Any, schema: pa.Schema) -> ParquetWriter:
-    """Open a writer of result rows: coded pictures as they are, everything else compressed, with a page index."""
+def open_result_writer(target: Any, schema: pa.Schema, pictures: Sequence[str] = IMAGE_COLUMNS) -> ParquetWriter:
+    """Open a writer of result rows, with a page index: the `pictures` that were coded here, which no compression makes smaller, as they
+    are, everything else compressed, whatever somebody's columns say that they hold."""
     leaves = leaf_names(schema)
-    pictures = image_leaves(schema)
+    pictures = [f"{name}.bytes" for name in pictures]
     return open_writer(
         target,
         schema,

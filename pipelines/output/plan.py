@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,15 +13,24 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.records.scan import InputFile, InputSet
+from pipelines.store.decoded import HELD_BYTES
 from pipelines.store.listing import refuse_output_in_input
-from pipelines.store.location import Location, put_atomic, put_json, read_bytes, read_json
+from pipelines.store.location import Location, damaged, is_transient, put_atomic, put_json, read_bytes, read_json
 from pipelines.store.masking import mask_urls
-from pipelines.store.parquet import put_table, read_table, table_bytes
+from pipelines.store.parquet import BROKEN_CONTENT, put_table, read_table, table_bytes
 
 UNIT_BYTES = 128 * 1024 * 1024  # of output
-UNIT_INPUT_BYTES = 512 * 1024 * 1024
 UNIT_SECONDS = 600.0
 UNITS_PER_ACTOR = 4
+PLAN_FILE = "plan.json"
+PLAN_FIELDS = {  # of it
+    "digest": str,
+    **dict.fromkeys(("revision", "generation", "batch_size"), int),
+    **dict.fromkeys(("settled", "options"), dict),
+    "retry_statuses": list,
+    "row_seconds": int | float | None,
+}
+REMEDY = "put a copy of it back, or take another output: the parts can be read without it"
 UNIT_COLUMNS = ("file", "start", "first_row", "first_edit", "count", "generation")  # as stored
 
 
@@ -100,7 +109,7 @@ def unit_size(
     The smallest of 128 MB of output, 512 MB of input, ten minutes of work (where the rate is known) and a quarter of an
     actor's share.
     """
-    sizes = [UNIT_BYTES / max(row_bytes, 1.0), UNIT_INPUT_BYTES / max(input_row_bytes, 1.0)]
+    sizes = [UNIT_BYTES / max(row_bytes, 1.0), HELD_BYTES / max(input_row_bytes, 1.0)]
     sizes.append(num_requests / (UNITS_PER_ACTOR * actors))
     if row_seconds is not None:
         sizes.append(UNIT_SECONDS / max(row_seconds, 1e-9))
@@ -108,13 +117,14 @@ def unit_size(
 
 
 def make_plan(inputs: InputSet, *, batch_size: int, requests_per_unit: int, settled: dict[str, Any], **others: Any) -> Plan:
-    """Cut the input into units of `requests_per_unit`, a multiple of the batch size.
+    """Cut the input into units of `requests_per_unit`, a multiple of the batch size; fewer in files whose rows may be so large, once
+    they are decoded, that they could not be held together.
 
     `settled` is stored with them; `others` are further fields of `Plan`, which its digest does not cover.
     """
     units = tuple(
         itertools.chain.from_iterable(
-            _file_units(inputs, index, file, requests_per_unit) for index, file in enumerate(inputs.files)
+            _file_units(inputs, index, file, requests_per_unit, batch_size) for index, file in enumerate(inputs.files)
         )
     )
     digest = hashlib.blake2b(table_bytes(_units_table(units)) + table_bytes(_files_table(inputs.files)), digest_size=16)
@@ -141,7 +151,8 @@ def extend_plan(stored: StoredPlan, inputs: InputSet) -> StoredPlan:
     new = [file for file in inputs.files if file.path not in known]
     size = int(stored.plan.settled["requests_per_unit"])
     appended = itertools.chain.from_iterable(
-        _file_units(inputs, index, file, size) for index, file in enumerate(new, start=len(stored.files))
+        _file_units(inputs, index, file, size, stored.plan.batch_size)
+        for index, file in enumerate(new, start=len(stored.files))
     )
     plan = replace(stored.plan, units=(*stored.plan.units, *appended), revision=stored.plan.revision + 1)
     return replace(stored, plan=plan, files=(*stored.files, *new))
@@ -180,22 +191,25 @@ def store_plan(output: Location, stored: StoredPlan, inputs: InputSet) -> None:
         "settled": plan.settled,
         "options": plan.options,
     }
-    put_json(folder / "plan.json", summary)
+    put_json(folder / PLAN_FILE, summary)
 
 
 def load_plan(output: Location) -> StoredPlan | None:
-    """Read the plan that an output holds; None where none was committed."""
+    """Read the plan that an output holds; None where none was committed.
+
+    Raises: Damaged naming the object of it that is not what was written.
+    """
     folder = output / "plan"
-    summary = read_json(folder / "plan.json")
+    summary = read_json(folder / PLAN_FILE, PLAN_FIELDS, REMEDY)
     if summary is None:
         return None
-    units, files = (read_table(folder / _object_name(name, summary["revision"])) for name in ("units", "files"))
-    columns = [units.column(name).to_pylist() for name in UNIT_COLUMNS]
+    units, files = (
+        _read_object(folder / _object_name(name, summary["revision"]), read)
+        for name, read in (("units", _read_units), ("files", _read_files))
+    )
+    schema = _read_object(folder / "schema.arrow", lambda place: pa.ipc.read_schema(pa.py_buffer(read_bytes(place))))
     plan = Plan(
-        units=tuple(
-            Unit(file=file, start=start, first_row=row, first_edit=edit, count=count, take=count, generation=generation)
-            for file, start, row, edit, count, generation in zip(*columns, strict=True)
-        ),
+        units=units,
         batch_size=summary["batch_size"],
         digest=summary["digest"],
         settled=summary["settled"],
@@ -205,8 +219,33 @@ def load_plan(output: Location) -> StoredPlan | None:
         generation=summary["generation"],
         retry_statuses=tuple(summary["retry_statuses"]),
     )
-    schema = pa.ipc.read_schema(pa.py_buffer(read_bytes(folder / "schema.arrow")))
-    return StoredPlan(plan=plan, files=tuple(InputFile(**row) for row in files.to_pylist()), schema=schema)
+    return StoredPlan(plan=plan, files=files, schema=schema)
+
+
+def _read_units(place: Location) -> tuple[Unit, ...]:
+    table = read_table(place)
+    columns = [table.column(name).to_pylist() for name in UNIT_COLUMNS]
+    return tuple(
+        Unit(file=file, start=start, first_row=row, first_edit=edit, count=count, take=count, generation=generation)
+        for file, start, row, edit, count, generation in zip(*columns, strict=True)
+    )
+
+
+def _read_files(place: Location) -> tuple[InputFile, ...]:
+    return tuple(InputFile(**row) for row in read_table(place).to_pylist())
+
+
+def _read_object(place: Location, read: Callable[[Location], Any]) -> Any:
+    """Read an object of a stored plan.
+
+    Raises: Damaged where it is not what was written, or gone; the infrastructure's errors, after retries.
+    """
+    try:
+        return read(place)
+    except (*BROKEN_CONTENT, KeyError, TypeError) as error:
+        if is_transient(error):
+            raise
+        raise damaged(place, error, "what was written with the plan", REMEDY) from error
 
 
 def batches(count: int, batch_size: int) -> Iterator[tuple[range, int]]:
@@ -226,12 +265,13 @@ def _file_requests(inputs: InputSet, file: InputFile) -> int:
     return int(inputs.counts[file.path].sum()) if file.target_is_list else file.rows
 
 
-def _file_units(inputs: InputSet, index: int, file: InputFile, size: int) -> Iterator[Unit]:
+def _file_units(inputs: InputSet, index: int, file: InputFile, size: int, batch_size: int) -> Iterator[Unit]:
     if file.error is not None:
         yield Unit(file=index, start=0, first_row=-1, first_edit=0, count=1, take=1)
         return
     ends = np.cumsum(inputs.counts[file.path], dtype=np.int64) if file.target_is_list else None
     total = file.rows if ends is None else int(ends[-1]) if ends.size else 0
+    size = min(size, max(1, int(HELD_BYTES / max(1.0, inputs.largest_rows[file.path])) // batch_size) * batch_size)
     for start in range(0, total, size):
         row, edit = start, 0
         if ends is not None:

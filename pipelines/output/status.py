@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.cluster.losses import Losses, add_losses, losses_from_json
 from pipelines.options import check_given
+from pipelines.output.compact import STATE_FILE
 from pipelines.output.finish import count_statuses, read_run
-from pipelines.output.parts import read_parts
+from pipelines.output.parts import find_damage, find_foreign, part_name, read_parts
 from pipelines.output.plan import load_plan
 from pipelines.output.resume import find_work
-from pipelines.store.location import is_complete, locate, read_bytes
-from pipelines.store.lock import describe_holder, read_lock
+from pipelines.store.location import Damaged, Location, exists, is_complete, list_files, locate, read_bytes
+from pipelines.store.lock import LOCK_FILE, describe_holder, read_lock
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import ConfigError
 from vimaedit.marks import read_mark
+
+CHECK_THREADS = 4  # each holds a few rows of a part at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,7 @@ class StatusConfig:
     """`jobs.status`: which output to look at, or which picture."""
 
     output: str = ""  # of an editing run, local or any fsspec URL
+    check: bool = False  # read every part whole, against its checksums; exit code 1 where one is broken
     image: str = ""  # instead: an edited picture, whose mark is told, local or any fsspec URL
 
     def __post_init__(self) -> None:
@@ -39,7 +45,8 @@ class RunStatus:
 
     `rows_in_work`: edited by the holder of the lock in this attempt, as it said last; a part of them may be written already.
     `rate`: rows per second of that attempt, or of the one that finished the run. `holder` and its last word `age_s` seconds
-    ago, by both machines' clocks: None where no lock was ever taken. `interrupted`: the signal that ended it.
+    ago, by both machines' clocks: None where no lock was ever taken. `interrupted`: the signal that ended it. `checked`: how many
+    parts were read whole, of which `broken` (name, reason) are; `foreign`: files among the parts that are none; `damage`: of `run.json`.
     """
 
     finished: bool
@@ -59,6 +66,10 @@ class RunStatus:
     age_s: float | None
     rows_in_work: int | None
     rate: float | None
+    checked: int | None
+    broken: tuple[tuple[str, str], ...]
+    foreign: tuple[str, ...]
+    damage: str | None
 
 
 def read_picture_mark(image: str) -> dict[str, str]:
@@ -80,17 +91,23 @@ def read_status(config: StatusConfig) -> RunStatus:
     Raises: ConfigError where it holds no run.
     """
     output = locate(config.output)
-    lock = read_lock(output / "state" / "lock.json")
+    lock = read_lock(output / LOCK_FILE)
     stored = load_plan(output)
-    if lock is None and stored is None:
+    if stored is None and (lock is None or exists(output / STATE_FILE)):
         raise ConfigError(f"output: got {mask_urls(output.url)}, which holds no run; allowed: the output of jobs.edit")
     holder = None if lock is None else describe_holder(lock)
     lock = {"released": True} if lock is None else lock
     is_released = bool(lock.get("released"))
-    finished, run = is_complete(output), read_run(output) or {}
+    finished, damage, checked = is_complete(output), None, None
+    foreign: list[str] = []
+    broken: list[tuple[str, str]] = []
+    try:
+        run = read_run(output) or {}
+    except Damaged as error:
+        run, damage = {}, str(error)
     if stored is None:
         rows_done, rows_total, units_done, units_total, counts, losses = 0, 0, 0, 0, count_statuses([]), {}
-    elif finished:
+    elif finished and run:
         rows_done = rows_total = run["rows"]
         units_done = units_total = run["units"]
         counts, losses = run["counts"], losses_from_json(run.get("losses"))
@@ -102,6 +119,11 @@ def read_status(config: StatusConfig) -> RunStatus:
         rows_done, rows_total = sum(part.rows for part in done), work.num_rows
         units_done, units_total, counts = len(done), len(work.units), count_statuses(done)
         losses = add_losses(part.losses for part in done)
+    if stored is not None:
+        units = [unit.id for unit in stored.plan.units]
+        foreign = find_foreign(output, units)
+        if config.check:
+            broken, checked = _check(output, units)
     edited = None if finished or is_released else lock.get("rows_edited")
     return RunStatus(
         finished=finished,
@@ -121,7 +143,20 @@ def read_status(config: StatusConfig) -> RunStatus:
         age_s=time.time() - lock["renewed_at"] if "renewed_at" in lock else None,
         rows_in_work=edited,
         rate=run.get("rows_per_second") if finished else _rate(lock, edited),
+        checked=checked,
+        broken=tuple(broken),
+        foreign=tuple(foreign),
+        damage=damage,
     )
+
+
+def _check(output: Location, units: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
+    """Read the parts that are there whole; return which are broken and why, and how many were read."""
+    present = {name for name, _ in list_files(output / "data", ".parquet")}
+    there = [unit for unit in units if part_name(unit) in present]
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        found = zip(there, pool.map(lambda unit: find_damage(output, unit), there), strict=True)
+        return [(part_name(unit), reason) for unit, reason in found if reason is not None], len(there)
 
 
 def _rate(lock: dict[str, Any], edited: int | None) -> float | None:

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from pipelines.records.folders import folder_values, with_folders
 from pipelines.records.scan import InputFile
+from pipelines.store.decoded import Read, reader_of
 from pipelines.store.location import PERMANENT_ERRORS, Location, is_transient, locate, open_reader
-from pipelines.store.parquet import BROKEN_CONTENT, READ_ROWS, group_bounds, resumed
+from pipelines.store.parquet import BROKEN_CONTENT, READ_ROWS, group_batches, group_bounds, resumed
 
-READ_BYTES = 32 * 1024 * 1024  # decoded at a time at most: fewer rows than elsewhere where they would be more
 BUFFER_BYTES = 8 * 1024 * 1024
 
 
@@ -46,7 +46,13 @@ def _open_rows(place: Location, file: InputFile, int96: str, first_row: int) -> 
         with open_reader(place) as stream:
             try:
                 # Opened here, since a file that cannot be and one of another length are no errors of the store.
-                parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False, coerce_int96_timestamp_unit=int96)
+                parquet = pq.ParquetFile(
+                    stream,
+                    buffer_size=BUFFER_BYTES,
+                    pre_buffer=False,
+                    coerce_int96_timestamp_unit=int96,
+                    page_checksum_verification=True,
+                )
             except BROKEN_CONTENT as error:
                 if _is_infrastructure(error):
                     raise
@@ -59,7 +65,7 @@ def _open_rows(place: Location, file: InputFile, int96: str, first_row: int) -> 
                 )
             for group, start, end in group_bounds(parquet.metadata):
                 if end > first_row:
-                    yield from _group_rows(parquet, group, start, end, first_row)
+                    yield from _group_rows(parquet, reader_of(stream), group, start, end, first_row)
     except PERMANENT_ERRORS as error:
         raise RuntimeError(
             f"{place.url}: planned, but not there on node {platform.node()} ({type(error).__name__}); "
@@ -67,14 +73,14 @@ def _open_rows(place: Location, file: InputFile, int96: str, first_row: int) -> 
         ) from error
 
 
-def _group_rows(parquet: pq.ParquetFile, group: int, start: int, end: int, first_row: int) -> Generator[Rows, None, None]:
+def _group_rows(
+    parquet: pq.ParquetFile, read: Read, group: int, start: int, end: int, first_row: int
+) -> Generator[Rows, None, None]:
     """Yield the rows of one row group from row `first_row` of the file on."""
     position = start
-    row_bytes = parquet.metadata.row_group(group).total_byte_size / (end - start)
-    num_rows = max(1, min(READ_ROWS, int(READ_BYTES / max(1.0, row_bytes))))
     error: Exception = pa.ArrowInvalid("the row group holds fewer rows than the footer says")
     try:
-        for batch in parquet.iter_batches(batch_size=num_rows, row_groups=[group]):
+        for batch in group_batches(parquet, read, group, READ_ROWS):
             part = batch.slice(max(0, first_row - position))
             position += batch.num_rows
             if part.num_rows:

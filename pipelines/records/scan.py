@@ -22,8 +22,9 @@ from pipelines.records.folders import Values, check_folders, folder_fields, fold
 from pipelines.records.possible import ALLOWED_TYPES, can_hold
 from pipelines.records.schema import EDIT_COLUMNS, ColumnMap, map_columns, unify_passed
 from pipelines.records.types import is_list_type, written_type
+from pipelines.store.decoded import HELD_BYTES, row_bytes
 from pipelines.store.listing import ENCRYPTED, MAGIC, Inputs, list_input, shown_inputs
-from pipelines.store.location import Location, is_transient, read_bytes
+from pipelines.store.location import Location, is_transient, read_bytes, retry_remote
 from pipelines.store.parquet import BROKEN_CONTENT, fits_nanoseconds, has_int96, open_footer, read_batches
 from vimaedit.errors import ConfigError
 from vimaedit.types import LeftOut
@@ -58,9 +59,9 @@ class InputSet:
 
     `schema` is that of all readable files together, with passed-through columns in the types in which they are written.
     `column_bytes` sums the sizes of their columns; for pictures that records name it has an estimate. `counts` has the
-    requests of every row of the files whose targets are lists, by path. `warnings` are for the run as a whole. `roots`: of the
-    inputs, where there are several. `int96`: the unit in which times of that type are read. `impossible`: by column of the
-    contract, why no row can be edited.
+    requests of every row of the files whose targets are lists, by path; `largest_rows` bounds the decoded bytes of a row of every
+    readable file, by path. `warnings` are for the run as a whole. `roots`: of the inputs, where there are several. `int96`: the unit
+    in which times of that type are read. `impossible`: by column of the contract, why no row can be edited.
     """
 
     inputs: Inputs
@@ -71,6 +72,7 @@ class InputSet:
     columns: ColumnMap
     column_bytes: Mapping[str, int]
     counts: Mapping[str, NDArray[np.unsignedinteger]]
+    largest_rows: Mapping[str, float]
     warnings: tuple[str, ...]
     left_out: tuple[LeftOut, ...] = ()
     int96: str = "ns"
@@ -93,6 +95,7 @@ class _Footer:
     digest: str
     fits_nanoseconds: bool  # all its times of 96 bits
     counts: NDArray[np.unsignedinteger] | None  # of requests per row, where targets are lists
+    largest_row: float  # bounds the decoded bytes of one
 
     @property
     def names(self) -> list[str]:
@@ -150,6 +153,7 @@ def scan_inputs(inputs: Inputs, columns: Mapping[str, str], *, reading: int = RE
         columns=map_columns(schema.names, columns),
         column_bytes=_column_bytes(list(readable.values()), columns.get("image", "image")),
         counts={path: footer.counts for path, footer in readable.items() if footer.counts is not None},
+        largest_rows={path: footer.largest_row for path, footer in readable.items()},
         warnings=tuple(warnings),
         left_out=listing.left_out,
         int96=int96,
@@ -217,12 +221,21 @@ def _read_footer(place: Location, size: int, target: str) -> _Footer | str:
         if counts is not None and len(counts) != metadata.num_rows:
             return f"its column {target!r} holds {len(counts)} lists for {metadata.num_rows} rows"
         fits = not has_int96(metadata) or fits_nanoseconds(place, metadata)
+        largest = _largest_row(place, metadata)
     except BROKEN_CONTENT as error:
         if is_transient(error):
             raise
         return f"{type(error).__name__}: {str(error).strip()}"
     digest = hashlib.blake2b(tail[-length:], digest_size=16).hexdigest()
-    return _Footer(metadata=metadata, schemas=schemas, digest=digest, fits_nanoseconds=fits, counts=counts)
+    return _Footer(metadata=metadata, schemas=schemas, digest=digest, fits_nanoseconds=fits, counts=counts, largest_row=largest)
+
+
+def _largest_row(place: Location, metadata: pq.FileMetaData) -> float:
+    def read(start: int, count: int) -> bytes:
+        return bytes(retry_remote(place, lambda: place.fs.cat_file(place.path, start=start, end=start + count)))
+
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return max((row_bytes(read, group, HELD_BYTES / max(1, group.num_rows)) for group in groups), default=0.0)
 
 
 def _read_end(place: Location, size: int, count: int) -> bytes:

@@ -187,10 +187,3 @@ def output_schema(input_schema: pa.Schema, columns: ColumnMap, riding: Sequence[
     fields = [*OUTPUT_FIELDS[:-1], metrics.with_type(pa.struct([*metrics.type, *more])), *passed]
     known = input_features(input_schema)
     return with_features(fields, {name: known[source] for name, source in columns.passed.items() if source in known})
-
-
-def image_leaves(schema: pa.Schema) -> set[str]:
-    """Name the Parquet columns that hold coded pictures, which no compression makes smaller."""
-    return {f"{field.name}.bytes" for field in schema if field.type == IMAGE} | {
-        field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
-    }

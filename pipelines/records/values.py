@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipelines.records.embedded import is_embedded, read_embedded
 from pipelines.records.types import is_list_type
+from pipelines.store.fetch import MAX_IMAGE_BYTES
 from vimaedit.errors import RequestError, shown
 from vimaedit.words.phrases import BLEND_FORMS
 
@@ -40,6 +41,14 @@ ALLOWED = {
 def read_record(columns: Mapping[str, pa.Array], index: int) -> dict[str, Any]:
     """Convert one row of the columns named as in the contract. A RequestError stands where a value cannot be converted."""
     return {name: _cell(column, index, name) for name, column in columns.items()}
+
+
+def read_column(column: pa.Array, field: str) -> list[Any]:
+    """Convert a column. A RequestError stands where a value cannot be converted."""
+    try:
+        return list(column.to_pylist())
+    except Exception:  # of one value; the others are had one by one
+        return [_cell(column, row, field) for row in range(len(column))]
 
 
 def converted(value: Any) -> Any:
@@ -74,6 +83,9 @@ def find_coded(value: Any, field: str) -> bytes | str:
     if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         path, value = value.get("path"), value.get("bytes")
     if isinstance(value, bytes):
+        if len(value) > MAX_IMAGE_BYTES:
+            got, allowed = f"{len(value)} bytes", f"at most {MAX_IMAGE_BYTES} bytes"
+            raise RequestError(f"{field.rpartition('_')[2]}_too_large", field=field, got=got, allowed=allowed)
         return value
     reference = value if value is not None else path
     if reference is None:
@@ -98,4 +110,4 @@ def _cell(column: pa.Array, index: int, field: str) -> Any:
         return column[index].as_py()
     except Exception as error:  # whatever a value does, it may not end the run
         got = f"a value of type {column.type} that cannot be read ({type(error).__name__}: {error})"
-        return RequestError("unreadable_value", field=field, got=got, allowed=ALLOWED[field])
+        return RequestError("unreadable_value", field=field, got=got, allowed=ALLOWED.get(field, PICTURE))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -34,6 +35,7 @@ from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
 
+METHOD_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
 # Where work is placed, and when a run counts as a failure.
 CHANGE_NO_SCORE = option_names(Place) | {"output", "name", "against", "max_missing_fraction", "batch_size"}
 
@@ -78,16 +80,16 @@ def begin_score(config: ScoreConfig) -> BegunScore:
     Raises: ConfigError for what cannot be scored.
     """
     output = locate(config.output)
-    check_writable(output)
-    if config.against and read_summary(output, config.against) is None:
-        raise ConfigError(
-            f"against: got {config.against!r}, which {mask_urls(output.url)} has no scores of; allowed: a name scored there before"
-        )
+    check_writable(output, FOLDER)
     pairs = find_pairs(config)
     name = config.name or default_name(config, pairs.pairs)
     if name == config.against:
         raise ConfigError(
             f"against: got {name!r}, these scores themselves; allowed: the name of other scores, or another name="
+        )
+    if config.against and (read_summary(output, config.against) is None or read_scores(output, config.against) is None):
+        raise ConfigError(
+            f"against: got {config.against!r}, which {mask_urls(output.url)} has no scores of; allowed: a name scored there before"
         )
     digest = settings_digest(config, pairs.digest)
     numbers, kept = read_summary(output, name), None
@@ -136,10 +138,13 @@ def compare(begun: BegunScore, table: pa.Table) -> Numbers | None:
 
 
 def default_name(config: ScoreConfig, pairs: Sequence[Pair]) -> str:
-    """Name scores after the method that made the pictures, else after the place where they lie."""
+    """Name scores after the method that made the pictures, else after the place where they lie.
+
+    The pictures may be anybody's: what they say of their method must be a file's name and no path.
+    """
     methods = {pair.edited.method for pair in pairs if pair.edited is not None and pair.edited.method}
-    if len(methods) == 1:
-        return str(methods.pop())
+    if len(methods) == 1 and METHOD_NAME.fullmatch(name := str(methods.pop())):
+        return name
     return posixpath.splitext(locate(config.edited).path.rstrip("/").rsplit("/", 1)[-1])[0].strip("._*") or "edited"
 
 

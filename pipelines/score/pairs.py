@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.output.parts import find_foreign, foreign_text
+from pipelines.output.plan import load_plan
 from pipelines.records.folders import folder_values, with_folders
 from pipelines.records.parse import read_label
 from pipelines.records.scan import InputSet, scan_inputs
-from pipelines.score.config import ScoreConfig
+from pipelines.records.values import read_column, whole_number, wrong_type
+from pipelines.score.config import UNSCORED, ScoreConfig
 from pipelines.store.listing import list_input
 from pipelines.store.location import Location, is_complete, list_files, locate
 from pipelines.store.parquet import BrokenParquet, read_batches, read_footer
-from vimaedit.errors import ConfigError
+from vimaedit.errors import ConfigError, RequestError, shown
 from vimaedit.types import Status
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 LABELS = ("source_prompt", "target_prompt", "category", "instruction")
 # Columns of an edited Parquet besides the picture; all are optional, but it has to say whose pictures they are.
-EDITED_LABELS = ("id", "edit_index", "input_file", "input_row", "status", "error_message", "grounded", "seconds", "method")
+TEXT, WHOLE_NUMBER, NUMBER, TRUTH = "a text", "a whole number from 0 on", "a number", "true or false"
+LABEL_KINDS = {
+    **{"id": TEXT, "edit_index": WHOLE_NUMBER, "input_file": TEXT, "input_row": WHOLE_NUMBER, "status": TEXT},
+    **{"error_message": TEXT, "grounded": TRUTH, "seconds": NUMBER, "method": TEXT},
+}
+EDITED_LABELS = tuple(LABEL_KINDS)
+IDENTITY = ("id", "edit_index", "input_file", "input_row")
+UNKNOWN_INDEX = -1  # of an entry whose identity cannot be read: it belongs to no request
 SHOWN_NAMES = 5
 
 
@@ -44,7 +55,7 @@ class Edited:
 
 @dataclass(kw_only=True)
 class Pair:
-    """One request of the benchmark with its edited picture; None: there is none."""
+    """One request of the benchmark with its edited picture; None: there is none. `problem`: why it cannot be scored."""
 
     id: str
     edit_index: int
@@ -54,6 +65,7 @@ class Pair:
     target_prompt: str | None
     category: str | None
     instruction: str | None
+    problem: str | None = None
     edited: Edited | None = None
 
 
@@ -189,9 +201,10 @@ def _requests(config: ScoreConfig, benchmark: InputSet) -> Iterator[Pair]:
         for batch in read_batches(locate(benchmark.root) / file.path, list(wanted.values())):
             batch = with_folders(batch, folders)
             present = set(batch.schema.names)
-            cells = {name: batch.column(source).to_pylist() for name, source in wanted.items() if source in present}
+            cells = {name: read_column(batch.column(source), name) for name, source in wanted.items() if source in present}
             for offset in range(batch.num_rows):
                 values = {name: cells[name][offset] for name in cells}
+                problem = _take_errors(values)
                 targets = values.get("target_prompt")
                 listed = targets if isinstance(targets, list) else [targets]
                 for index, target in enumerate(listed or [None]):
@@ -204,6 +217,7 @@ def _requests(config: ScoreConfig, benchmark: InputSet) -> Iterator[Pair]:
                         target_prompt=_text(target),
                         category=_text(values.get("category")),
                         instruction=_text(values.get("instruction")),
+                        problem=problem,
                     )
                 row += 1
             if left is not None and row >= left:
@@ -216,6 +230,13 @@ def _requests(config: ScoreConfig, benchmark: InputSet) -> Iterator[Pair]:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _take_errors(values: dict[str, Any]) -> str | None:
+    """Put null in the place of values that could not be converted; say which that were."""
+    errors = {name: value for name, value in values.items() if isinstance(value, RequestError)}
+    values |= dict.fromkeys(errors)
+    return "; ".join(map(str, errors.values())) or None
 
 
 def _find_edited(config: ScoreConfig, warnings: list[str]) -> tuple[Location, list[Edited], bool]:
@@ -235,11 +256,17 @@ def _find_edited(config: ScoreConfig, warnings: list[str]) -> tuple[Location, li
             f"edited: got {config.shown_edited}, where there is neither Parquet nor a picture; allowed: the output of jobs.edit, "
             f"a Parquet file, folder or glob, or a folder of pictures ({', '.join(PICTURE_SUFFIXES)})"
         ) from error
-    entries = [entry for name, _ in listing.files for entry in _table_entries(listing.root, name, config.edited_columns)]
+    names = [name for name, _ in listing.files]
+    if is_run and (stored := load_plan(place)) is not None:
+        foreign = find_foreign(place, (unit.id for unit in stored.plan.units))
+        warnings += [f"edited: {foreign_text(foreign)}"] if foreign else []
+        names = [name for name in names if name not in foreign]
+    entries = [entry for name in names for entry in _table_entries(listing.root, name, config.edited_columns, warnings)]
     return listing.root, entries, True
 
 
-def _table_entries(root: Location, name: str, columns: dict[str, str]) -> Iterator[Edited]:
+def _table_entries(root: Location, name: str, columns: dict[str, str], warnings: list[str]) -> Iterator[Edited]:
+    """Yield the rows of one file. A row whose identity cannot be read belongs to no request; other values that are none are null."""
     place = root / name
     try:
         present = read_footer(place).schema.to_arrow_schema().names
@@ -248,24 +275,65 @@ def _table_entries(root: Location, name: str, columns: dict[str, str]) -> Iterat
     sources = edited_columns(present, columns, name)
     labels = {label: sources[label] for label in EDITED_LABELS if label in sources}
     row = 0
+    wrong: dict[str, list[str]] = defaultdict(list)
     for batch in read_batches(place, list(labels.values())):
-        cells = {label: batch.column(source).to_pylist() for label, source in labels.items()}
+        cells = {label: read_column(batch.column(source), label) for label, source in labels.items()}
         for offset in range(batch.num_rows):
-            values = {label: cells[label][offset] for label in cells}
+            values = {label: _read_label(label, cells[label][offset]) for label in cells}
+            for label, value in values.items():
+                if isinstance(value, RequestError):
+                    wrong[label].append(f"row {row}: got {value.got}")
+            is_nobody = any(isinstance(values.get(label), RequestError) for label in IDENTITY)
+            _take_errors(values)
             has_place = values.get("input_file") is not None and values.get("input_row") is not None
+            status, message = values.get("status") or str(Status.OK), values.get("error_message")
+            if status not in tuple(Status):
+                status, message = UNSCORED, f"status: got {shown(status)}; allowed: {', '.join(Status)}"
             yield Edited(
                 file=name,
                 row=row,
-                id=None if values.get("id") is None else read_label(values["id"], str(values["id"]))[0],
-                edit_index=int(values.get("edit_index") or 0),
-                place=(str(values["input_file"]), int(values["input_row"])) if has_place else None,
-                status=str(values.get("status") or Status.OK),
-                message=_text(values.get("error_message")),
+                id=values.get("id"),
+                edit_index=UNKNOWN_INDEX if is_nobody else values.get("edit_index") or 0,
+                place=(values["input_file"], values["input_row"]) if has_place else None,
+                status=status,
+                message=message,
                 grounded=values.get("grounded"),
                 seconds=values.get("seconds"),
-                method=_text(values.get("method")),
+                method=values.get("method"),
             )
             row += 1
+    for label, found in wrong.items():
+        lost = "belong to no request" if label in IDENTITY else "are taken as null"
+        warnings.append(
+            f"edited: {name}: {len(found)} values of {labels[label]} {lost}; the first: {found[0]}; allowed: {LABEL_KINDS[label]}"
+        )
+
+
+def _read_label(label: str, value: Any) -> Any:
+    """Read a value that says something of an edited picture; NaN is null. Returns a RequestError for what is none of its kind."""
+    if value is None or isinstance(value, RequestError):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if label == "id":
+        name, problem = read_label(value, "")
+        return name if problem is None else problem
+    kind = LABEL_KINDS[label]
+    try:
+        if kind == WHOLE_NUMBER:
+            number = int(value) if isinstance(value, str) else whole_number(value)
+            if number is None or number < 0:
+                raise ValueError(value)
+            return number
+        if kind == NUMBER:
+            return float(value)
+        if kind == TRUTH:
+            if not isinstance(value, bool):
+                raise ValueError(value)
+            return value
+        return str(value)
+    except (TypeError, ValueError, OverflowError):
+        return wrong_type(label, value, allowed=kind)
 
 
 def edited_columns(present: Sequence[str], columns: dict[str, str], file: str) -> dict[str, str]:

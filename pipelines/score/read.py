@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from pipelines.records.folders import folder_values
-from pipelines.records.values import PICTURE, find_coded
+from pipelines.records.values import PICTURE, converted, find_coded, read_record, wrong_type
 from pipelines.score.config import ScoreConfig
 from pipelines.score.pairs import Pair, Places
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.listing import own_root
 from pipelines.store.location import is_transient, locate
 from pipelines.store.masking import mask_urls
-from pipelines.store.parquet import take_rows
+from pipelines.store.parquet import BROKEN_CONTENT, take_rows
 from vimaedit.decoding import DecodedImage, DecodedMask, decode_whole, decode_whole_mask, turn_mask
 from vimaedit.errors import RequestError
 from vimaedit.images import Box, Size, fit_mask
@@ -65,23 +65,37 @@ def load_pairs(config: ScoreConfig, places: Places, pairs: Sequence[tuple[int, P
             item.sample = _sample(config, places, pair, record, result)
             if "scene" in config.groups:
                 item.values = _scene_values(item.sample, record)
-        except RequestError as error:
-            item.problem = mask_urls(f"record {pair.id!r}: {error}")
+        except Exception as error:  # whatever somebody's rows hold, it costs no other
+            if is_transient(error):
+                raise
+            item.sample = None
+            kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
+            item.problem = mask_urls(f"record {pair.id!r}: {kind}{error}")
         loaded.append(item)
     return loaded
 
 
 def _read_named(root: str, wanted: Sequence[tuple[str, int]], sources: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Read columns of single rows (file, row), by the contract's names; those that a file lacks are null."""
+    """Read columns of single rows (file, row), by the contract's names; those that a file lacks are null, and a RequestError stands
+    where a value, or the file, cannot be read."""
     files: dict[str, set[int]] = {}
     for file, row in wanted:
         files.setdefault(file, set()).add(row)
     read: dict[tuple[str, int], dict[str, Any]] = {}
     for file, rows in files.items():
-        table = take_rows(locate(root) / file, rows, list(sources.values()))
+        try:
+            table = take_rows(locate(root) / file, rows, list(sources.values()))
+        except BROKEN_CONTENT as error:
+            if is_transient(error):
+                raise
+            broken = RequestError("unreadable_file", field=file, got=str(error).strip(), allowed="a whole Parquet file")
+            read |= {(file, row): dict.fromkeys(sources, broken) for row in rows}
+            continue
         folders = folder_values(root, file)
-        read |= {(file, row): {**folders, **values} for row, values in zip(sorted(rows), table.to_pylist(), strict=True)}
-    return [{name: read[each].get(source) for name, source in sources.items()} for each in wanted]
+        named = {name: folders[source] for name, source in sources.items() if source in folders}
+        columns = {name: table.column(source) for name, source in sources.items() if source in table.column_names}
+        read |= {(file, row): {**named, **read_record(columns, index)} for index, row in enumerate(sorted(rows))}
+    return [{name: read[each].get(name) for name in sources} for each in wanted]
 
 
 def _sample(
@@ -110,7 +124,7 @@ def _sample(
     original = _decoded(record.get("image"), "image", rules, decode_whole, config.max_pixels)
     source = original.pixels
     size = (source.shape[1], source.shape[0])
-    box = frame_box(size, edited.shape[:2], result.get("crop_box"), result.get("original_size"))
+    box = frame_box(size, edited.shape[:2], converted(result.get("crop_box")), converted(result.get("original_size")))
     references = read_references(record, rules, config.max_pixels, size, original.orientation, box, edited.shape[:2])
     edit_mask = None
     if result.get("edit_mask") is not None:
@@ -178,19 +192,33 @@ def frame_box(size: tuple[int, int], shape: tuple[int, ...], crop_box: Any, orig
         crop_height = max(1, min(height, round(width * shape[0] / shape[1])))
         left, top = (width - crop_width) // 2, (height - crop_height) // 2
         return left, top, left + crop_width, top + crop_height
-    if original_size is not None and (original_size["width"], original_size["height"]) != size:
+    if original_size is not None and (found := _whole_numbers(original_size, "original_size", ("width", "height"))) != size:
         raise RequestError(
             "other_picture",
             field="original_size",
-            got=f"{original_size['width']}x{original_size['height']} px",
+            got=f"{found[0]}x{found[1]} px",
             allowed=f"{width}x{height} px, the size of the benchmark's picture",
         )
-    left, top, right, bottom = (int(crop_box[side]) for side in ("left", "top", "right", "bottom"))
+    left, top, right, bottom = _whole_numbers(crop_box, "crop_box", ("left", "top", "right", "bottom"))
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise RequestError(
             "other_picture", field="crop_box", got=f"{(left, top, right, bottom)}", allowed=f"a part of {width}x{height} px"
         )
     return left, top, right, bottom
+
+
+def _whole_numbers(value: Any, field: str, names: Sequence[str]) -> tuple[int, ...]:
+    """Read a struct of whole numbers.
+
+    Raises: RequestError for anything else.
+    """
+    try:
+        numbers = tuple(int(value[name]) for name in names)
+        if numbers == tuple(value[name] for name in names):
+            return numbers
+    except (TypeError, ValueError, LookupError, OverflowError):
+        pass
+    raise wrong_type(field, value, allowed=f"a struct of whole numbers {', '.join(names)}")
 
 
 def through_jpeg(image: UInt8Array, quality: int) -> UInt8Array:
@@ -221,7 +249,7 @@ def resize(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
 def _scene_values(sample: EditSample, record: Mapping[str, Any]) -> dict[str, float | None]:
     """Let the pixel reader judge an edit of a drawn scene; nothing for other records and for pictures that are not square."""
     height, width = sample.edited.shape[:2]
-    if height != width or any(record.get(name) is None for name in SCENE_COLUMNS):
+    if height != width or any(converted(record.get(name)) is None for name in SCENE_COLUMNS):
         return {}
     edited_object = record["edited_object"]
     verdict = judge_edit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,8 +13,9 @@ import pyarrow.compute as pc
 
 from pipelines.score.config import MISSING, SCORE_SCHEMA, UNSCORED
 from pipelines.score.pairs import Pair
-from pipelines.store.location import Location, exists, put_json, read_json
-from pipelines.store.parquet import put_table, read_table
+from pipelines.store.location import Damaged, Location, exists, is_transient, put_json, read_json
+from pipelines.store.masking import mask_urls
+from pipelines.store.parquet import BROKEN_CONTENT, put_table, read_table
 from pipelines.tables import Table
 from vimaedit.metrics.aggregate import aggregate, compare_paired
 from vimaedit.metrics.names import METRICS, Metric, columns_of
@@ -26,11 +28,21 @@ KEY = ("input_file", "input_row", "edit_index")
 
 Numbers = dict[str, Any]
 
+SUMMARY_FIELDS = {  # of `scores/<name>.json`, that are read again
+    **dict.fromkeys(("statuses", "absent", "overall", "categories"), dict),
+    **dict.fromkeys(("records", "unmatched"), int),
+    **{"warnings": list, "seconds": int | float, "compared": dict | None},
+}
+logger = logging.getLogger(__name__)
+
 
 def score_row(name: str, pair: Pair) -> dict[str, Any]:
     """Return the row of a request before it is measured; one without a picture to measure is finished with it."""
     edited = pair.edited
     status = MISSING if edited is None else edited.status
+    message = "there is no edited picture of this request" if edited is None else edited.message
+    if pair.problem is not None and status == Status.OK:
+        status, message = UNSCORED, f"record {pair.id!r}: {pair.problem}"
     return {
         "id": pair.id,
         "edit_index": pair.edit_index,
@@ -42,7 +54,7 @@ def score_row(name: str, pair: Pair) -> dict[str, Any]:
         "target_prompt": pair.target_prompt,
         "name": name,
         "status": status,
-        "message": "there is no edited picture of this request" if edited is None else edited.message,
+        "message": message,
         "edited_file": None if edited is None else edited.file,
         "edited_row": None if edited is None else edited.row,
         "grounded": None if edited is None else edited.grounded,
@@ -68,9 +80,15 @@ def write_scores(output: Location, name: str, rows: Sequence[Mapping[str, Any]])
 
 
 def read_scores(output: Location, name: str) -> pa.Table | None:
-    """Read the rows of `scores/<name>.parquet`; None where there are none."""
+    """Read the rows of `scores/<name>.parquet`; None where there are none, or damaged ones, which are measured again."""
     place = output / FOLDER / f"{name}.parquet"
-    return read_table(place) if exists(place) else None
+    try:
+        return read_table(place).select(SCORE_SCHEMA.names).cast(SCORE_SCHEMA) if exists(place) else None
+    except (*BROKEN_CONTENT, KeyError) as error:
+        if is_transient(error):
+            raise
+        logger.warning("%s: damaged (%s)", mask_urls(place.url), error)
+        return None
 
 
 def write_summary(output: Location, name: str, summary: Numbers) -> None:
@@ -79,8 +97,12 @@ def write_summary(output: Location, name: str, summary: Numbers) -> None:
 
 
 def read_summary(output: Location, name: str) -> Numbers | None:
-    """Read `scores/<name>.json`; None where these scores are not complete."""
-    return read_json(output / FOLDER / f"{name}.json")
+    """Read `scores/<name>.json`; None where these scores are not complete, or damaged, and measured again."""
+    try:
+        return read_json(output / FOLDER / f"{name}.json", SUMMARY_FIELDS)
+    except Damaged as error:
+        logger.warning("%s", error)
+        return None
 
 
 def count_statuses(table: pa.Table) -> dict[str, int]:

@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import re
+import stat
 import tempfile
 import time
 import uuid
@@ -19,22 +20,28 @@ from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import get_filesystem_class, known_implementations
 
 from pipelines.store.masking import mask_urls, refuse_credentials, without_secrets
 from pipelines.store.patience import ATTEMPTS, FIRST_DELAY_S, MAX_DELAY_S, PATIENT_ATTEMPTS
-from vimaedit.errors import ConfigError
+from vimaedit.errors import ConfigError, shown
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 COMPLETE_MARK = "_SUCCESS"
 FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNORECASE)
+UNFINISHED = ".tmp"  # ends the name of a local file that is being written
 # Raised by clients of object stores below the file system interface: resets, time-outs, endpoints that do not answer.
 CLIENT_MODULES = frozenset({"aiohttp", "aiobotocore", "botocore", "urllib3"})
 PERMANENT_CLIENT_ERRORS = frozenset({"NoCredentialsError", "ParamValidationError", "ProfileNotFound", "NoRegionError"})
 # 404 and names that are no files say something about the request, not about the service.
 PERMANENT_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
+
+class Damaged(ConfigError):
+    """An object of an output is not what was written there. The text lacks the option that named the output."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +144,31 @@ def retry_remote(place: Location, call: Callable[[], T], *, attempts: int = PATI
 
 
 def read_bytes(place: Location, start: int | None = None, *, attempts: int = ATTEMPTS) -> bytes:
-    """Read an object, from byte `start` on (negative: from the end)."""
+    """Read an object, from byte `start` on (negative: from the end).
+
+    Raises: OSError without a number for a local pipe or device, which could hold the reader for ever.
+    """
+    _check_regular(place)
     return bytes(retry_remote(place, lambda: place.fs.cat_file(place.path, start=start), attempts=attempts))
 
 
 def open_reader(place: Location) -> IO[bytes]:
-    """Open an object for reading with seeks. The caller closes it and retries the whole read."""
+    """Open an object for reading with seeks. The caller closes it and retries the whole read.
+
+    Raises: as `read_bytes`.
+    """
+    _check_regular(place)
     # Parquet columns are read side by side in pieces that are large already: reading ahead would fetch most bytes twice.
     options = {} if place.is_local else {"cache_type": "none"}
     reader: IO[bytes] = place.fs.open(place.path, "rb", **options)
     return reader
+
+
+def _check_regular(place: Location) -> None:
+    if place.is_local and os.path.exists(place.path):
+        mode = os.stat(place.path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # folders are refused by those who open them
+            raise OSError(f"{place.path} is a pipe, socket or device, not a regular file")
 
 
 def exists(place: Location) -> bool:
@@ -217,10 +239,12 @@ def put_json(place: Location, content: Mapping[str, Any], *, allow_nan: bool = T
     put_atomic(place, json.dumps(without_secrets(content), indent=2, allow_nan=allow_nan).encode())
 
 
-def read_json(place: Location) -> dict[str, Any] | None:
+def read_json(place: Location, fields: Mapping[str, Any] | None = None, remedy: str = "") -> dict[str, Any] | None:
     """Read what `put_json` wrote; None where there is nothing.
 
-    Raises: ConfigError for an object that holds something else.
+    `fields`: the type, or union of types, of every field that must be there; `remedy`: what helps where one is not.
+
+    Raises: Damaged for an object that holds something else.
     """
     if not exists(place):
         return None
@@ -228,9 +252,21 @@ def read_json(place: Location) -> dict[str, Any] | None:
         content = json.loads(read_bytes(place))
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}")
-    except ValueError as error:
-        raise ConfigError(f"got {mask_urls(place.url)}, which is damaged ({error}); allowed: a JSON object") from error
+        for name, kind in (fields or {}).items():
+            if name not in content:
+                raise ValueError(f"{name} is missing")
+            if not isinstance(content[name], kind):
+                raise ValueError(f"{name} is {shown(content[name])}")
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise damaged(place, error, "a JSON object as it was written", remedy) from error
     return content
+
+
+def damaged(place: Location, reason: Exception, allowed: str, remedy: str = "") -> Damaged:
+    """Name an object that is not what was written there, and what helps."""
+    text = "a folder stands there" if isinstance(reason, IsADirectoryError) else str(reason).strip()
+    advice = f" ({remedy})" if remedy else ""
+    return Damaged(mask_urls(f"got {place.url}, which is damaged ({text}); allowed: {allowed}{advice}"))
 
 
 @contextmanager
@@ -243,7 +279,7 @@ def new_file(place: Location) -> Iterator[str]:
     folder, name = os.path.split(place.path)
     if place.is_local:
         os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder if place.is_local else tempfile.gettempdir(), f".{name}.{uuid.uuid4().hex}.tmp")
+    temporary = os.path.join(folder if place.is_local else tempfile.gettempdir(), f".{name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
         yield temporary
         if not place.is_local:
@@ -255,6 +291,14 @@ def new_file(place: Location) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove_unfinished(folder: Location) -> None:
+    """Remove what processes that were killed have left of `new_file` in a local folder; nobody may be writing there."""
+    if folder.is_local and os.path.isdir(folder.path):
+        for entry in os.scandir(folder.path):
+            if entry.name.startswith(".") and entry.name.endswith(UNFINISHED):
+                os.unlink(entry.path)
 
 
 def write_success(folder: Location) -> None:
@@ -274,14 +318,22 @@ def withdraw_success(folder: Location) -> None:
         retry(lambda: place.fs.rm_file(place.path))
 
 
-def check_writable(output: Location) -> None:
-    """Make sure that objects can be written below `output`, and leave nothing behind.
+def check_writable(output: Location, *folders: str) -> None:
+    """Make sure that objects can be written below `output` and its `folders`, and leave nothing behind.
 
     Raises: ConfigError naming the place and what stands in the way; a remote service's faults as they are, after retries.
     """
+    if type(output.fs) is MemoryFileSystem:
+        raise ConfigError(
+            f"output: got {output.url}, which is the memory of this process alone and ends with it; allowed: a folder, or a store that "
+            "every worker can write to"
+        )
     try:
         if output.is_local:
             _check_folder(output.path)
+            for path in ((output / name).path for name in folders):
+                if os.path.lexists(path) and not os.path.isdir(path):
+                    raise _no_folder(path)
         else:
             probe = output / f".writable-{uuid.uuid4().hex}"
             retry(lambda: probe.fs.pipe_file(probe.path, b""))
@@ -298,7 +350,11 @@ def _check_folder(path: str) -> None:
     while not os.path.lexists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     if not os.path.isdir(path):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        raise _no_folder(path)
     descriptor, name = tempfile.mkstemp(prefix=".writable-", dir=path)
     os.close(descriptor)
     os.unlink(name)
+
+
+def _no_folder(path: str) -> NotADirectoryError:
+    return NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.store.location import Location, put_atomic, read_bytes, retry
+from pipelines.store.location import Damaged, Location, damaged, put_atomic, read_bytes, retry
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import (
     ATTEMPTS,
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "/proc/self/ns/pid"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+LOCK_FILE = "state/lock.json"  # below an output
 
 
 class LockLost(VimaeditError):
@@ -108,7 +109,7 @@ def hold_lock(output: Location) -> Iterator[Lock]:
 
     Raises: ConfigError naming the holder where another driver is at work.
     """
-    place = output / "state" / "lock.json"
+    place = output / LOCK_FILE
     lock = Lock(place=place, record=_take(place))
     ended = threading.Event()
 
@@ -142,11 +143,16 @@ def hold_lock(output: Location) -> Iterator[Lock]:
 
 
 def read_lock(place: Location, *, attempts: int = ATTEMPTS) -> dict[str, Any] | None:
-    """Read a lock; None where there is none. One that is being written has no token yet."""
+    """Read a lock; None where there is none. One that is being written has no token yet.
+
+    Raises: Damaged for a folder in its place.
+    """
     try:
         text = read_bytes(place, attempts=attempts)
     except FileNotFoundError:
         return None
+    except IsADirectoryError as error:
+        raise Damaged(f"output: {damaged(place, error, 'a lock, or nothing', 'remove the folder')}") from error
     try:
         record = json.loads(text)
     except ValueError:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.store.decoded import Read, reader_of, rows_at_once
 from pipelines.store.location import Location, is_transient, open_reader, put_atomic, read_bytes, retry_remote
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import PATIENT_ATTEMPTS
@@ -52,7 +53,7 @@ def read_schema(place: Location, int96: str) -> pa.Schema:
     """Read the schema in which a file's rows come. `int96`: as `has_int96` says."""
 
     def read() -> pa.Schema:
-        with _opened(place, int96=int96) as file:
+        with _opened(place, int96=int96) as (file, _):
             return file.schema_arrow
 
     return retry_remote(place, read)
@@ -104,13 +105,16 @@ def _in_nanoseconds(schema: pa.Schema) -> pa.Schema:
 
 
 def read_table(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read some columns, or all with one request: for files that fit into memory twice."""
+    """Read some columns, or all with one request: for files that fit into memory twice.
+
+    Raises: the infrastructure's errors, after retries; Arrow's for what is no whole Parquet file, checksums of pages among it.
+    """
     if columns is None:
-        return pq.read_table(pa.BufferReader(read_bytes(place, attempts=PATIENT_ATTEMPTS)))
+        return pq.read_table(pa.BufferReader(read_bytes(place, attempts=PATIENT_ATTEMPTS)), page_checksum_verification=True)
 
     def read() -> pa.Table:
         with open_reader(place) as stream:
-            return pq.read_table(stream, columns=list(columns))
+            return pq.read_table(stream, columns=list(columns), page_checksum_verification=True)
 
     return retry_remote(place, read)
 
@@ -120,18 +124,20 @@ def read_batches(
 ) -> Generator[pa.RecordBatch, None, None]:
     """Read a file in order, so many rows at a time, over interruptions of the network. Columns that it lacks are left out.
 
-    A column of a row group is held as it is coded, or `buffer_bytes` of it where that is given.
+    A column of a row group is held as it is coded, or `buffer_bytes` of it where that is given; fewer rows are decoded at a time
+    where they would be large.
     """
 
     def from_row(position: int) -> Iterator[pa.RecordBatch]:
-        with _opened(place, buffer_bytes, int96) as file:
-            groups = [(number, start) for number, start, end in group_bounds(file.metadata) if end > position]
-            start = groups[0][1] if groups else 0
-            for batch in file.iter_batches(batch_size=rows, row_groups=[number for number, _ in groups], columns=columns):
-                part = batch.slice(max(0, position - start))
-                start += batch.num_rows
-                if part.num_rows:
-                    yield part
+        with _opened(place, buffer_bytes, int96) as (file, read):
+            for number, start, end in group_bounds(file.metadata):
+                if end <= position:
+                    continue
+                for batch in group_batches(file, read, number, rows, columns):
+                    part = batch.slice(max(0, position - start))
+                    start += batch.num_rows
+                    if part.num_rows:
+                        yield part
 
     return resumed(place, from_row, lambda batch: int(batch.num_rows))
 
@@ -140,7 +146,7 @@ def read_groups(place: Location) -> Generator[pa.Table, None, None]:
     """Read a file one whole row group after another."""
 
     def from_group(position: int) -> Iterator[pa.Table]:
-        with _opened(place) as file:
+        with _opened(place) as (file, _):
             for number in range(position, file.num_row_groups):
                 yield file.read_row_group(number)
 
@@ -155,12 +161,12 @@ def take_rows(place: Location, rows: Collection[int], columns: Sequence[str] | N
 
     def read() -> pa.Table:
         found = []
-        with _opened(place) as file:
+        with _opened(place) as (file, read_at):
             for number, start, end in group_bounds(file.metadata):
                 wanted = sorted(row for row in set(rows) if start <= row < end)
                 if not wanted:
                     continue
-                for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[number], columns=columns):
+                for batch in group_batches(file, read_at, number, READ_ROWS, columns):
                     inside = [row - start for row in wanted if start <= row < start + batch.num_rows]
                     if inside:
                         found.append(batch.take(pa.array(inside, pa.int64())))
@@ -170,6 +176,16 @@ def take_rows(place: Location, rows: Collection[int], columns: Sequence[str] | N
         return pa.Table.from_batches(found)
 
     return retry_remote(place, read)
+
+
+def group_batches(
+    file: pq.ParquetFile, read: Read, group: int, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Decode a row group at most so many rows at a time, fewer where they are large. `read`: of the file's bytes."""
+    names = None if columns is None else {name.split(".")[0] for name in columns}
+    size = rows_at_once(read, file.metadata.row_group(group), rows, names)
+    batches: Iterator[pa.RecordBatch] = file.iter_batches(batch_size=size, row_groups=[group], columns=columns)
+    return batches
 
 
 def group_bounds(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
@@ -228,7 +244,7 @@ def leaf_names(schema: pa.Schema) -> list[str]:
 
 def open_writer(target: Any, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
     """Open a writer into a stream or a local file; `options` are those of `pq.ParquetWriter`."""
-    return pq.ParquetWriter(target, schema, **{"compression": "zstd", **options})
+    return pq.ParquetWriter(target, schema, **{"compression": "zstd", "write_page_checksum": True, **options})
 
 
 def write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
@@ -273,7 +289,15 @@ def row_groups(table: pa.Table, max_rows: int = GROUP_ROWS, max_bytes: int = GRO
 
 
 @contextmanager
-def _opened(place: Location, buffer_bytes: int = 0, int96: str = "ns") -> Iterator[pq.ParquetFile]:
-    """Open a file to be read a piece at a time. Without pre_buffer: it would hold all columns of all row groups, as coded."""
+def _opened(place: Location, buffer_bytes: int = 0, int96: str = "ns") -> Iterator[tuple[pq.ParquetFile, Read]]:
+    """Open a file to be read a piece at a time, and its bytes. Without pre_buffer: it would hold all columns of all row groups, as
+    coded."""
     with open_reader(place) as stream:
-        yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=buffer_bytes, coerce_int96_timestamp_unit=int96)
+        file = pq.ParquetFile(
+            stream,
+            pre_buffer=False,
+            buffer_size=buffer_bytes,
+            coerce_int96_timestamp_unit=int96,
+            page_checksum_verification=True,
+        )
+        yield file, reader_of(stream)

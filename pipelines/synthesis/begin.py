@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 from pipelines.cluster.weights import with_absolute_names
 from pipelines.edit import begin as edit
 from pipelines.output.config import EditJobConfig
-from pipelines.output.finish import read_run
+from pipelines.output.finish import RUN_FILE, read_run
 from pipelines.output.plan import load_plan
 from pipelines.output.resume import as_stored, tell_differences
 from pipelines.records.scan import READING
 from pipelines.store.listing import refuse_output_in_input, shown_inputs
 from pipelines.store.location import (
+    Damaged,
     Location,
     check_writable,
     is_complete,
@@ -36,7 +38,14 @@ from vimaedit.models.names import absolute_name
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 
 SETTINGS_FILE = "synthesis.json"
+SELECTED_FIELDS = {  # of `run.json` once the selection is made
+    **dict.fromkeys(("counts", "records", "config"), dict),
+    **dict.fromkeys(("places", "warnings"), list),
+    **{"exit_code": int, "digest": str, "seconds": int | float, "truth": str | None},
+}
 SELECTION_OPTIONS = ("filters", "validation_fraction", "preferences", "inverted", "keep_rejected", "shard_mb", "seed", "truth")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +103,7 @@ def begin_synthesis(config: SynthesizeConfig) -> BegunSynthesis:
     config = dataclasses.replace(config, output=output.url)
     refuse_output_in_input(output, config.input)
     if not config.dry_run:
-        check_writable(output)
+        check_writable(output, "candidates", "data", "pairs", "state")
     if config.select_only and not config.dry_run:
         if not is_complete(output / "candidates"):
             raise ConfigError(
@@ -133,8 +142,12 @@ def find_finished(begun: BegunSynthesis) -> SynthesisSummary | None:
 
 def find_selected(config: SynthesizeConfig, output: Location) -> SynthesisSummary | None:
     """Say what the selection came to that is there, where it is of these candidates and these options."""
-    before = read_run(output) if is_complete(output) else None
-    if before is None or before["digest"] != selection_digest(config, read_run(output / "candidates") or {}):
+    try:
+        before = read_json(output / RUN_FILE, SELECTED_FIELDS) if is_complete(output) else None
+        if before is None or before["digest"] != selection_digest(config, read_run(output / "candidates") or {}):
+            return None
+    except Damaged as error:
+        logger.warning("output: %s", error)  # it is made anew
         return None
     return SynthesisSummary.of(before, seconds=0.0, was_finished=True)
 
@@ -180,7 +193,7 @@ def check_settings(
 
     Raises: ConfigError with the differences.
     """
-    found = read_json(output / SETTINGS_FILE)
+    found = read_json(output / SETTINGS_FILE, {"settings": dict, "input": list, "limits": list}, "put a copy of it back")
     if found is None:
         if list_files(output / "pairs", ".parquet"):
             raise ConfigError(

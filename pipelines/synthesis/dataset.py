@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.cluster.session import set_engine
 from pipelines.cluster.tasks import numbered, run_through
 from pipelines.output.parts import open_result_writer
-from pipelines.records.types import with_features
+from pipelines.records.types import IMAGE, with_features
 from pipelines.store.location import Location, locate, put_atomic
 from pipelines.store.parquet import take_rows, write_groups
 from pipelines.synthesis.columns import DATA_FIELDS, PREFERENCE_FIELDS, REJECTED_FIELDS, SCORES
@@ -28,6 +28,9 @@ SHARD_SECONDS = 1200.0
 RECORD_BYTES = 4096  # beside its pictures
 FOLDERS = {"default": "data", "preferences": "preferences", "inverted": "inverted"}  # configuration of the set -> its folder
 FIELDS = {"data": DATA_FIELDS, "inverted": DATA_FIELDS, "preferences": PREFERENCE_FIELDS, "rejected": REJECTED_FIELDS}
+PICTURES = tuple(
+    {field.name for field in (*DATA_FIELDS, *PREFERENCE_FIELDS) if field.type == IMAGE}
+)  # coded by the editing run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ def _write_objects(
 def _coded(tables: Iterator[pa.Table], schema: pa.Schema) -> tuple[bytes, int]:
     """Code tables as one Parquet object, row groups of up to 100 MB."""
     buffer = io.BytesIO()
-    with open_result_writer(buffer, schema) as writer:
+    with open_result_writer(buffer, schema, PICTURES) as writer:
         rows = write_groups(writer, tables)
     return buffer.getvalue(), rows
 

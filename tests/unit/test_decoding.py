@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,33 @@ def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (13, 7), colour) for colour in ("#ff0000", "#0000ff")]
     data = encoded(frames[0], "gif", save_all=True, append_images=frames[1:], duration=100)
     np.testing.assert_array_equal(decode_image(data, **LIMITS), np.broadcast_to([255, 0, 0], (7, 13, 3)))
+
+
+def progressive(scans: int, size: tuple[int, int] = (64, 64)) -> bytes:
+    """A JPEG whose last scan stands there so many more times: refinements of nothing, a few bytes each."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    end, last = data.rindex(b"\xff\xd9"), data.rindex(b"\xff\xda")
+    return data[:end] + data[last:end] * scans + data[end:]
+
+
+def test_a_jpeg_of_absurdly_many_scans_is_refused_before_it_is_decoded() -> None:
+    usual, absurd = progressive(30), progressive(3000, (4096, 4096))
+    assert decode_whole(usual).pixels.shape == (64, 64, 3)
+    started = time.process_time()
+    with pytest.raises(RequestError, match=r"^image: got a JPEG of 30\d\d scans; allowed: up to 100 scans$") as refused:
+        decode_whole(absurd)
+    assert refused.value.code == "image_too_slow"
+    with pytest.raises(RequestError, match="^given_mask: got a JPEG of") as refused:
+        decode_whole_mask(absurd)
+    assert refused.value.code == "mask_too_slow" and time.process_time() - started < 1
+
+
+def test_scans_of_thumbnails_and_further_pictures_are_not_counted() -> None:
+    data, many = progressive(0), progressive(99)
+    thumbnail = b"\xff\xe1" + (len(many) + 2).to_bytes(2, "big") + many
+    assert decode_whole(data[:2] + thumbnail + data[2:] + many).pixels.shape == (64, 64, 3)
 
 
 def test_what_is_no_picture_is_rejected() -> None:

@@ -14,8 +14,10 @@ from pipelines.evaluate.report.data import Board, MethodBoard, Result, Sample
 from pipelines.evaluate.report.pictures import Key, RunRows, ShownRow, part_rows
 from pipelines.ingest.ingest import IngestSummary
 from pipelines.output.finish import read_run
+from pipelines.output.parts import part_name, read_parts
+from pipelines.output.plan import load_plan
 from pipelines.score.table import read_scores, read_summary
-from pipelines.store.location import Location, list_files
+from pipelines.store.location import Location
 from vimaedit.metrics.names import METRICS
 
 TASKS_IN_FLIGHT = 16
@@ -30,6 +32,7 @@ def gather(
     Several Ray tasks make the thumbnails, each those of one object of a run.
     """
     samples: dict[Key, Sample] = {}
+    notes: list[str] = []
     methods = []
     records = 0
     for name in names:
@@ -38,6 +41,7 @@ def gather(
         records = max(records, scores["records"])
         wanted = frozenset(_keys(table.slice(0, gallery)))
         found = _read_run(output / "runs" / name, wanted, px, shared=name == names[0])
+        notes += [f"{name}: {text}" for text in found.notes()]
         common = tuple(text for text, count in found.warnings.items() if count >= COMMON_WARNING * max(1, table.num_rows))
         for row in table.slice(0, gallery).to_pylist():
             key = (row["input_file"], row["input_row"], row["edit_index"])
@@ -63,7 +67,14 @@ def gather(
                 ungrounded=found.ungrounded,
             )
         )
-    return Board(benchmark=benchmark, ingest=ingest, records=records, methods=tuple(methods), samples=tuple(samples.values()))
+    return Board(
+        benchmark=benchmark,
+        ingest=ingest,
+        records=records,
+        methods=tuple(methods),
+        samples=tuple(samples.values()),
+        notes=tuple(notes),
+    )
 
 
 def _add(sample: Sample, name: str, scored: dict[str, Any], row: ShownRow | None, common: Sequence[str]) -> None:
@@ -89,7 +100,10 @@ def _keys(table: pa.Table) -> Iterator[Key]:
 def _read_run(run: Location, wanted: frozenset[Key], px: int, *, shared: bool) -> RunRows:
     """Read a run's rows with several tasks side by side."""
     task = ray.remote(part_rows)
-    places = iter([run / "data" / name for name, _ in list_files(run / "data", ".parquet")])
+    stored = load_plan(run)
+    assert stored is not None
+    parts = read_parts(run, (unit.id for unit in stored.plan.units), stored.plan.digest)
+    places = iter([run / "data" / part_name(unit) for unit in parts])
     reference = ray.put(wanted)
     running = [task.remote(place, px, reference, shared) for place in itertools.islice(places, TASKS_IN_FLIGHT)]
     whole = RunRows()

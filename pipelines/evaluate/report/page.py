@@ -23,7 +23,7 @@ from pipelines.evaluate.report.tables import (
 )
 from pipelines.output.thumbnails import MASK_COLOURS
 from pipelines.store.location import Location, exists, retry
-from pipelines.store.masking import without_secrets
+from pipelines.store.masking import cut, without_secrets
 from pipelines.tables import escaped
 from vimaedit.metrics.names import METRICS
 from vimaedit.piebench.published import PUBLISHED
@@ -34,6 +34,9 @@ PRESERVATION = ("background_psnr", "structure_distance", "background_lpips", "sc
 TEMPLATES = files("pipelines.evaluate.report") / "template"
 DIGEST = re.compile(rb'<meta name="made-of" content="([0-9a-f]+)">')
 HEAD_BYTES = 2000  # of a page, in which its digest stands
+TEXT_CHARACTERS = (
+    1000  # of each text of a card: the time in which a browser compares two prompts grows with the product of both
+)
 NAMED_METHODS = 4  # in the heading, at most
 
 
@@ -155,11 +158,11 @@ def script_json(value: Any) -> str:
 def _sample_data(board: Board, sample: Sample, metrics: list[str]) -> dict[str, Any]:
     results = [sample.results.get(method.name) for method in board.methods]
     return {
-        "id": sample.id,
+        "id": cut(sample.id, TEXT_CHARACTERS),
         "category": sample.category or "",
-        "instruction": sample.instruction,
-        "before": sample.source_prompt,
-        "target": sample.target_prompt,
+        "instruction": None if sample.instruction is None else cut(sample.instruction, TEXT_CHARACTERS),
+        "before": cut(sample.source_prompt, TEXT_CHARACTERS),
+        "target": cut(sample.target_prompt, TEXT_CHARACTERS),
         "source": _coded(sample.source),
         "reference": _coded(sample.reference),
         "picture": _coded(sample.target),
@@ -170,8 +173,8 @@ def _sample_data(board: Board, sample: Sample, metrics: list[str]) -> dict[str, 
 def _result_data(result: Result, metrics: list[str]) -> dict[str, Any]:
     return {
         "status": result.status,
-        "message": result.message,
-        "warnings": list(result.warnings),
+        "message": None if result.message is None else cut(result.message, TEXT_CHARACTERS),
+        "warnings": [cut(text, TEXT_CHARACTERS) for text in result.warnings],
         "values": [_plain(result.metrics.get(name)) for name in metrics],
         "mask": _coded(result.mask),
         "edited": _coded(result.edited),

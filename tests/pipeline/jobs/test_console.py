@@ -22,6 +22,7 @@ SAID = re.compile(
     r"|(data|report): +/.*/edited/(data|run\.json)"
 )
 STYLE = re.compile(r"\x1b\[[\d;]*m")
+LISTENS = re.compile(r"Initializing worker at address: (\S+):\d+ ")
 CORE = "constructor arguments in the object store"
 AGAIN = """
 import sys
@@ -75,6 +76,9 @@ def test_a_job_says_its_own_words(repository: Path, tmp_path: Path, ray_folder: 
     # It is not gone: Ray's own log has what its core said.
     logs = list(ray_folder.rglob("python-core-driver-*.log"))
     assert any(CORE in log.read_text() for log in logs)
+    # Its processes listen for each other where nobody else can reach them.
+    addresses = [LISTENS.findall(log.read_text()) for log in ray_folder.rglob("python-core-*.log")]
+    assert len(addresses) > 1 and {address for found in addresses for address in found} == {"127.0.0.1"}
 
     done = subprocess.run([sys.executable, "-c", AGAIN, *words], cwd=repository, capture_output=True, text=True, timeout=60)
     first, *_, last = done.stdout.splitlines()

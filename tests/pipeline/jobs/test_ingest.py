@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +138,7 @@ def test_broken_entries_are_said_and_counted(broken: Path, tmp_path: Path, capsy
     for label, start in zip(
         ids,
         [
-            "image_path: got '0_random_140/",
+            "image_path: got 'annotation_images/0_random_140/",
             "image: got 10 bytes: no picture format known here; allowed: a whole AVIF",
             "image: got 3000 bytes: ",
             "image_path: got '../mapping_file.json'; allowed: a path under annotation_images/",
@@ -163,6 +166,35 @@ def test_broken_entries_are_said_and_counted(broken: Path, tmp_path: Path, capsy
     assert "mask_clipped 1" in printed and printed.endswith(f"{output / 'records.parquet'}\n")
 
 
+@pytest.mark.timeout(60)
+def test_links_pipes_and_devices_of_a_tree_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "hostile"
+    mapping = write_tree(folder, 4)
+    secret = tmp_path / "secret.jpg"
+    pictures = [folder / "annotation_images" / entry["image_path"] for entry in mapping.values()]
+    shutil.copy(pictures[0], secret)
+    for number, target in enumerate([secret, "/dev/zero"]):
+        pictures[number].unlink()
+        pictures[number].symlink_to(target)
+    pictures[2].unlink()
+    os.mkfifo(pictures[2])
+    assert main([f"input={folder}", f"output={tmp_path / 'out'}", "max_rejected_fraction=1"]) == 0
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == list(mapping)[3:]
+    summary = json.loads((tmp_path / "out" / "ingest.json").read_text())
+    said = [each["problem"] for each in summary["left_out"]]
+    assert all(text.startswith("image_path: got 'annotation_images/") and "; allowed: a " in text for text in said)
+    assert len(said) == 3 and "a pipe or device" in said[2]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["mapping_file.json", "part.parquet"])
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / name)
+    assert main([f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]) == 2
+    assert re.search(rf"jobs.ingest: input: got .*{name}.*a pipe", capsys.readouterr().err)
+
+
 def test_with_too_many_left_out_the_job_says_so(broken: Path, tmp_path: Path) -> None:
     assert main([f"input={broken}", f"output={tmp_path / 'out'}", "max_rejected_fraction=0.3"]) == 3
 
@@ -174,6 +206,8 @@ def test_the_same_source_is_found_written(tree: Path, tmp_path: Path) -> None:
     assert run_ingest(config) == first and (tmp_path / "records.parquet").stat().st_mtime_ns == written
     (tmp_path / "ingest.json").unlink()  # as after an interruption
     assert run_ingest(config) == first and (tmp_path / "ingest.json").exists()
+    (tmp_path / "ingest.json").write_text('{"records": 7}')
+    assert run_ingest(config) == first
     with pytest.raises(
         ConfigError, match="which holds records of another source or other limits; allowed: a new or empty folder"
     ):

@@ -47,6 +47,7 @@ def make_inputs(folder: Path) -> InputSet:
         columns=map_columns(schema.names, {}),
         column_bytes={"image": FILES * ROWS * 150_000},
         counts={path: random.integers(1, 4, ROWS, dtype=np.uint8) for path in paths if path in lists},
+        largest_rows=dict.fromkeys(paths, 150_000.0),
         warnings=(),
     )
 

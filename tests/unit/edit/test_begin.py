@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,7 @@ def store_finished(job: EditJobConfig, inputs: InputSet, **others: Any) -> None:
     for unit in plan.units:
         table = pa.Table.from_pylist([{"status": status} for status in STATUSES[: unit.count]], schema)
         put_atomic(output / "data" / part_name(unit.id), part_bytes(context, unit.id, table))
-    write_run(output, context, {"exit_code": 3, "counts": {"ok": 4, "failed": 2, "rejected": 1}, "rows": 7})
+    write_run(output, context, {"exit_code": 3, "counts": {"ok": 4, "failed": 2, "rejected": 1}, "rows": 7, "units": 2})
     write_success(output)
 
 
@@ -93,6 +95,19 @@ def is_finished(job: EditJobConfig, **others: Any) -> bool:
     return find_finished(begin(dataclasses.replace(job, **others))) is not None
 
 
+@contextmanager
+def keeping(path: Path) -> Iterator[Path]:
+    content = path.read_bytes()
+    yield path
+    path.write_bytes(content)
+
+
+def test_what_else_lies_among_the_parts_is_told(finished: EditJobConfig) -> None:
+    shutil.copy(Path(finished.input, "a.parquet"), Path(finished.output, "data", "mine.parquet"))
+    summary = find_finished(begin(finished))
+    assert summary is not None and summary.warnings[0].startswith("data/ holds 'mine.parquet', no part of this run: readers of")
+
+
 def test_a_finished_run_says_what_it_came_to_and_changes_nothing(finished: EditJobConfig) -> None:
     files = {path: path.stat().st_mtime_ns for path in Path(finished.output).rglob("*")}
     summary = find_finished(begin(finished))
@@ -116,6 +131,10 @@ def test_what_there_is_to_do_is_not_finished(finished: EditJobConfig) -> None:
     assert not is_finished(finished)
     part.write_bytes(content)
     assert is_finished(finished)
+    for damage in ("{", "{}", '{"rows": 7}'):  # it is written anew by the run that goes on
+        with keeping(Path(finished.output, "run.json")) as path:
+            path.write_text(damage)
+            assert not is_finished(finished)
     for name in ("_SUCCESS", "run.json"):
         shutil.move(Path(finished.output, name), Path(finished.input).parent / name)
         assert not is_finished(finished)

@@ -23,7 +23,7 @@ from pipelines.output.plan import Unit, make_plan
 from pipelines.records.scan import InputFile, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store.location import locate, put_atomic
-from tests.contexts import make_context
+from tests.contexts import flip_byte, make_context
 from vimaedit.models.files import ModelFacts
 from vimaedit.types import EditResult, Status
 
@@ -135,6 +135,16 @@ def test_without_a_whole_part_every_row_is_done(run: Run) -> None:
     first = limited.read()
     edit(first, failing=(1,), brightness=0)
     limited.write(encode_unit(run.context, first))
+    assert not any(row.is_kept for row in again.read().rows)
+
+
+def test_a_part_with_a_broken_page_is_done_again_whole(run: Run) -> None:
+    first = run.read()
+    edit(first, failing=(1,), brightness=0)
+    run.write(encode_unit(run.context, first))
+    again = retried(run, "failed")
+    assert sum(row.is_kept for row in again.read().rows) == 6
+    flip_byte(Path(run.context.job.output) / "data" / part_name(run.unit.id))
     assert not any(row.is_kept for row in again.read().rows)
 
 

@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipelines.evaluate.report.data import Board
 from pipelines.evaluate.report.page import TEMPLATES, gallery_data, notes, plots, render, script_json
-from pipelines.evaluate.report.pictures import row_thumbnails
+from pipelines.evaluate.report.pictures import RunRows, part_rows, row_thumbnails
 from pipelines.evaluate.report.plots import DOT_PX, Dot, Point, colour_of, dots, scatter
 from pipelines.evaluate.report.tables import category_table, comparison_table, provenance, summary_table
 from pipelines.output.thumbnails import MASK_COLOURS, code_masks, code_picture
+from pipelines.records.types import IMAGE
+from pipelines.store.location import locate
 from tests.report_board import METHODS, make_board, value_of
 from vimaedit.images import encode_image, encode_mask
 from vimaedit.methods import METHODS as EDITORS
@@ -288,15 +292,58 @@ def test_reference_and_target_come_into_the_rows_frame() -> None:
         "reference_mask": {"bytes": encode_mask(reference), "path": None},
         "reference_image": picture_of(whole),
     }
-    found = row_thumbnails(row, 64, shared=True)
+    noted = RunRows()
+    found = row_thumbnails(row, 64, True, noted)
     assert set(found) == {"source", "reference", "target", "mask", "edited"}
     target = np.array(Image.open(io.BytesIO(found["target"])).convert("RGB"))
     assert target.shape == (40, 40, 3) and (abs(target.astype(int) - 200) < 8).all()
     mask = np.array(Image.open(io.BytesIO(found["mask"])).convert("RGB"))
     assert (mask[:, :16] == MASK_COLOURS[3]).all() and (mask[:, 16:] == MASK_COLOURS[1]).all()
-    assert set(row_thumbnails(row, 64, shared=False)) == {"mask", "edited"}
+    assert set(row_thumbnails(row, 64, False, noted)) == {"mask", "edited"}
     nothing = dict.fromkeys(("image", "edited_image", "edit_mask", "reference_mask", "reference_image"))
-    assert row_thumbnails({**row, **nothing}, 64, shared=True) == {}
+    assert row_thumbnails({**row, **nothing}, 64, True, noted) == {} and noted.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("reference_image", pa.array([b"no picture"] * 3), "got 10 bytes: no picture format known here"),
+        ("reference_image", pa.array([7] * 3), "got int 7; allowed: binary"),
+        (
+            "reference_image",
+            pa.array(["cats/a.png?token=SECRET"] * 3),
+            r"got the path 'cats/a.png\?token=\*\*\*'; allowed: the",
+        ),
+        ("reference_image", pa.array([[1, 2]] * 3), r"got list \[1, 2\]; allowed: binary"),
+        ("reference_mask", pa.array([{"bytes": b"", "path": None}] * 3), "got 0 bytes; allowed: an encoded picture"),
+        ("reference_mask", pa.array([b"\xff"] * 3).view(pa.string()), "got a value of type string that cannot be read"),
+        ("reference_mask", pa.array([encode_mask(np.ones((7, 50), bool))] * 3), "got 50x7 px for a picture of 16x16 px"),
+    ],
+)
+def test_a_reference_that_cannot_be_shown_is_left_out_and_told(
+    tmp_path: Path, column: str, values: pa.Array, reason: str
+) -> None:
+    picture = picture_of(np.full((16, 16, 3), 200, np.uint8))
+    row = {"input_file": "a", "edit_index": 0, "status": "ok", "warnings": [], "blend_words_used": [], "grounded": False}
+    row |= {"image": picture, "edited_image": picture, "edit_mask": None, "original_size": {"width": 16, "height": 16}}
+    row |= {"crop_box": {"left": 0, "top": 0, "right": 16, "bottom": 16}}
+    table = pa.Table.from_pylist([{**row, "input_row": number} for number in range(3)])
+    kinds = {"edit_mask": IMAGE, "image": IMAGE, "edited_image": IMAGE}
+    for name in kinds:
+        table = table.set_column(table.schema.get_field_index(name), name, table.column(name).cast(IMAGE))
+    pq.write_table(table.append_column(column, values), tmp_path / "part.parquet")
+    wanted = frozenset(("a", number, 0) for number in (0, 2))
+    found = part_rows(locate(str(tmp_path / "part.parquet")), 64, wanted, True)
+    assert [set(row.pictures) for row in found.rows.values()] == [{"source", "edited"}] * 2
+    assert re.fullmatch(rf"2 of {column} not shown in the gallery; the first: {column}: {reason}.*", found.notes()[0])
+
+
+def test_long_texts_are_cut_where_a_browser_compares_them(board: Board) -> None:
+    sample = dataclasses.replace(board.samples[0], source_prompt="a " * 42_000, target_prompt="b " * 42_000)
+    sample.results = {name: dataclasses.replace(found, message="m" * 10**6) for name, found in sample.results.items()}
+    (shown,) = gallery_data(dataclasses.replace(board, samples=(sample,)))["samples"]
+    assert len(shown["before"]) == len(shown["target"]) == len(shown["results"][0]["message"]) == 1000
+    assert shown["before"].startswith("a a a ") and shown["before"].endswith("...")
 
 
 def test_the_gallery_has_the_order_of_the_benchmark(board: Board) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,14 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.compact import main
+from jobs.status import main as status
 from pipelines.edit.write import encode_row
 from pipelines.output.compact import CompactConfig, compact, cut_shards
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.finish import write_manifest, write_run
 from pipelines.output.parts import part_bytes, part_name, read_parts
-from pipelines.store.location import Location, locate, put_atomic, write_success
-from tests.contexts import make_context
+from pipelines.store.location import locate, put_atomic, write_success
+from pipelines.store.lock import hold_lock
+from tests.contexts import flip_byte, make_context
 from tests.unit.edit.test_write import finished
 from vimaedit.errors import ConfigError
 from vimaedit.models.files import ModelFacts
@@ -39,7 +46,7 @@ def make_run(folder: Path) -> RunContext:
         put_atomic(output / "data" / part_name(unit), part_bytes(context, unit, pa.Table.from_pylist(rows, context.schema)))
     parts = read_parts(output, ROWS, context.plan_digest)
     write_manifest(output, [parts[unit] for unit in reversed(ROWS)])
-    write_run(output, context, {"rows": 14})
+    write_run(output, context, {"rows": 14, "exit_code": 0, "units": 5, "counts": {"ok": 14}})
     write_success(output)
     return context
 
@@ -94,7 +101,8 @@ def test_what_is_not_compacted(tmp_path: Path, capsys: pytest.CaptureFixture[str
     shards.mkdir()
     (shards / "readme.txt").write_text("mine")
     assert main([f"input={run}", f"output={shards}"]) == 2
-    assert f"output: got {shards}, which is not empty; allowed: a new or empty folder" in capsys.readouterr().err
+    expected = f"output: got {shards}, which holds readme.txt, no shard of this run; allowed: a new or empty folder"
+    assert expected in capsys.readouterr().err
     assert main([f"input={run}", f"output={run / 'data' / 'more'}"]) == 2
     assert "one would lie in the other" in capsys.readouterr().err
     assert main([f"input={run}", f"output={shards}", "shard_mb=0"]) == 2
@@ -126,9 +134,92 @@ def test_a_part_with_large_row_groups_is_never_held_whole(tmp_path: Path, monkey
     assert sum(groups) == 14 and max(groups) <= 2
 
 
-def test_an_output_in_another_store(tmp_path: Path) -> None:
+KILLED = """
+import os, sys
+from pipelines.output import compact as module
+from pipelines.store.location import new_file
+module.MEGABYTE = int(sys.argv[3])
+write, made = module._write_shard, []
+def killed(source, units, path):
+    if made:
+        open(path, "wb").write(b"half")
+        os.kill(os.getpid(), 9)
+    made.append(path)
+    return write(source, units, path)
+module._write_shard = killed
+module.compact(module.CompactConfig(input=sys.argv[1], output=sys.argv[2], shard_mb=1))
+"""
+
+
+@pytest.fixture
+def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A finished run, of which shards hold a third each; returns how many bytes that is."""
     make_run(tmp_path / "run")
-    compact(CompactConfig(input=str(tmp_path / "run"), output="memory://compacted"))
-    place: Location = locate("memory://compacted") / "data" / "train-00000-of-00001.parquet"
-    with place.fs.open(place.path, "rb") as stream:
-        assert pq.read_table(stream).num_rows == 14
+    third = sum(path.stat().st_size for path in (tmp_path / "run" / "data").iterdir()) // 3
+    monkeypatch.setattr("pipelines.output.compact.MEGABYTE", third)
+    return third
+
+
+def test_it_goes_on_after_a_kill(tmp_path: Path, small_shards: int, capsys: pytest.CaptureFixture[str]) -> None:
+    run, shards = tmp_path / "run", tmp_path / "shards"
+    words = [sys.executable, "-c", KILLED, str(run), str(shards), str(small_shards)]
+    assert subprocess.run(words, timeout=60, check=False).returncode == -signal.SIGKILL
+    (first,) = (shards / "data").glob("*.parquet")
+    assert len(list((shards / "data").iterdir())) == 2  # what was half written is nobody's yet
+    written = first.stat().st_mtime_ns
+    assert main([f"input={run}", f"output={shards}", "shard_mb=1"]) == 0
+    assert capsys.readouterr().out.startswith("14 rows in 3 shards, ")
+    assert first.stat().st_mtime_ns == written
+    files = sorted((shards / "data").iterdir())
+    assert [file.name for file in files] == [f"train-{n:05d}-of-00003.parquet" for n in range(3)]
+    assert sorted(row["id"] for file in files for row in pq.read_table(file).to_pylist()) == sorted(f"r{n}" for n in range(14))
+    assert main([f"input={run}", f"output={shards}", "shard_mb=1"]) == 0  # as every finished run
+    assert capsys.readouterr().out.startswith("finished before, nothing to do: 14 rows in 3 shards, ")
+    assert main([f"input={run}", f"output={shards}", "shard_mb=2"]) == 2
+    assert "which holds shards of another run, of another state of this one, or of another shard_mb" in capsys.readouterr().err
+    assert status([f"output={shards}"]) == 2
+    assert "which holds no run; allowed: the output of jobs.edit" in capsys.readouterr().err
+
+
+def test_of_two_at_once_one_is_told_of_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "run")
+    shards = locate(str(tmp_path / "shards"))
+    with hold_lock(shards) as lock:
+        lock.renew()
+        thread = threading.Timer(0.5, lock.renew)
+        thread.start()
+        assert main([f"input={tmp_path / 'run'}", f"output={shards.path}"]) == 2
+        thread.join()
+    assert "/state/lock.json, which is held by process" in capsys.readouterr().err
+    assert not (tmp_path / "shards" / "data").exists()
+
+
+def test_a_broken_part_is_named_with_what_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "run")
+    part = tmp_path / "run" / "data" / part_name("00001-000000000")
+    flip_byte(part)
+    assert main([f"input={tmp_path / 'run'}", f"output={tmp_path / 'shards'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"jobs.compact: input: got {part}, which is damaged (" in error
+    assert "; allowed: a whole part (remove it, then jobs.edit with the same options edits its unit again)" in error
+    assert not list((tmp_path / "shards").rglob("*.parquet*"))
+
+
+def test_what_is_no_part_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_run(tmp_path / "run")
+    shutil.copy(tmp_path / "run" / "manifest.parquet", tmp_path / "run" / "data" / "mine.parquet")
+    assert main([f"input={tmp_path / 'run'}", f"output={tmp_path / 'shards'}"]) == 0
+    assert any("data/ holds 'mine.parquet', no part of this run" in text for text in caplog.messages)
+    assert pq.read_table(tmp_path / "shards" / "data").num_rows == 14
+
+
+@pytest.mark.parametrize(("name", "content"), [("run.json", b"{}"), ("manifest.parquet", b"PAR1"), ("manifest.parquet", None)])
+def test_a_damaged_account_is_named(
+    tmp_path: Path, name: str, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    if content is not None:
+        (tmp_path / "run" / name).write_bytes(content)
+    assert main([f"input={tmp_path / 'run'}", f"output={tmp_path / 'shards'}"]) == 2
+    assert f"input: got {tmp_path / 'run' / name}, which is damaged (" in capsys.readouterr().err

@@ -9,7 +9,6 @@ import pytest
 
 from pipelines.output.plan import (
     UNIT_BYTES,
-    UNIT_INPUT_BYTES,
     Plan,
     StoredPlan,
     batches,
@@ -24,6 +23,7 @@ from pipelines.output.plan import (
 )
 from pipelines.records.scan import InputSet, request_counts, scan_inputs
 from pipelines.records.schema import output_schema
+from pipelines.store.decoded import HELD_BYTES
 from pipelines.store.location import locate
 from vimaedit.errors import ConfigError
 
@@ -93,7 +93,7 @@ def test_unit_size_is_the_smallest_of_three_rules(
 
 def test_a_unit_holds_so_much_input_at_most() -> None:
     got = unit_size(
-        num_requests=10**6, batch_size=8, actors=1, row_bytes=1.0, row_seconds=None, input_row_bytes=UNIT_INPUT_BYTES / 50
+        num_requests=10**6, batch_size=8, actors=1, row_bytes=1.0, row_seconds=None, input_row_bytes=HELD_BYTES / 50
     )
     assert got == 48
 
@@ -169,6 +169,45 @@ def test_a_raised_generation_is_that_of_some_units_and_of_what_is_written_from_n
     assert (raised.generation, raised.revision, raised.retry_statuses) == (2, 2, ("failed", "quarantined"))
     assert raised.digest == plan.digest
     assert [unit.generation for unit in retry_plan(raised, {"00000-000000004"}, ["failed"]).units] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("plan.json", b'{"digest": "d"}', "revision is missing"),
+        ("plan.json", b"[]", "a list"),
+        ("plan.json", None, "a folder stands there"),
+        ("units.parquet", b"PAR1", "Parquet"),
+        ("units.parquet", None, "."),
+        ("files.parquet", b"", "Parquet"),
+        ("schema.arrow", b"x", "."),
+    ],
+)
+def test_a_damaged_plan_names_the_object_and_what_helps(tmp_path: Path, name: str, content: bytes | None, reason: str) -> None:
+    write_input(tmp_path / "in", "a.parquet", ["t"] * 3)
+    inputs = scan_inputs(str(tmp_path / "in"), {})
+    output = locate(str(tmp_path / "out"))
+    store_plan(output, stored_plan(inputs, 2, 2), inputs)
+    place = tmp_path / "out" / "plan" / name
+    place.unlink()
+    if content is None:
+        place.mkdir()
+    else:
+        place.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=rf"got {place}, which is damaged \(.*{reason}.*\); allowed: .* \(put a copy of it back, or"
+    ):
+        load_plan(output)
+
+
+def test_files_whose_rows_are_large_once_decoded_have_small_units(tmp_path: Path) -> None:
+    value = pa.DictionaryArray.from_arrays(pa.array([0] * 30, pa.int32()), pa.array([bytes(HELD_BYTES // 7)]))
+    columns = {"image": value, "source_prompt": ["a"] * 30, "target_prompt": ["b"] * 30}
+    pq.write_table(pa.table(columns), tmp_path / "bomb.parquet", dictionary_pagesize_limit=2**30, store_schema=False)
+    write_input(tmp_path, "other.parquet", ["t"] * 30)
+    assert (tmp_path / "bomb.parquet").stat().st_size < 10_000_000
+    plan = plan_of(scan_inputs(str(tmp_path), {}), 3, 30)
+    assert [unit.count for unit in plan.units] == [6] * 5 + [30]
 
 
 def test_no_plan_is_stored_among_the_input(tmp_path: Path) -> None:

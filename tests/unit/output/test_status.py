@@ -19,7 +19,7 @@ from pipelines.output.plan import StoredPlan, make_plan, store_plan
 from pipelines.records.scan import scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store.location import locate, put_atomic, write_success
-from tests.contexts import make_context
+from tests.contexts import flip_byte, make_context
 from vimaedit.models.files import ModelFacts
 
 FACTS = ModelFacts(name="tiny", family="sd1", canvas_size=16, granularity=8, clip_side=7, warning=None)
@@ -138,14 +138,40 @@ def test_a_finished_one(run: Run, say: Any) -> None:
     write_run(run.output, run.context, {"exit_code": 3, "rows": 11, "units": 3, "counts": counts, "rows_per_second": 2.5})
     write_success(run.output)
     run.lock(86400.0, released=True)
-    assert say() == [
+    lines = [
         "state:  finished (exit code 3)",
         "rows:   11 of 11 (100.0%): 6 ok, 2 rejected, 3 failed, 0 quarantined",
         "units:  3 of 3, generation 1",
         "rate:   2.50 rows/s",
         "lock:   released by process 4711 on gpu-7, which began 1970-01-01 00:00:00 UTC; renewed 86400 s ago",
     ]
+    assert say() == lines
     facts = {"exit_code": 3, "rows": 11, "units": 3, "counts": counts, "rows_per_second": 2.5, "exit_reason": "2 of 3"}
     facts["losses"] = {"OSError": {"status": "failed", "count": 3, "example": "away"}}
     write_run(run.output, run.context, facts)
     assert say()[0] == "state:  finished (exit code 3: 2 of 3)" and say()[2] == "lost:   3 failed: OSError, such as away"
+    (Path(run.output.path) / "run.json").write_text("{}")
+    assert say()[:2] == ["state:  finished", lines[1]]
+    damage = f"run:    got {run.output.path}/run.json, which is damaged (config is missing); allowed: a JSON object as it was written "
+    assert f"{damage}(jobs.edit with the same options writes it anew)" in say()
+
+
+def test_a_broken_part_and_a_foreign_file_are_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.plan()
+    run.write_parts(0, 1)
+    data = Path(run.output.path) / "data"
+    (data / "notes.txt").write_text("mine")
+    assert main([f"output={run.output.path}", "check=true"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-3:-1] == [
+        "check:  2 parts read, 0 broken",
+        "other:  data/ holds 'notes.txt', no part of this run: readers of the folder take it for results, so move it elsewhere",
+    ]
+    flip_byte(data / "part-00000-000000004.parquet", "status")
+    assert main([f"output={run.output.path}"]) == 0
+    assert "broken" not in capsys.readouterr().out
+    assert main([f"output={run.output.path}", "check=true"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-4] == "check:  2 parts read, 1 broken"
+    assert said[-3].startswith("broken: part-00000-000000004.parquet: ")
+    assert said[-3].endswith("; remove it, then jobs.edit with the same options edits its unit again")

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipelines.records.schema import OUTPUT_FIELDS, image_leaves, map_columns, output_schema
+from pipelines.records.schema import OUTPUT_FIELDS, map_columns, output_schema
 from pipelines.records.types import IMAGE
 from vimaedit.errors import ConfigError
 
@@ -78,8 +78,3 @@ def test_the_output_schema_states_hugging_face_features() -> None:
     assert features["warnings"] == [{"dtype": "string", "_type": "Value"}]
     assert features["metrics"]["background_psnr"] == {"dtype": "float32", "_type": "Value"}
     assert schema.field("edited_image").type == IMAGE
-
-
-def test_coded_pictures_are_the_leaves_that_stay_uncompressed() -> None:
-    schema = pa.schema([("edited_image", IMAGE), ("blob", pa.binary()), ("text", pa.string())])
-    assert image_leaves(schema) == {"edited_image.bytes", "blob"}

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from pipelines.records.types import IMAGE
+from pipelines.score.begin import default_name
 from pipelines.score.config import SCORE_SCHEMA, ScoreConfig
 from pipelines.score.pairs import Edited, Pair, edited_columns, find_pairs, match
 from pipelines.score.read import frame_box, is_framed, load_pairs, resize, through_jpeg
@@ -29,6 +30,7 @@ from pipelines.score.table import (
     score_row,
     summary_table,
 )
+from tests.contexts import flip_byte
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask, fit_image
 from vimaedit.metrics.names import METRICS
@@ -238,6 +240,95 @@ def test_without_a_word_the_middle_is_meant(shape: tuple[int, int], box: tuple[i
     assert np.abs(np.subtract(found, box)).max() <= 8 and (found[2] - found[0]) / (found[3] - found[1]) == pytest.approx(
         shape[1] / shape[0], rel=0.03
     )
+
+
+def test_rows_whose_identity_cannot_be_read_belong_to_no_request(tmp_path: Path) -> None:
+    write(tmp_path / "bench" / "a.parquet", [record(n) for n in range(5)])
+    ours = [{"id": f"r{n}", "edited_image": coded(picture(n))} for n in range(5)]
+    for row, index in zip(ours, ["0", "x", "-1", "1.5", None], strict=True):
+        row["edit_index"] = index
+    write(tmp_path / "edited" / "e.parquet", ours, None)
+    found = find_pairs(config(tmp_path))
+    assert [each.edited is not None for each in found.pairs] == [True, False, False, False, True]
+    assert found.unmatched == ["r1", "r2", "r3"]
+    assert found.warnings == [
+        "edited: e.parquet: 3 values of edit_index belong to no request; the first: row 1: got str 'x'; allowed: a whole number from 0 on"
+    ]
+
+
+def test_numbers_of_any_type_and_nan_are_read_as_what_they_mean(tmp_path: Path) -> None:
+    write(tmp_path / "bench" / "a.parquet", [record(n) for n in range(3)])
+    columns = {"id": ["r0", "r1", "r2"], "edited_image": [encode_image(picture(n), "png") for n in range(3)]}
+    columns |= {"edit_index": [0.0, float("nan"), 0.0], "seconds": ["2.5", "fast", None], "grounded": ["yes", None, "no"]}
+    columns |= {"status": ["ok", "done", "ok"], "method": ["../../escaped"] * 3}
+    (tmp_path / "edited").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "edited" / "e.parquet")
+    settings = config(tmp_path)
+    found = find_pairs(settings)
+    rows = [score_row("ours", each) for each in found.pairs]
+    assert [(row["status"], row["seconds"], row["grounded"]) for row in rows] == [
+        ("ok", 2.5, None),
+        ("unscored", None, None),
+        ("ok", None, None),
+    ]
+    assert rows[1]["message"] == "status: got 'done'; allowed: ok, rejected, failed, quarantined"
+    pa.Table.from_pylist(rows, schema=SCORE_SCHEMA)  # as it is written at the end
+    assert [text.split(";")[0] for text in found.warnings] == [
+        "edited: e.parquet: 2 values of grounded are taken as null",
+        "edited: e.parquet: 1 values of seconds are taken as null",
+    ]
+    assert default_name(settings, found.pairs) == "edited"  # what anybody's rows say is no path
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("crop_box", {"left": "0", "top": "0", "right": "67", "bottom": "61"}, "crop_box: got dict {'left': '0'"),
+        ("crop_box", {"left": 0.0, "top": 0.0, "right": float("nan"), "bottom": 61.0}, "crop_box: got dict {'left': 0.0"),
+        ("crop_box", "0 0 67 61", "crop_box: got str '0 0 67 61'; allowed: a struct of whole numbers left, top, right, bottom"),
+        ("original_size", [67, 61], "original_size: got list [67, 61]; allowed: a struct of whole numbers width, height"),
+        ("edit_mask", 7, "edit_mask: got int 7; allowed: binary"),
+    ],
+)
+def test_boxes_that_are_none_cost_their_own_row(tmp_path: Path, column: str, value: Any, expected: str) -> None:
+    write(tmp_path / "bench" / "a.parquet", [record(0)])
+    box = {"left": 0, "top": 0, "right": 67, "bottom": 61}
+    ours = {"id": "r0", "edited_image": coded(picture(0)), "crop_box": box, column: value}
+    write(tmp_path / "edited" / "e.parquet", [ours], None)
+    (item,) = load(config(tmp_path))
+    assert item.sample is None and item.problem.startswith(f"record 'r0': {expected}"), item.problem
+
+
+def test_values_that_cannot_be_read_cost_their_own_row(tmp_path: Path) -> None:
+    broken = pa.array([b"two moons", b"\xff", b"two moons"]).view(pa.string())
+    table = pa.Table.from_pylist([record(n) for n in range(3)], schema=SCHEMA)
+    table = table.set_column(table.schema.get_field_index("source_prompt"), "source_prompt", broken)
+    table = table.append_column("source_scene", pa.array(["{}"] * 3)).append_column("target_scene", pa.array(["{}"] * 3))
+    table = table.append_column("edited_object", pa.array([7, 7, None]))
+    (tmp_path / "bench").mkdir()
+    pq.write_table(table, tmp_path / "bench" / "a.parquet")
+    ours = [{"id": f"r{n}", "edited_image": coded(picture(n, 61, 61))} for n in range(3)]
+    write(tmp_path / "edited" / "e.parquet", ours, None)
+    settings = config(tmp_path, metrics=["scene"])
+    found = find_pairs(settings)
+    rows = [score_row("ours", each) for each in found.pairs]
+    assert [row["status"] for row in rows] == ["ok", "unscored", "ok"]
+    assert "source_prompt: got a value of type string that cannot be read" in rows[1]["message"]
+    first, _, last = load_pairs(settings, found.places, list(enumerate(found.pairs)))
+    assert first.sample is None and first.problem.startswith("record 'r0': ") and last.sample is not None
+
+
+def test_a_broken_page_of_edited_pictures_costs_its_file_only(tmp_path: Path) -> None:
+    write(tmp_path / "bench" / "a.parquet", [record(n) for n in range(4)])
+    for n in range(2):
+        ours = [{"id": f"r{2 * n + m}", "edited_image": coded(picture(m))} for m in range(2)]
+        path = write(
+            tmp_path / "edited" / f"{n}.parquet", ours, None, compression="none", use_dictionary=False, write_page_checksum=True
+        )
+    flip_byte(path)
+    items = load(config(tmp_path))
+    assert [item.sample is not None for item in items] == [True, True, False, False]
+    assert items[2].problem.startswith("record 'r2': 1.parquet: got ")
 
 
 def test_resizing_to_its_own_size_changes_nothing() -> None:

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines.store import location as storage
 from pipelines.store.location import (
+    Damaged,
+    Location,
     check_writable,
     exists,
     is_transient,
     list_files,
     locate,
+    open_reader,
     put_atomic,
     put_json,
     read_bytes,
@@ -25,6 +29,15 @@ from pipelines.store.location import (
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import ATTEMPTS, MAX_DELAY_S, PATIENT_ATTEMPTS
 from vimaedit.errors import ConfigError
+
+
+class Remote(MemoryFileSystem):
+    """A store that is not this process's own, as far as anybody can tell."""
+
+    protocol = "remote"
+
+
+REMOTE = Location(Remote(), "/somewhere/out")
 
 
 def test_a_local_put_leaves_one_whole_file(tmp_path: Path) -> None:
@@ -134,8 +147,8 @@ def test_places_that_cannot_be_made_out_are_a_configuration_error(url: str) -> N
 
 def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
     check_writable(locate(str(tmp_path / "not" / "yet")))
-    check_writable(locate("memory://somewhere/out"))
-    assert os.listdir(tmp_path) == [] and not exists(locate("memory://somewhere/out"))
+    check_writable(REMOTE)
+    assert os.listdir(tmp_path) == [] and not exists(REMOTE)
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
@@ -170,15 +183,15 @@ def test_masking_takes_no_longer_than_the_text() -> None:
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "no such bucket"), NotImplementedError("read only")])
 def test_a_remote_place_that_refuses_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = locate("memory://somewhere/out")
+    place = REMOTE
     monkeypatch.setattr(place.fs, "pipe_file", refusing(error))
-    with pytest.raises(ConfigError, match="output: got 'memory:///somewhere/out', where nothing can be written: .*; allowed:"):
+    with pytest.raises(ConfigError, match="output: got 'remote:///somewhere/out', where nothing can be written: .*; allowed:"):
         check_writable(place)
 
 
 def test_an_outage_is_no_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
-    place = locate("memory://somewhere/out")
+    place = REMOTE
     monkeypatch.setattr(place.fs, "pipe_file", refusing(ConnectionResetError("reset")))
     with pytest.raises(ConnectionResetError, match="reset"):
         check_writable(place)
@@ -216,7 +229,7 @@ def test_a_json_object_comes_back_without_credentials(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b'{"rows": 7', b"[1]", b"\xff"])
 def test_a_damaged_json_object_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"^got .*/run.json, which is damaged \(.*\); allowed: a JSON object$"):
+    with pytest.raises(Damaged, match=r"^got .*/run.json, which is damaged \(.*\); allowed: a JSON object as it was written$"):
         read_json(locate(str(tmp_path / "run.json")))
 
 
@@ -227,3 +240,40 @@ def test_a_file_url_and_a_path_with_colons_are_local_places(tmp_path: Path) -> N
         assert locate(str(tmp_path / name)).path == str(tmp_path / name)
     assert locate((tmp_path / "new one").as_uri()).path == str(tmp_path / "new one")
     assert locate("s3://bucket/a::b/c").path == "bucket/a::b/c"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [('{"rows": 7}', "counts is missing"), ('{"rows": "7", "counts": {}}', "rows is '7'"), ("[" * 100_000, "recursion")],
+)
+def test_an_object_that_lacks_what_is_read_of_it_is_named(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(Damaged, match=rf"run.json, which is damaged \(.*{reason}.*\); .* \(write it again\)$"):
+        read_json(locate(str(tmp_path / "run.json")), {"rows": int, "counts": dict}, "write it again")
+
+
+def test_a_folder_in_the_place_of_an_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(Damaged, match=r"run.json, which is damaged \(a folder stands there\)"):
+        read_json(locate(str(tmp_path / "run.json")))
+
+
+def test_memory_of_one_process_is_no_output() -> None:
+    with pytest.raises(ConfigError, match=r"^output: got memory:///out, which is the memory of this process alone"):
+        check_writable(locate("memory://out"))
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "plan").write_text("mine")
+    check_writable(locate(str(tmp_path)), "data")
+    with pytest.raises(ConfigError, match=rf"where nothing can be written: NotADirectoryError: .*'{tmp_path}/plan'"):
+        check_writable(locate(str(tmp_path)), "data", "plan")
+
+
+def test_pipes_and_devices_hold_no_reader_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        for read in (read_bytes, open_reader):
+            with pytest.raises(OSError, match="is a pipe, socket or device, not a regular file"):
+                read(locate(str(tmp_path / name)))

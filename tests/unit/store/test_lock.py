@@ -152,6 +152,13 @@ def test_one_who_was_taken_over_may_commit_nothing_and_leaves_the_lock_alone(tmp
     assert read_lock(lock.place) == record
 
 
+def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state" / "lock.json").mkdir(parents=True)
+    expected = rf"^output: got {tmp_path}/state/lock.json, which is damaged \(a folder stands there\); .*\(remove the folder\)$"
+    with pytest.raises(ConfigError, match=expected), hold_lock(locate(str(tmp_path))):
+        pass
+
+
 def test_a_removed_lock_is_lost(tmp_path: Path) -> None:
     with hold_lock(locate(str(tmp_path))) as lock:
         (tmp_path / "state" / "lock.json").unlink()
