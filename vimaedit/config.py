@@ -305,7 +305,7 @@ class ModelConfig:
     revision: str | None = None  # of a hub id: branch, tag or commit
     variant: str | None = None  # of the weight files, such as fp16
     lora: list[Lora] = field(default_factory=list)  # [{path: FILE_OR_HUB_ID, scale: 1.0}], merged into the weights
-    dtype: str = "auto"  # float32 on CPU, float16 on CUDA
+    dtype: str = "auto"  # float32 on CPU, float16 on CUDA (FLUX: bfloat16)
     device: str = "auto"  # cuda where there is one, else cpu
     compile: bool = False  # compile the UNet, on a GPU: minutes at every actor's start, for thousands of edits
 

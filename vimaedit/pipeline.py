@@ -171,7 +171,9 @@ class ViMAEditPipeline:
     def _load(self, config: EditConfig) -> tuple[Any, ModelFiles, ModelFacts]:
         from vimaedit.models.files import model_facts, resolve_model
 
-        if self._loaded is None or (config.image_guidance and self._loaded[0].clip is None):
+        if self._loaded is None or (
+            config.image_guidance and self._loaded[1].family.image_prompts and self._loaded[0].clip is None
+        ):
             files = resolve_model(self.model, image_guidance=config.image_guidance)
             from vimaedit.models.networks import load_networks  # torch, once it is known that there is a model
 

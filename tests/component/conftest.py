@@ -38,6 +38,14 @@ def loaded() -> tuple[Networks, ModelFacts]:
     return load_networks(files, MODEL), model_facts(files)
 
 
+@pytest.fixture(scope="session", params=["random-sd3", "random-flux"])
+def flow_model(request: pytest.FixtureRequest) -> tuple[Networks, ModelFacts]:
+    """The built-in flow models, one after the other."""
+    model = ModelConfig(model=request.param, dtype="float32", device="cpu")
+    files = resolve_model(model)
+    return load_networks(files, model), model_facts(files)
+
+
 @pytest.fixture
 def make_editor(loaded: tuple[Networks, ModelFacts]) -> Callable[..., BatchEditor]:
     """Build an editor on the loaded model: `make_editor(steps=3, ...)`."""

@@ -1,6 +1,6 @@
 """Replay recorded runs of the reference program through the public engine and compare.
 
-`python -m tests.parity.replay --oracle DIR [--only cases|baselines|sdxl] [--save OUT]` prints a table and exits non-zero on a miss, a
+`python -m tests.parity.replay --oracle DIR [--only cases|baselines|sdxl|sd3|flux] [--save OUT]` prints a table and exits non-zero on a miss, a
 case that cannot be read, or one that there is no method for. The recorded x_0, noise, word masks and alignments are fed in; encoding, words and alignment have
 tests of their own.
 """
@@ -31,6 +31,7 @@ from tests.parity.comparison import (
     print_row,
 )
 from tests.parity.dpl_case import replay_dpl_case
+from tests.parity.flow_cases import replay_flow_case
 from tests.parity.harness_cases import replay_harness_case
 from tests.parity.sdxl_cases import replay_sdxl_case
 from tests.parity.virtual_cases import replay_infedit_case, replay_leditspp_case
@@ -65,7 +66,11 @@ OTHER_EDITORS = {
 
 
 # Recorded runs of a family of models, in `DIR/<family>/cases`, with models of their own.
-FAMILIES: dict[str, Callable[[str, dict[str, Any], Path], Comparison]] = {"sdxl": replay_sdxl_case}
+FAMILIES: dict[str, Callable[[str, dict[str, Any], Path], Comparison]] = {
+    "sdxl": replay_sdxl_case,
+    "sd3": replay_flow_case,
+    "flux": replay_flow_case,
+}
 
 
 def load_models(oracle: Path, *, image_guidance: bool = True) -> tuple[Networks, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.parity.comparison import Comparison
+from tests.parity.flow_cases import replay_flow_case
 from tests.parity.harness_cases import replay_harness_case
 from tests.parity.replay import load_models, main, replay_case
 from tests.parity.sdxl_cases import replay_sdxl_case
@@ -41,6 +42,32 @@ def test_recorded_case_of_another_family_holds(oracle: Path, case: str) -> None:
     outcome = replay_sdxl_case(case, entry, oracle / "sdxl" / "cases")
     assert outcome.misses == [] and outcome.undecided is None and outcome.mask_pixels == 0
     assert outcome.errors["latents"] <= 5e-4 and outcome.saved["final_latents"].shape == (4, 32, 32)
+
+
+QUICK_FLOWS = ("sd3/t2i_default", "sd3/flowedit_navg2", "sd3/uniedit_default", "flux/t2i_default", "flux/uniedit_default")
+QUICK_FLOWS += ("flux/flowedit_navg1", "flux/fireflow_replace_v", "flux/rf_solver_replace_v")
+
+
+@pytest.mark.parametrize("case", QUICK_FLOWS)
+def test_recorded_case_of_a_flow_model_holds(oracle: Path, case: str) -> None:
+    family, name = case.split("/")
+    folder = oracle / family / "cases"
+    outcome = replay_flow_case(name, json.loads((folder / "cases.json").read_text())["cases"][name], folder)
+    assert outcome.misses == [] and {"final", "latents", "text", "levels"} <= set(outcome.errors)
+    assert outcome.saved["final_latents"].shape == (16, 32, 32) and ("mask" in outcome.saved) == name.startswith("uniedit")
+
+
+def test_a_wrong_number_of_a_flow_recording_is_a_miss(oracle: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(oracle / "sd3" / "models")
+    (tmp_path / "cases").mkdir()
+    with np.load(oracle / "sd3" / "cases" / "uniedit_default.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    arrays["latents"][-1, 3, 7, 5] += 3e-4
+    arrays["mask"][2, 4, 9] += 1e-3
+    np.savez(tmp_path / "cases" / "wrong.npz", **arrays)
+    entry = json.loads((oracle / "sd3" / "cases" / "cases.json").read_text())["cases"]["uniedit_default"]
+    outcome = replay_flow_case("wrong", {**entry, "file": "wrong.npz"}, tmp_path / "cases")
+    assert len(outcome.misses) == 2 and outcome.misses[0].startswith("final ") and outcome.misses[1].startswith("map ")
 
 
 def test_an_editor_without_a_method_is_a_miss(oracle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,8 +58,11 @@ class Injection:
         concept_words: Tensor | None,
         device: torch.device,
         dtype: torch.dtype,
+        edits_text: bool = True,
     ) -> None:
+        """`edits_text`: whether the target's text attention follows the source's while the window is open."""
         self.config = config
+        self.edits_text = edits_text
         self.device = device
         self.dtype = dtype
         open_SB = open_windows(config, windows, steps)
@@ -101,7 +104,7 @@ class Injection:
         rows = self._rows[self.layouts[i]]
         routes = rows.routes
         fold_BTT = keep_RT = recorder = None
-        if self.config.parts.edits_text:
+        if self.edits_text:
             open_BT = self.text_open[i]
             fold_BTT = self.text_edit.fold * open_BT[:, None, :]
             keep_BT = torch.where(open_BT, self.text_edit.keep, torch.ones_like(self.text_edit.keep))
@@ -115,7 +118,7 @@ class Injection:
             self_from=_at(routes.queries, i),
             image_from=_at(routes.image, i),
             image_scale=rows.image_scale,
-            text_rows=rows.target if self.config.parts.edits_text else None,
+            text_rows=rows.target if self.edits_text else None,
             text_from=rows.text_from,
             text_fold=None if fold_BTT is None else fold_BTT.to(self.dtype),
             text_keep=None if keep_RT is None else keep_RT.to(self.dtype),

@@ -75,12 +75,14 @@ class MapRecorder:
         The text attention is the columns of the text, as they are: what is left of the softmax looks at the picture. The self map is
         that rest, each row over its own mass, so that its rows sum to 1 as those of self-attention do. Head by head, as `add_self`.
         """
-        assert self.word_own is not None and self.word_from is None and self.token_sum is None
+        assert self.word_own is not None and self.word_from is None
         query_QLHD, key_QMHD = query_RLHD[self.rows].float(), key_RMHD[self.rows].float()
         for head in range(query_QLHD.shape[2]):
             logits_QLM = (query_QLHD[:, :, head] * scale) @ key_QMHD[:, :, head].transpose(1, 2)
             weights_QLM = logits_QLM.softmax(dim=-1)
-            if words:
+            if words and self.token_sum is not None:
+                self.token_sum.add_(weights_QLM[..., :num_text])
+            elif words:
                 self.word_sum.add_(torch.einsum("qlm,qm->ql", weights_QLM[..., :num_text], self.word_own))
             if self_map and self.self_sum is not None:
                 own_QLN = weights_QLM[..., num_text:]

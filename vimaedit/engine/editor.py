@@ -16,12 +16,10 @@ from vimaedit.engine.loop import denoise
 from vimaedit.engine.prepare import PreparedEdit, prepare_edit
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import CanvasSpec
-from vimaedit.methods.fit import why_not
 from vimaedit.models.backbone import Backbone
 from vimaedit.models.files import ModelFacts
 from vimaedit.step.noise import NoiseSource, SeededNoise
 from vimaedit.step.rows import TARGET, shared_edits
-from vimaedit.step.solvers import method_schedule
 from vimaedit.types import BoolArray, EditRequest, EditResult, Status
 from vimaedit.words.tokens import EditTokens
 
@@ -30,26 +28,45 @@ class BatchEditor:
     """Edit batches with one method; an `Editor`. Each phase can be called on its own: prepare, encode, run, finish."""
 
     def __init__(self, backbone: Backbone, config: EditConfig, facts: ModelFacts) -> None:
+        family = backbone.family
+        self.notes: list[str] = []
+        if config.image_guidance and not family.image_prompts:
+            config = dataclasses.replace(config, image_guidance=False)
+            self.notes.append(f"no_image_guidance: {family.title} takes no image prompt, the texts alone steer")
         if config.image_guidance and not backbone.has_image_prompt:
             raise ConfigError(
                 f"image_guidance: got true, but {facts.name!r} has no IP-Adapter; allowed: false, or ip_adapter= and clip="
             )
-        if reason := why_not(config.parts, config.grounding, backbone.family.kind):
+        if family.kind.is_joint and config.parts.edits_text:
+            self.notes.append(
+                "joint_attention: picture and text share their attention, so the text window and weights of words have no effect"
+            )
+        if config.parts.midpoint != "none" and config.midpoint.steps and not backbone.value_layers(config.midpoint):
+            self.notes.append(
+                "no_values: none of these layers is in this model, so no attention values of the source are put in"
+            )
+        if family.grid is not None and config.spacing != "leading":
             raise ConfigError(
-                f"method: got {config.method} (grounding={config.grounding}) with {facts.name!r}, where it has no meaning: {reason}"
+                f"spacing: got {config.spacing} with {facts.name!r}; allowed: leading, for a flow's levels are its scheduler's"
+            )
+        if family.kind.embeds_guidance and (config.guidance_end < 1 or config.negative_prompt is not None):
+            name = "guidance_end" if config.guidance_end < 1 else "negative_prompt"
+            raise ConfigError(
+                f"{name}: got {getattr(config, name)!r} with {facts.name!r}; allowed: the default, for this model has no prediction without text"
             )
         if config.needs_gradients and backbone.dtype == torch.float16:
             raise ConfigError(
                 f"dtype: got float16 with method={config.method}, grounding={config.grounding}, whose gradients vanish in it; "
                 "allowed: float32, bfloat16"
             )
-        method_schedule(config, backbone.alphas_cumprod)  # refuses steps that the model's levels cannot give
         self.backbone = backbone
         self.config = config
         self.facts = facts
         self.canvas = CanvasSpec(
             fit=config.canvas.fit, size=config.canvas.size or facts.canvas_size, granularity=facts.granularity
         )
+        side = self.canvas.size // backbone.vae_factor
+        backbone.schedule(config, (side, side))  # refuses steps that the model's levels cannot give
 
     def __call__(self, requests: Sequence[EditRequest | None]) -> list[EditResult | None]:
         started = time.perf_counter()
@@ -97,7 +114,7 @@ class BatchEditor:
                 results.append(_not_finite(edit, self.backbone.dtype))
                 continue
             had_words = bool(edit.words.blend_used) or edit.given_mask is not None
-            warnings = list(edit.words.warnings)
+            warnings = [*self.notes, *edit.words.warnings]
             if batch.given_mask is not None and not bool(batch.given_mask[slot].any()):
                 warnings.append("given_mask_empty: the mask marks no latent cell, nothing was free to change")
             if had_words and not exists[slot]:

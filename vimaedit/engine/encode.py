@@ -20,7 +20,7 @@ from vimaedit.models.family import Family
 from vimaedit.parts.concepts import ConceptBatch
 from vimaedit.parts.learned_words import LearnedWords
 from vimaedit.step.guidance import estimate_target_embedding
-from vimaedit.step.rows import TARGET, RowLayout, edit_layout, image_embedding_rows, shared_edits
+from vimaedit.step.rows import SOURCE, TARGET, RowLayout, edit_layout, image_embedding_rows, shared_edits
 from vimaedit.words.tokens import content_words
 
 
@@ -31,7 +31,8 @@ def encode_batch(backbone: Backbone, config: EditConfig, edits: Sequence[Prepare
     """
     _check_sources(config, edits)
     shared = shared_edits(config, len(edits))
-    layout = edit_layout(len(edits), config, max(1, len(edits[0].concepts)))
+    guides = not backbone.family.kind.embeds_guidance
+    layout = edit_layout(len(edits), config, max(1, len(edits[0].concepts)), guides=guides)
     texts, places = _encode_texts(backbone, config, edits)
     x0_BChw = backbone.encode_images(np.stack([edit.image for edit in edits[::shared]])).repeat_interleave(shared, dim=0)
     device = x0_BChw.device
@@ -45,15 +46,21 @@ def encode_batch(backbone: Backbone, config: EditConfig, edits: Sequence[Prepare
     return EditBatch(
         layout=layout,
         x0=x0_BChw,
-        conditioning=backbone.condition(
-            texts.rows(_text_rows(config, layout, places)),
-            _image_rows(backbone, config, layout, edits),
-            backbone.canvas_of(x0_BChw),
+        conditioning=_told_guidance(
+            backbone.condition(
+                texts.rows(_text_rows(config, layout, places)),
+                _image_rows(backbone, config, layout, edits),
+                backbone.canvas_of(x0_BChw),
+            ),
+            backbone,
+            config,
+            layout,
+            settings[:, 0],
         ),
         text_edit=TextEdit(
             fold=torch.from_numpy(np.stack([edit.words.fold for edit in edits])).to(device),
             keep=torch.from_numpy(np.stack([edit.words.keep for edit in edits])).to(device),
-            words=torch.from_numpy(np.stack([edit.words.word_mask for edit in edits], axis=1)).float().to(device),
+            words=_word_columns(edits, texts["text"].shape[1]).to(device),
             shares=_text_shares(edits),
         ),
         windows=tuple(c.windows for c in own),
@@ -123,8 +130,24 @@ def _text_rows(config: EditConfig, layout: RowLayout, places: dict[str, Tensor])
             conditional = places[str(kind.concept)] if kind.concept else places["target"]
             rows[kind] = conditional if kind.conditional else places[config.parts.free_text]
         else:
-            rows[kind] = places[config.parts.source_text] if kind.conditional else places["nothing"]
+            rows[kind] = places[config.parts.source_text if kind.conditional else config.parts.source_free_text]
     return layout.arrange(rows)
+
+
+def _told_guidance(
+    conditioning: Conditioning, backbone: Backbone, config: EditConfig, layout: RowLayout, target_guidance_B: Tensor
+) -> Conditioning:
+    """Tell every row its guidance, for a model that takes it as an input."""
+    if not backbone.family.kind.embeds_guidance:
+        return conditioning
+    by_branch = {SOURCE: torch.full_like(target_guidance_B, config.source_guidance), TARGET: target_guidance_B}
+    return conditioning.having(guidance=layout.arrange({kind: by_branch[kind.branch] for kind in layout.kinds}))
+
+
+def _word_columns(edits: Sequence[PreparedEdit], num_columns: int) -> Tensor:
+    """Stack the tokens of the blend phrases, (2, B, T) float32; the columns of further text encoders stand behind those of the first."""
+    words = np.stack([edit.words.word_mask for edit in edits], axis=1).astype(np.float32)
+    return F.pad(torch.from_numpy(words), (0, num_columns - words.shape[-1]))
 
 
 def _image_rows(backbone: Backbone, config: EditConfig, layout: RowLayout, edits: Sequence[PreparedEdit]) -> Tensor | None:

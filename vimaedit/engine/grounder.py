@@ -28,14 +28,13 @@ from vimaedit.step.masks import (
 from vimaedit.step.rows import RowLayout
 from vimaedit.step.solvers import Schedule
 
-CELL = 1
-
 
 class Grounder:
     """Ground one batch step by step. `map_sum`: the running sum, None before grounding starts."""
 
     def __init__(self, backbone: Backbone, batch: EditBatch, config: EditConfig, schedule: Schedule) -> None:
         self.batch, self.config, self.schedule = batch, config, schedule
+        self.cell = backbone.family.cell
         num_requests = batch.layout.num_requests
         self.latent_hw = (batch.x0.shape[-2], batch.x0.shape[-1])
         self.sizes = backbone.map_sizes(self.latent_hw)
@@ -60,7 +59,7 @@ class Grounder:
         """Take in what step i recorded and return its masks. `eps_R` (R, C, h, w) before guidance."""
         batch, config, buffers = self.batch, self.config, self.buffers_of(i)
         if config.parts.guidance == "difference":
-            self.masks = replace(self.masks, weights=difference_weights(eps_R, layout, CELL))
+            self.masks = replace(self.masks, weights=difference_weights(eps_R, layout, self.cell))
         if batch.concepts is not None:
             pulls = concept_pulls(eps_R, layout, batch.concepts)
             timestep = self.schedule.timesteps[i]

@@ -26,7 +26,6 @@ from vimaedit.step.solvers import (
     Schedule,
     ddim_step,
     dpmsolver_step,
-    method_schedule,
     posterior_variance,
     predict_x0,
     second_order_term,
@@ -40,7 +39,7 @@ def denoise(
 ) -> StepState:
     """Run the edit: source and target side by side, from the source's track, coupled as the method says."""
     parts, device = config.parts, batch.x0.device
-    schedule = method_schedule(config, backbone.alphas_cumprod)
+    schedule = backbone.schedule(config, (batch.x0.shape[-2], batch.x0.shape[-1]))
     injection = Injection(
         layout=batch.layout,
         config=config,
@@ -51,6 +50,7 @@ def denoise(
         concept_words=None if batch.concepts is None else batch.concepts.words,
         device=device,
         dtype=backbone.dtype,
+        edits_text=config.parts.edits_text and not backbone.family.kind.is_joint,
     )
     # All at once and before the loop: a copy to the device inside it would make the host wait for every step.
     timesteps = torch.tensor(schedule.timesteps, device=device)

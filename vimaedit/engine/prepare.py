@@ -132,6 +132,9 @@ def _fit(request: EditRequest, canvas: CanvasSpec, clip_side: int, *, takes_mask
 
 def _settle_tokens(request: EditRequest, backbone: Backbone, config: EditConfig) -> EditTokens:
     tokens = settle_tokens(request, config, backbone.tokenizer)
+    for name, weight in backbone.family.more_words:
+        more = settle_tokens(request, config, backbone.networks.tokenizers[name]).word_mask
+        tokens = dataclasses.replace(tokens, word_mask=np.concatenate([tokens.word_mask, weight * more], axis=1))
     if not config.parts.links_words:
         return tokens
     target = request.target_prompt if config.text_guidance else ""

@@ -24,8 +24,9 @@ class Method:
     (everywhere), `consistency` (all of the next level's) or `none`.
     `routing`, what the target's self-attention takes from the source: `weights`, `queries` (and keys, in the unconditional rows
     too), `values` (and keys), `auxiliary` (three branches) or `none`.
-    `inversion`, `source_text`, `free_text`: what the inversion, the source's rows and the target's unconditional rows read:
-    `empty`, `source` or `negative` (the option).
+    `inversion`, `source_text`, `free_text`, `source_free_text`: what the inversion, the source's rows and the unconditional rows of
+    target and source read:
+    `empty`, `source`, `negative` (the option) or `nothing` (what the model was trained on without a text).
     """
 
     defaults: Mapping[str, Any] = field(default_factory=dict)  # published options, nested as in a file
@@ -46,6 +47,7 @@ class Method:
     midpoint: str = "none"
     source_text: str = "source"
     free_text: str = "negative"
+    source_free_text: str = "nothing"
     # free: classifier-free; proximal; concepts; difference: both branches go where the two prompts' predictions differ, without CFG
     guidance: str = "free"
     keeps_attention: bool = False  # the target's latents are moved towards the source's text attention, by a gradient

@@ -20,6 +20,7 @@ FLOWEDIT = Method(
     },
     track="independent",
     couples=True,
+    source_free_text="negative",
     spread="none",
     routing="none",
     edits_text=False,

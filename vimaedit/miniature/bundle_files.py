@@ -75,4 +75,6 @@ def write_transformer(network: PreTrainedModel, folder: Path) -> None:
     from safetensors.torch import save_file
 
     network.config.save_pretrained(folder)
-    save_file(network.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    first = {tensor.data_ptr(): name for name, tensor in reversed(network.state_dict().items())}
+    own = {name: tensor for name, tensor in network.state_dict().items() if first[tensor.data_ptr()] == name}  # tied ones once
+    save_file(own, folder / "model.safetensors", metadata={"format": "pt"})

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,13 @@ WARNING = "random weights: the pictures mean nothing"
 UNET_GAINS = {"to_q": 1.3, "to_k": 1.3, "conv_out": 0.3}
 VAE_GAINS = {"decoder.conv_out": 0.8, "post_quant_conv": 1.0, "quant_conv": 10.0}
 CLIP_GAINS = {"position_embedding": 0.3, "embedding": 1.0, "q_proj": 1.3, "k_proj": 1.3, "out_proj": 0.7, "fc2": 0.7}
-LOOKUP_TABLES = ("token_embedding", "position_embedding", "class_embedding")  # rows are picked, nothing is summed
+LOOKUP_TABLES = (
+    "token_embedding",
+    "position_embedding",
+    "class_embedding",
+    "shared",
+    "relative_attention_bias",
+)  # rows are picked, nothing is summed
 BIAS_SIZE = 0.1
 
 
@@ -99,11 +105,14 @@ XL_INDEX = {
 }
 
 
-def random_bundle(cache_root: Path | None = None, *, name: str = MINIATURE.name) -> Path:
+def random_bundle(
+    cache_root: Path | None = None, *, name: str = MINIATURE.name, write: Callable[[Path], None] | None = None
+) -> Path:
     """Return the folder of one of the built-in models, built at first use under the user's cache.
 
     `cache_root` is the folder it lies in, by default `$XDG_CACHE_HOME/vimaedit` or `~/.cache/vimaedit`. Several processes may
-    ask at once: each builds in a folder of its own, the first to finish gives the result its name.
+    ask at once: each builds in a folder of its own, the first to finish gives the result its name. `write`: fills the folder of one that
+    has no `Layout`.
 
     Raises: ConfigError if the cache cannot be written.
     """
@@ -121,7 +130,10 @@ def random_bundle(cache_root: Path | None = None, *, name: str = MINIATURE.name)
             "can be written, or a model of your own"
         ) from error
     try:
-        write_random_bundle(building, layout=DRAWN[name])
+        if write is None:
+            write_random_bundle(building, layout=DRAWN[name])
+        else:
+            write(building)
         building.chmod(0o755)  # mkdtemp's are for one user alone
         os.rename(building, folder)
     except OSError:
@@ -145,14 +157,14 @@ def write_random_bundle(folder: Path, *, seed: int = 0, layout: Layout = MINIATU
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are then overwritten
         unet = UNet2DConditionModel(**_unet_settings(layout))
         vae = AutoencoderKL(**_vae_settings(layout))
-        text_encoder = CLIPTextModel(CLIPTextConfig(**_text_settings(layout.context_size)))
+        text_encoder = CLIPTextModel(CLIPTextConfig(**text_settings(layout.context_size)))
         if layout.second_size is not None:
-            second = CLIPTextModelWithProjection(CLIPTextConfig(**_text_settings(layout.second_size)))
+            second = CLIPTextModelWithProjection(CLIPTextConfig(**text_settings(layout.second_size)))
         clip = _clip_model()
-    _redraw(unet, f"{seed}:unet", UNET_GAINS)
-    _redraw(vae, f"{seed}:vae", VAE_GAINS)
-    _redraw(text_encoder, f"{seed}:text_encoder", CLIP_GAINS)
-    _redraw(clip, f"{seed}:clip", CLIP_GAINS)
+    redraw(unet, f"{seed}:unet", UNET_GAINS)
+    redraw(vae, f"{seed}:vae", VAE_GAINS)
+    redraw(text_encoder, f"{seed}:text_encoder", CLIP_GAINS)
+    redraw(clip, f"{seed}:clip", CLIP_GAINS)
 
     sd = folder / ("sd" if second is None else "sdxl")
     unet.save_pretrained(sd / "unet")
@@ -164,7 +176,7 @@ def write_random_bundle(folder: Path, *, seed: int = 0, layout: Layout = MINIATU
     write_tokenizer(sd / "tokenizer")
     write_preprocessor(sd / "feature_extractor", side=CLIP_SIDE, mean=CLIP_MEAN, std=CLIP_STD)
     if second is not None:
-        _redraw(second, f"{seed}:text_encoder_2", CLIP_GAINS)
+        redraw(second, f"{seed}:text_encoder_2", CLIP_GAINS)
         write_transformer(second, sd / "text_encoder_2")
         write_tokenizer(sd / "tokenizer_2", padding="!")
     write_model_index(sd, None if second is None else XL_INDEX)
@@ -225,7 +237,8 @@ def _vae_settings(layout: Layout) -> dict[str, object]:
     }
 
 
-def _text_settings(width: int) -> dict[str, object]:
+def text_settings(width: int) -> dict[str, object]:
+    """Return the config of a text encoder of CLIP's kind."""
     vocabulary_size = len(vocabulary()[0])
     return {
         "vocab_size": vocabulary_size,
@@ -253,7 +266,7 @@ def _clip_model() -> CLIPModel:
         "image_size": CLIP_SIDE,
         "patch_size": 16,
     }
-    return CLIPModel(CLIPConfig(text_config=_text_settings(CONTEXT_SIZE), vision_config=vision, projection_dim=EMBEDDING_SIZE))
+    return CLIPModel(CLIPConfig(text_config=text_settings(CONTEXT_SIZE), vision_config=vision, projection_dim=EMBEDDING_SIZE))
 
 
 def _adapter_weights(unet: UNet2DConditionModel, seed: int, width: int) -> dict[str, torch.Tensor]:
@@ -271,7 +284,7 @@ def _adapter_weights(unet: UNet2DConditionModel, seed: int, width: int) -> dict[
     return {name: _draw(f"{seed}:ip_adapter:{name}", shape, {}) for name, shape in shapes.items()}
 
 
-def _redraw(network: torch.nn.Module, key: str, gains: Mapping[str, float]) -> None:
+def redraw(network: torch.nn.Module, key: str, gains: Mapping[str, float]) -> None:
     """Replace every parameter by the numbers that belong to its name, so that no order of construction matters."""
     for name, parameter in network.named_parameters():
         if parameter.ndim > 0:  # CLIP's scalar temperature stays

@@ -17,8 +17,11 @@ from vimaedit.attention.injection import MapBuffers
 from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
+from vimaedit.methods.fit import why_not
+from vimaedit.methods.options import Midpoint
 from vimaedit.models.conditioning import Conditioning
 from vimaedit.models.family import Family, Size, Texts, reduction
+from vimaedit.step.solvers import Schedule, flow_schedule, method_schedule, num_skipped
 from vimaedit.types import BoolArray, LeftOut, UInt8Array
 
 if TYPE_CHECKING:
@@ -46,11 +49,12 @@ class Networks:
     clip_tokenizer: CLIPTokenizer | None  # None where the text side is a text encoder of the model's own
     clip_mean: tuple[float, float, float]
     clip_std: tuple[float, float, float]
-    alphas_cumprod: np.ndarray
+    alphas_cumprod: np.ndarray  # none for a flow
     predicts_velocity: bool  # sqrt(a) noise - sqrt(1 - a) x0, instead of the noise
     window_side: float  # windows act at this side and coarser
     self_side: float  # grounding's self-attention, unless the run says otherwise
     cross_side: float  # grounding's attention to words, likewise
+    scheduler: Any = None  # of diffusers, which gives the levels of a flow
     unmerged: tuple[tuple[str, ...], ...] = ()  # for each LoRA the keys that reach no weight
     left_out: tuple[LeftOut, ...] = ()  # what of the model's files is not used
 
@@ -76,9 +80,16 @@ class Backbone:
     """One model on one device, with controlled attention installed for one run's options.
 
     `dtype` is that of the denoiser and the text encoders; CLIP and all arithmetic on latents are float32.
+
+    Raises: ConfigError for a method that has no meaning on the model, and for layers that it has not.
     """
 
     def __init__(self, networks: Networks, config: EditConfig) -> None:
+        if reason := why_not(config.parts, config.grounding, networks.family.kind):
+            raise ConfigError(
+                f"method: got {config.method} (grounding={config.grounding}) with a model of {networks.family.title}, where it has no "
+                f"meaning: {reason}"
+            )
         self.networks = networks
         self.family = networks.family
         self.alphas_cumprod = networks.alphas_cumprod
@@ -105,8 +116,8 @@ class Backbone:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
         self._predictor = torch.compile(self.networks.denoiser, dynamic=False, fullgraph=True, **options)
         denoiser = self.networks.denoiser.config
-        side = reduction(denoiser)  # of the smallest latents that it takes
-        latents = torch.zeros(1, denoiser.in_channels, side, side, device=self.device)
+        side = self.family.least_latents(denoiser, self.networks.vae.config)
+        latents = torch.zeros(1, self.networks.vae.config.latent_channels, side, side, device=self.device)
         conditioning = self.condition(self.encode_texts([""]), None, self.canvas_of(latents))
         try:
             self.predict(latents, torch.tensor(1, device=self.device), conditioning, None)
@@ -238,6 +249,17 @@ class Backbone:
         alpha = self._alphas[timestep]
         return alpha.sqrt() * predicted.float() + (1 - alpha).sqrt() * latents_RChw.float()
 
+    def schedule(self, config: EditConfig, latent_hw: tuple[int, int]) -> Schedule:
+        """Build the levels that a run with a configuration visits, on latents of a size.
+
+        Raises: ConfigError for steps that the model's levels cannot give.
+        """
+        if self.family.grid is None:
+            return method_schedule(config, self.alphas_cumprod)
+        (h, w), _ = self.map_sizes(latent_hw)
+        timesteps, sigmas = self.family.grid(self.networks.scheduler, config.steps, h * w)
+        return flow_schedule(timesteps, sigmas).after(num_skipped(config))
+
     def canvas_of(self, latents_BChw: Tensor) -> Size:
         """Return the canvas that latents stand for, (height, width) in px."""
         return latents_BChw.shape[-2] * self.vae_factor, latents_BChw.shape[-1] * self.vae_factor
@@ -264,10 +286,10 @@ class Backbone:
             else None,
         )
 
-    def value_layers(self, first: int, last: int) -> frozenset[str]:
+    def value_layers(self, options: Midpoint) -> frozenset[str]:
         """Name the layers, first to last, of those with one stream of picture and text, whose values a method hands on."""
         single = [site.name for site in self.family.sites(self.networks.denoiser) if site.path == "single" and not site.cross]
-        return frozenset(single[first : last + 1])
+        return frozenset(single[options.first_layer : options.last_layer + 1])
 
     @property
     def num_word_maps(self) -> int:

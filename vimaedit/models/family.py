@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vimaedit.attention.sites import Site, list_sites
 from vimaedit.methods.fit import Denoiser
+from vimaedit.step.flow_grids import Grid
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -56,11 +57,12 @@ class ImagePrompt:
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder:
     """A text encoder of a family with its tokenizer, by their folders in a diffusers pipeline. `checkpoint`: what the names of its
-    tensors begin with in a checkpoint file of the original program."""
+    tensors begin with in a checkpoint file of the original program. `length` of a text in tokens; None: its config says it."""
 
     network: str
     tokenizer: str
     checkpoint: str
+    length: int | None = None
 
 
 def call_unet(
@@ -102,6 +104,14 @@ def install_in_unet(unet: Any, choice: SiteChoice) -> None:
     install(unet, choice)
 
 
+def install_jointly(transformer: Any, choice: SiteChoice) -> None:
+    """Let every layer of joint attention of a transformer obey a control."""
+    from vimaedit.attention.joint import JointProcessor
+    from vimaedit.attention.processor import install
+
+    install(transformer, choice, JointProcessor)
+
+
 def nothing_more(num_rows: int, size: Size, place: device) -> Texts:
     """Condition on text alone."""
     return {}
@@ -130,7 +140,7 @@ class Family:
     text_encoders: tuple[TextEncoder, ...]  # the tokens of the first are what attention to text reads
     configs: str  # hub id of a model whose configs and tokenizers every checkpoint file of the family can borrow
     predictions: tuple[str, ...]  # what the denoiser may predict, as diffusers calls it
-    image_prompts: tuple[ImagePrompt, ...]  # the first is the one that is used by default
+    image_prompts: tuple[ImagePrompt, ...]  # the first is the one that is used by default; none: pictures prompt nothing here
     kind: Denoiser = Denoiser()  # what methods may take for granted of it
     sizes: Callable[[Config, Config], tuple[int, int]]  # side of the canvas, and what sides are multiples of, in px
     window_side: float  # the windows of self- and image attention act at this side and coarser
@@ -149,6 +159,11 @@ class Family:
     guided_up_to: int = 800  # of LEDITS++ as published for it, see its options
     noiseless: int = 0
     upcasts_vae: bool = False  # the autoencoder's `force_upcast` is heeded: it overflows in float16
+    half: str = "float16"  # the precision of `dtype=auto` on a GPU
+    # Further text encoders whose states stand behind those of the first, with the weight of their words in grounding.
+    more_words: tuple[tuple[str, float], ...] = ()
+    grid: Grid | None = None  # the levels of a flow, by the model's own scheduler; None: those of a noise schedule
+    cell: int = 1  # latent pixels along the side of what the denoiser's latents have as one token
 
     @property
     def denoiser(self) -> str:
@@ -162,7 +177,11 @@ class Family:
 
     def fits_image_prompt(self, denoiser: Config) -> bool:
         """Whether the family's public IP-Adapters were trained for models like this one."""
-        return denoiser.get("cross_attention_dim") == self.image_prompts[0].text_width
+        return any(denoiser.get("cross_attention_dim") == each.text_width for each in self.image_prompts[:1])
+
+    def least_latents(self, denoiser: Config, autoencoder: Config) -> int:
+        """Return the least side of latents that a denoiser takes."""
+        return self.sizes(denoiser, autoencoder)[1] // reduction(autoencoder)
 
 
 def reduction(network: Config) -> int:

@@ -17,14 +17,16 @@ from vimaedit.config import EditConfig, GroundingSides, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.methods import METHODS
 from vimaedit.models.family import Config, Family, pipeline_class, without_extras
+from vimaedit.models.flux import FLUX
 from vimaedit.models.image_prompt import find_clip, find_ip_adapter, has_both_towers, tensor_shapes
 from vimaedit.models.names import BUILT_IN, DRAWN, download, first_line, local_path, split_hub_id
 from vimaedit.models.sd1 import SD1
+from vimaedit.models.sd3 import SD3
 from vimaedit.models.sdxl import SDXL
 from vimaedit.models.stated import field, mapping, read_json, sides, sizes, text, whole
 from vimaedit.recipes import config_of, recipe_of
 
-FAMILIES = (SD1, SDXL)  # the first is that of a checkpoint file which comes without configs
+FAMILIES = (SD1, SDXL, SD3, FLUX)  # the first is that of a checkpoint file which comes without configs
 BUNDLE_FILE = "bundle.json"
 SHIPPED = Path(__file__).parents[1] / "miniature" / "weights"  # of the built-in family
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
@@ -33,6 +35,8 @@ VARIANT_WEIGHTS = r"[\w-]+\.\w+(-\d+-of-\d+)?\.(safetensors|bin)"
 MODELS = f"{', '.join(BUILT_IN)}, a bundle folder ({'|'.join(family.folder for family in FAMILIES)}/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
 BUNDLE_FIELDS = {"recipe": mapping, "canvas_size": whole, "grounding_sides": mapping, "warning": text}
 CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides}
+UNSIZED = ("transformer",)  # networks whose configs have not all of these
+CLIP_SIDE = 224  # px of the pictures that CLIPs see, where nothing says otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,11 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
     option = "model" if checkpoint is None else "model_config"
     family = family_of(read_json(option, diffusers_dir / "model_index.json"), option)
     ip_adapter = clip = None
-    if image_guidance:
+    if model.ip_adapter is not None and not family.image_prompts:
+        raise ConfigError(
+            f"ip_adapter: got {model.ip_adapter!r} for a model of {family.title}; allowed: nothing, it takes no image prompt"
+        )
+    if image_guidance and family.image_prompts:
         fits = family.fits_image_prompt(_config(diffusers_dir, family.denoiser))
         ip_adapter = find_ip_adapter(model, bundle_root, family, fits)
         clip = find_clip(model, bundle_root, diffusers_dir, family, ip_adapter, fits)
@@ -118,7 +126,7 @@ def model_facts(files: ModelFiles) -> ModelFacts:
     """Read a model's sizes from its config files."""
     denoiser, autoencoder = (_config(files.diffusers, name) for name in (files.family.denoiser, "vae"))
     canvas_size, granularity = files.family.sizes(denoiser, autoencoder)
-    clip_side = files.family.image_prompts[0].clip_side
+    clip_side = files.family.image_prompts[0].clip_side if files.family.image_prompts else CLIP_SIDE
     if files.clip is not None:
         path = files.clip / "config.json"
         content = read_json("clip", path)
@@ -209,8 +217,9 @@ def _bundled_pipeline(name: str) -> Path | None:
     """Return the diffusers folder in a bundle, named as its family's are; None for what is no bundle."""
     if name in DRAWN:
         from vimaedit.miniature.random_bundle import random_bundle
+        from vimaedit.miniature.random_flow import KINDS, random_flow_bundle
 
-        root = random_bundle(name=name)
+        root = random_flow_bundle(name) if name in KINDS else random_bundle(name=name)
     else:
         root = SHIPPED / "miniature" if name in BUILT_IN else local_path(name)
     folders = [root / family.folder for family in FAMILIES]
@@ -325,5 +334,6 @@ def _config(diffusers: Path, network: str) -> dict[str, Any]:
     path = diffusers / network / "config.json"
     content = read_json("model", path)
     for name, kind in CONFIG_FIELDS.items():
-        field("model", path, content, name, kind)
+        if name in content or network not in UNSIZED:
+            field("model", path, content, name, kind)
     return content

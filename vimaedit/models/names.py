@@ -11,7 +11,7 @@ from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-DRAWN = ("random", "random-xl")  # weights are drawn at first use
+DRAWN = ("random", "random-xl", "random-sd3", "random-flux")  # weights are drawn at first use
 BUILT_IN = ("miniature", *DRAWN)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/\w[\w./-]*)?")
 FILE_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pth", ".pt", ".npz", ".json")

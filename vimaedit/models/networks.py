@@ -46,19 +46,19 @@ def load_networks(files: ModelFiles, model: ModelConfig) -> Networks:
 def _load(files: ModelFiles, model: ModelConfig) -> Networks:
     device = choose_device(model.device)
     scheduler = files.diffusers / "scheduler" / "scheduler_config.json"
-    predicts = field("model", scheduler, read_json("model", scheduler), "prediction_type", text, "epsilon")
+    predicts = _predicted(files, scheduler)
     if predicts not in files.family.predictions:
         allowed = " or ".join(files.family.predictions)
         raise ConfigError(
             f"model: got one that predicts {predicts}; allowed: models that predict {allowed}, by their {scheduler.name}"
         )
-    alphas = _alphas_cumprod(files, scheduler)
-    family, dtype = files.family, choose_dtype(model.dtype, device)
+    alphas = _alphas_cumprod(files, scheduler) if files.family.grid is None else np.empty(0)
+    family, dtype = files.family, choose_dtype(model.dtype, device, files.family.half)
     pipe, lost = load_pipeline(files, dtype)
     tokenizers = {encoder.network: getattr(pipe, encoder.tokenizer) for encoder in family.text_encoders}
     text_encoders = {encoder.network: getattr(pipe, encoder.network) for encoder in family.text_encoders}
-    for name, encoder in text_encoders.items():
-        _fit_tokenizer("model", tokenizers[name], encoder.config)
+    for encoder in family.text_encoders:
+        _fit_tokenizer("model", tokenizers[encoder.network], text_encoders[encoder.network].config, encoder.length)
     merged = [merge_lora(pipe, files, path, scale) for path, scale in files.loras]
     clip = clip_tokenizer = None
     if files.ip_adapter is not None and files.clip is not None:
@@ -88,6 +88,7 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         clip_mean=mean,
         clip_std=std,
         alphas_cumprod=alphas,
+        scheduler=pipe.scheduler if family.grid is not None else None,
         predicts_velocity=predicts == "v_prediction",
         window_side=family.window_side,
         self_side=sides.get("self", family.self_side),
@@ -131,10 +132,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Resolve `auto`: float32 on the CPU, float16 on CUDA."""
+def choose_dtype(name: str, device: torch.device, half: str = "float16") -> torch.dtype:
+    """Resolve `auto`: float32 on the CPU, the family's half precision on CUDA."""
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        name = half if device.type == "cuda" else "float32"
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
@@ -156,8 +157,9 @@ def load_pipeline(files: ModelFiles, dtype: torch.dtype) -> tuple[Pipeline, tupl
             "model", files.name, classes[name], files.diffusers / name, dtype=dtype, variant=files.variant
         )
         lost += told
+    kinds = get_type_hints(pipeline_class(files.family).__init__)
     tokenizers = {
-        encoder.tokenizer: load_clip_tokenizer("model", files.name, files.diffusers / encoder.tokenizer)
+        encoder.tokenizer: load_tokenizer("model", files.name, files.diffusers / encoder.tokenizer, kinds[encoder.tokenizer])
         for encoder in files.family.text_encoders
     }
     path = files.diffusers / "scheduler" / "scheduler_config.json"
@@ -216,14 +218,14 @@ def _class_named(files: ModelFiles, part: str) -> str:
     return named
 
 
-def _fit_tokenizer(option: str, tokenizer: CLIPTokenizer, text_config: Any) -> None:
-    """Give the tokenizer the length of its encoder, and refuse one that is not the encoder's (a missing vocabulary file)."""
+def _fit_tokenizer(option: str, tokenizer: CLIPTokenizer, text_config: Any, length: int | None = None) -> None:
+    """Give the tokenizer the length of its encoder, or the one that its family reads, and refuse one that is not the encoder's (a missing vocabulary file)."""
     if not text_config.vocab_size / 2 <= len(tokenizer) <= text_config.vocab_size:
         raise ConfigError(
             f"{option}: got a tokenizer of {len(tokenizer)} entries for a text encoder of {text_config.vocab_size}; allowed: the "
             "tokenizer that belongs to it (vocab.json and merges.txt, or tokenizer.json)"
         )
-    tokenizer.model_max_length = text_config.max_position_embeddings
+    tokenizer.model_max_length = length or text_config.max_position_embeddings
 
 
 def load_clip(option: str, name: str, folder: Path) -> tuple[Any, tuple[LeftOut, ...]]:
@@ -244,6 +246,15 @@ def load_clip_tokenizer(option: str, name: str, folder: Path) -> CLIPTokenizer:
     """
     from transformers import CLIPTokenizer
 
+    tokenizer: CLIPTokenizer = load_tokenizer(option, name, folder, CLIPTokenizer)
+    return tokenizer
+
+
+def load_tokenizer(option: str, name: str, folder: Path, kind: Any) -> Any:
+    """Load a tokenizer of a class of transformers.
+
+    Raises: ConfigError.
+    """
     there = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
     for path in there:
         content = read_json(option, path)
@@ -252,7 +263,7 @@ def load_clip_tokenizer(option: str, name: str, folder: Path) -> CLIPTokenizer:
                 field(option, path, content, key, token, None)
     # Which of its files is wrong a tokenizer does not say.
     with loading(option, name, folder / ", ".join(path.name for path in there)):
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
 
 
 def clip_normalisation(option: str, folder: Path | None) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -266,6 +277,14 @@ def clip_normalisation(option: str, folder: Path | None) -> tuple[tuple[float, f
     stated = read_json(option, path)
     mean = field(option, path, stated, "image_mean", numbers, CLIP_MEAN)
     return tuple(mean), tuple(field(option, path, stated, "image_std", numbers, CLIP_STD))
+
+
+def _predicted(files: ModelFiles, path: Path) -> str:
+    """Return what a model predicts, by its scheduler: its prediction type, or `flow` where its class is one of flow matching."""
+    if "FlowMatch" in _class_named(files, "scheduler"):
+        return "flow"
+    predicts: str = field("model", path, read_json("model", path), "prediction_type", text, "epsilon")
+    return predicts
 
 
 def _alphas_cumprod(files: ModelFiles, path: Path) -> np.ndarray:
@@ -296,7 +315,7 @@ def _try(files: ModelFiles, networks: Networks) -> None:
         with loading("model", files.name, files.diffusers / encoder.network / "config.json"):
             texts = networks.read_texts(networks.tokenize([""]))
     with loading("model", files.name, files.diffusers / family.denoiser / "config.json", type(denoiser).__init__):
-        side = reduction(denoiser.config)
+        side = family.least_latents(denoiser.config, vae.config)
         noisy = torch.zeros(1, latents.shape[1], side, side, device=denoiser.device, dtype=denoiser.dtype)
         image = {} if clip is None else {"image": torch.zeros(1, 1, clip.config.projection_dim, device=denoiser.device)}
         more = family.describe(1, (side * reduction(vae.config),) * 2, denoiser.device)

@@ -60,7 +60,7 @@ def invert_midway(
     """Run the rule from the clean picture up; return the latents of all levels, noisiest first, and the rule with the values kept,
     ready for the way down."""
     options = config.midpoint
-    layers = backbone.value_layers(options.first_layer, options.last_layer)
+    layers = backbone.value_layers(options)
     rule = Midpoint(schedule, config.parts.midpoint == "reused", layers, options.steps)
 
     def ask(x: Tensor, timestep: Tensor, values: ValueBank | None) -> Tensor:

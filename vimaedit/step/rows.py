@@ -104,17 +104,19 @@ def shared_edits(config: EditConfig, num_requests: int) -> int:
     return math.gcd(config.targets_per_source, num_requests)
 
 
-def edit_layout(num_requests: int, config: EditConfig, num_concepts: int = 1) -> RowLayout:
+def edit_layout(num_requests: int, config: EditConfig, num_concepts: int = 1, *, guides: bool = True) -> RowLayout:
     """Return the rows that edits of a configuration need at some step, without those that nothing reads.
 
     A source with guidance 1 has no unconditional rows: they would be multiplied by zero (three rows per edit instead of four).
-    A source whose latents are looked up needs no prediction, only rows that are read by the target's.
+    A source whose latents are looked up needs no prediction, only rows that are read by the target's. `guides` False: nothing is guided
+    by unconditional rows.
     """
     parts = config.parts
     if parts.guidance == "difference":
         return RowLayout(num_requests, (RowKind.SOURCE_COND, RowKind.TARGET_COND))
     if parts.midpoint != "none":
-        return RowLayout(num_requests, (RowKind.TARGET_UNCOND, RowKind.TARGET_COND))
+        both = (RowKind.TARGET_UNCOND, RowKind.TARGET_COND)
+        return RowLayout(num_requests, both if guides else both[1:])
     is_read = parts.routing != "none" or parts.edits_text or parts.copies_features
     is_read = is_read or (config.reads_words and parts.guidance != "concepts")
     kinds: list[RowKind] = []
@@ -128,7 +130,7 @@ def edit_layout(num_requests: int, config: EditConfig, num_concepts: int = 1) ->
     kinds += [RowKind(TARGET, True, number) for number in range(num_concepts)]
     if parts.has_auxiliary:
         kinds.append(RowKind.AUXILIARY_COND)
-    return RowLayout(num_requests, tuple(kinds))
+    return RowLayout(num_requests, tuple(kind for kind in kinds if guides or kind.conditional))
 
 
 def image_embedding_rows(layout: RowLayout, source_BE: Tensor, target_BE: Tensor, order: str) -> Tensor:
