@@ -21,6 +21,7 @@ from vimaedit.methods.options import (
     Auxiliary,
     Concepts,
     FlowEdit,
+    HostedPipeline,
     Laplacian,
     Midpoint,
     NullText,
@@ -32,7 +33,10 @@ from vimaedit.methods.options import (
 SOLVERS = ("ddim", "dpmsolver++")
 SPACINGS = ("leading", "trailing")
 VARIANCES = ("adaptive", "uniform", "zero")
-GROUNDINGS = ("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "auxiliary", "concepts", "given")
+GROUNDINGS = (
+    *("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "auxiliary", "concepts", "given"),
+    "difference",
+)
 STARTS = ("image", "noise")
 IMAGE_ORDERS = ("reference", "conventional")
 TEXT_CONTROLS = ("refine", "replace", "auto")
@@ -172,6 +176,7 @@ class EditConfig:
     flowedit: FlowEdit = field(default_factory=FlowEdit)
     uniedit: UniEdit = field(default_factory=UniEdit)
     midpoint: Midpoint = field(default_factory=Midpoint)
+    pipeline: HostedPipeline = field(default_factory=HostedPipeline)
     quirks: list[str] = field(default_factory=list)  # what published programs do though it is not right, see methods/options.py
 
     def __post_init__(self) -> None:

@@ -122,7 +122,7 @@ def fit_image(image: UInt8Array, spec: CanvasSpec, orientation: int = 1) -> Fitt
     crop_height = max(1, min(height, round(width * canvas[1] / canvas[0])))
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
     box = (left, top, left + crop_width, top + crop_height)
-    fitted = _resize(_cut(image, box), canvas)
+    fitted = resize(_cut(image, box), canvas)
     return FittedImage(image=fitted, crop_box=box, size=(width, height), orientation=orientation)
 
 
@@ -169,7 +169,7 @@ def clip_view(image: UInt8Array, side: int) -> UInt8Array:
     long = int(side * max(height, width) / short)
     size = (side, long) if width <= height else (long, side)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return np.ascontiguousarray(_cut(_resize(image, size), (left, top, left + side, top + side)))
+    return np.ascontiguousarray(_cut(resize(image, size), (left, top, left + side, top + side)))
 
 
 def paste_back(
@@ -183,7 +183,7 @@ def paste_back(
     Shapes: `original` (height, width, 3), `edited` (any, any, 3), `mask` (any, any); returns (height, width, 3).
     """
     left, top, right, bottom = crop_box
-    pasted, patch = original.copy(), _resize(edited, (right - left, bottom - top))
+    pasted, patch = original.copy(), resize(edited, (right - left, bottom - top))
     if paste == "mask":
         height, width = original.shape[:2]
         whole = np.ones(edited.shape[:2], dtype=np.bool_) if mask is None else mask
@@ -214,6 +214,19 @@ def paste_mask(mask: BoolArray, original_size: Size, crop_box: Box) -> BoolArray
     columns = _nearest(np.arange(right - left), right - left, mask.shape[1])
     pasted[top:bottom, left:right] = mask[np.ix_(rows, columns)]
     return pasted
+
+
+def change_mask(source: UInt8Array, edited: UInt8Array, threshold: float) -> BoolArray:
+    """Return where two pictures differ: the mean difference of the channels, of 1, averaged over a neighbourhood of a 32nd of the shorter
+    side, above the threshold.
+
+    Shapes: `source`, `edited` (height, width, 3); returns (height, width).
+    """
+    difference = np.abs(source.astype(np.int16) - edited).mean(axis=-1).round().astype(np.uint8)
+    radius = max(1, min(difference.shape) // 64)
+    smooth = Image.fromarray(difference).filter(ImageFilter.BoxBlur(radius))
+    mask: BoolArray = np.asarray(smooth) > threshold * 255
+    return mask
 
 
 def encode_image(image: UInt8Array, image_format: str, mark: bytes | None = None) -> bytes:
@@ -248,7 +261,8 @@ def _cut(image: UInt8Array, box: Box) -> UInt8Array:
     return image[top:bottom, left:right]
 
 
-def _resize(image: UInt8Array, size: Size) -> UInt8Array:
+def resize(image: UInt8Array, size: Size) -> UInt8Array:
+    """Return a picture (height, width, 3) at another size (bicubic)."""
     if image.shape[1::-1] == size:
         return image.copy()
     return np.array(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC))

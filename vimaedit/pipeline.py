@@ -166,7 +166,10 @@ class ViMAEditPipeline:
         config = self.config
         if "method" in options and options["method"] != config.method:
             config = with_method(config, options["method"], bundle_recipe(self.model.model))
-        return dataclasses.replace(config, **options)
+        config = dataclasses.replace(config, **options)
+        if config.parts.hosts_pipeline:
+            raise ConfigError(f"method: got {config.method}; allowed: any other here, or that in a data job")
+        return config
 
     def _load(self, config: EditConfig) -> tuple[Any, ModelFiles, ModelFacts]:
         from vimaedit.models.files import model_facts, resolve_model

@@ -74,6 +74,7 @@ class EditRequest:
     clip_image: UInt8Array | None = None
     source_prompt: str
     target_prompt: str
+    instruction: str | None = None  # what a person would ask for; read by hosted pipelines alone
     blend: tuple[BlendPhrase, ...] = ()  # empty: found by `blend=auto`, or no mask
     reweight: tuple[tuple[str, float], ...] = ()  # (phrase of the target prompt, factor on its text attention)
     word_windows: tuple[tuple[str, float], ...] = ()  # (phrase of the target prompt, its own `windows.text`)
@@ -96,6 +97,7 @@ class EditResult:
     image: UInt8Array | None = None
     edit_mask: BoolArray | None = None
     critical_mask: BoolArray | None = None
+    mask_source: str | None = None  # where the edit mask comes from: attention, given, difference
     blend_used: tuple[BlendPhrase, ...] = ()
     grounded: bool | None = None  # False: words were given but gave no mask; None: not ok
     error_stage: str | None = None

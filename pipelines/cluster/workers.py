@@ -104,6 +104,10 @@ def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) ->
 
     device, device_gib = _gpu(model) if use_gpu else ("cpu", None)
     local = with_local_weights(model)
+    versions = {"python": platform.python_version(), "torch": version("torch"), "ray": ray.__version__}
+    versions |= {"machine": platform.machine(), "device": device}
+    if edit.parts.hosts_pipeline:
+        return _probe_pipeline(edit, local, threads, device_gib, versions)
     files = resolve_model(local, image_guidance=edit.image_guidance)
     dtype = model.dtype if model.dtype != "auto" else "float16" if use_gpu and not edit.needs_gradients else "float32"
     unmerged: tuple[tuple[str, ...], ...] = ()
@@ -116,8 +120,6 @@ def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) ->
         torch.set_num_threads(threads)
         networks = load_networks(files, dataclasses.replace(local, device="cuda" if use_gpu else "cpu", dtype=dtype))
         unmerged, left_out = networks.unmerged, networks.left_out
-    versions = {"python": platform.python_version(), "torch": version("torch"), "ray": ray.__version__}
-    versions |= {"machine": platform.machine(), "device": device}
     return Probe(
         facts=model_facts(files),
         model_digest=model_digest(files, unmerged),
@@ -126,6 +128,30 @@ def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) ->
         device_gib=device_gib,
         versions=versions,
         left_out=left_out,
+    )
+
+
+def _probe_pipeline(
+    edit: EditConfig, model: ModelConfig, threads: int, device_gib: float | None, versions: dict[str, str]
+) -> Probe:
+    """Say the same of a pipeline that is hosted as it is, and whether it may be asked in batches."""
+    import torch
+
+    from vimaedit.engine.hosted import load_hosted_editor
+    from vimaedit.engine.hosted_files import find_pipeline, hosted_digest
+
+    torch.set_num_threads(threads)
+    device = "cpu" if device_gib is None else "cuda"
+    dtype = model.dtype if model.dtype != "auto" else "float32" if device_gib is None else "bfloat16"
+    files = find_pipeline(model)
+    editor = load_hosted_editor(edit, dataclasses.replace(model, device=device, dtype=dtype), files)
+    return Probe(
+        facts=editor.facts,
+        model_digest=hosted_digest(files),
+        device=device,
+        dtype=dtype,
+        device_gib=device_gib,
+        versions=versions,
     )
 
 

@@ -165,11 +165,17 @@ def deaths_run(context: RunContext) -> str:
 def _load(context: RunContext) -> Editor:
     import torch
 
-    from vimaedit.engine.load import load_editor
-
     torch.set_num_threads(context.threads)
     job = with_local_weights(context.job)
-    return load_editor(job, job) if context.make_editor is None else context.make_editor(job)
+    if context.make_editor is not None:
+        return context.make_editor(job)
+    if job.parts.hosts_pipeline:
+        from vimaedit.engine.hosted import load_hosted_editor
+
+        return load_hosted_editor(job, job)
+    from vimaedit.engine.load import load_editor
+
+    return load_editor(job, job)
 
 
 def _names(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -176,6 +176,9 @@ def _split(
 ) -> Iterator[_Record]:
     present = set(batch.schema.names)
     columns = {name: batch.column(source) for name, source in context.columns.edit.items() if source in present}
+    instruction = context.columns.passed.get("instruction")
+    if instruction in present:
+        columns["instruction"] = batch.column(instruction)
     blends_per_target = "blend_words" in columns and has_blends_per_target(columns["blend_words"].type)
     for offset in range(int(np.count_nonzero(taken))):  # a record has one request at least
         yield _Record(

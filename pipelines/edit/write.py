@@ -67,6 +67,7 @@ def encode_row(context: RunContext, unit_id: str, row: Row) -> dict[str, Any]:
         "target_prompt": row.target_prompt,
         "blend_words_used": [dataclasses.asdict(phrase) for phrase in result.blend_used] if ok else None,
         **pictures,
+        "mask_source": result.mask_source if ok else None,
         "grounded": result.grounded if ok else None,
         "original_size": None if size is None else {"width": size[0], "height": size[1]},
         "crop_box": None if box is None else dict(zip(("left", "top", "right", "bottom"), box, strict=True)),

@@ -62,6 +62,7 @@ def write_run(output: Location, context: RunContext, facts: dict[str, Any]) -> N
         "family": context.facts.family,
         "model_digest": context.model_digest,
         "model_warning": context.facts.warning,
+        "model_batches": context.facts.batches,
         "plan_digest": context.plan_digest,
         "generation": context.generation,
         "version": context.version,

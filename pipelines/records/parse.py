@@ -86,6 +86,7 @@ def parse_record(
             clip_image=fitted.clip_image,
             given_mask=fitted.mask,
             seed=row.seed,
+            instruction=_instruction(record, row),
             **wanted,
         )
     return rows
@@ -117,6 +118,16 @@ def read_label(value: Any, fallback: str) -> tuple[str, RequestError | None]:
         return str(value), None
     number = whole_number(value)
     return (fallback, wrong_type("id", value)) if number is None else (str(number), None)
+
+
+def _instruction(record: Mapping[str, Any], row: Row) -> str | None:
+    """Return what a person would ask for, None where the record does not say; what is no text is told, and costs nothing."""
+    value = record.get("instruction")
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if value is not None:
+        row.warnings.append(f"instruction_unread: got {shown(value)}, which is no text")
+    return None
 
 
 def _target(record: Mapping[str, Any], index: int) -> Any:

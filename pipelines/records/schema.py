@@ -22,7 +22,8 @@ from vimaedit.metrics.names import columns_of
 
 EDIT_COLUMNS = ("image", "source_prompt", "target_prompt", "id", "blend_words", "given_mask", "seed", "overrides")
 REQUIRED_COLUMNS = ("image", "source_prompt", "target_prompt")
-SCORING_COLUMNS = ("reference_mask", "reference_image", "category", "instruction")  # passed through, never read here
+# Passed through; of them editors may read the instruction alone.
+SCORING_COLUMNS = ("reference_mask", "reference_image", "category", "instruction")
 INPUT_COLUMNS = EDIT_COLUMNS + SCORING_COLUMNS
 
 BENCHMARK_FIELDS = (  # of the input files that the project itself writes
@@ -38,7 +39,15 @@ BENCHMARK_FIELDS = (  # of the input files that the project itself writes
 
 IMAGE_COLUMNS = ("image", "edited_image", "edit_mask", "critical_mask")
 # Measured outside the edit mask, in every row.
-ALWAYS_MEASURED = ("background_psnr", "background_ssim", "background_mse", "mask_fraction", "changed_fraction", "unchanged")
+ALWAYS_MEASURED = (
+    "background_psnr",
+    "background_ssim",
+    "background_mse",
+    "mask_fraction",
+    "changed_fraction",
+    "unchanged",
+    "shift_px",
+)
 OUTPUT_FIELDS = (
     pa.field("id", pa.string()),
     pa.field("edit_index", pa.int32()),
@@ -48,6 +57,7 @@ OUTPUT_FIELDS = (
     pa.field("target_prompt", pa.string()),
     pa.field("blend_words_used", BLEND_WORDS),
     *(pa.field(name, IMAGE) for name in IMAGE_COLUMNS),
+    pa.field("mask_source", pa.string()),
     pa.field("grounded", pa.bool_()),
     pa.field("original_size", pa.struct([("width", pa.int32()), ("height", pa.int32())])),
     pa.field("crop_box", pa.struct([(side, pa.int32()) for side in ("left", "top", "right", "bottom")])),

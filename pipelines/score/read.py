@@ -21,7 +21,7 @@ from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import BROKEN_CONTENT, take_rows
 from vimaedit.decoding import DecodedImage, DecodedMask, decode_whole, decode_whole_mask, turn_mask
 from vimaedit.errors import RequestError
-from vimaedit.images import Box, Size, fit_mask
+from vimaedit.images import Box, Size, fit_mask, resize
 from vimaedit.metrics.samples import EditSample
 from vimaedit.piebench.annotations import with_frame
 from vimaedit.scenes.reading.judge import judge_edit
@@ -237,13 +237,6 @@ def cut(image: UInt8Array, box: Box) -> UInt8Array:
     """Return the part of a picture within a box."""
     left, top, right, bottom = box
     return image[top:bottom, left:right]
-
-
-def resize(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    """Resize a picture to (width, height) as editors do: bicubic."""
-    if image.shape[1::-1] == size:
-        return image
-    return np.array(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC))
 
 
 def _scene_values(sample: EditSample, record: Mapping[str, Any]) -> dict[str, float | None]:

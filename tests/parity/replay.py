@@ -1,6 +1,6 @@
 """Replay recorded runs of the reference program through the public engine and compare.
 
-`python -m tests.parity.replay --oracle DIR [--only cases|baselines|sdxl|sd3|flux] [--save OUT]` prints a table and exits non-zero on a miss, a
+`python -m tests.parity.replay --oracle DIR [--only cases|baselines|sdxl|sd3|flux|instruct] [--save OUT]` prints a table and exits non-zero on a miss, a
 case that cannot be read, or one that there is no method for. The recorded x_0, noise, word masks and alignments are fed in; encoding, words and alignment have
 tests of their own.
 """
@@ -33,6 +33,7 @@ from tests.parity.comparison import (
 from tests.parity.dpl_case import replay_dpl_case
 from tests.parity.flow_cases import replay_flow_case
 from tests.parity.harness_cases import replay_harness_case
+from tests.parity.instruct_cases import replay_instruct_case
 from tests.parity.sdxl_cases import replay_sdxl_case
 from tests.parity.virtual_cases import replay_infedit_case, replay_leditspp_case
 from tests.parity.words import recorded_words
@@ -70,6 +71,7 @@ FAMILIES: dict[str, Callable[[str, dict[str, Any], Path], Comparison]] = {
     "sdxl": replay_sdxl_case,
     "sd3": replay_flow_case,
     "flux": replay_flow_case,
+    "instruct": replay_instruct_case,
 }
 
 

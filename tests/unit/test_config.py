@@ -109,7 +109,17 @@ def test_what_grounding_reads_follows_from_the_options(options: dict[str, Any], 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_guidance_ends_early_only_where_it_is_two_rows(method: str) -> None:
-    if method in ("infedit", "leditspp", "proximal-p2p", "p2p-zero", "ddim-p2p-zero", "uniedit-flow", "fireflow", "rf-solver"):
+    if method in (
+        "infedit",
+        "leditspp",
+        "proximal-p2p",
+        "p2p-zero",
+        "ddim-p2p-zero",
+        "uniedit-flow",
+        "fireflow",
+        "rf-solver",
+        "pipeline",
+    ):
         with pytest.raises(ConfigError, match=f"^guidance_end: got 0.5 with method={method}; allowed: 1.0, or a method whose"):
             method_config(method, guidance_end=0.5)
     else:

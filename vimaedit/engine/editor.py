@@ -108,6 +108,7 @@ class BatchEditor:
         exists = final.masks.exists.tolist()
         edit_masks = self._pixel_masks(final.masks.edit)
         critical_masks = self._pixel_masks(final.masks.critical)
+        source = "given" if self.config.grounding == "given" else "attention"
         results = []
         for slot, edit in enumerate(edits):
             if not finite[slot]:
@@ -128,6 +129,7 @@ class BatchEditor:
                     source=edit.image,
                     image=pictures[slot],
                     edit_mask=edit_masks[slot] if exists[slot] else None,
+                    mask_source=source if exists[slot] else None,
                     critical_mask=critical_masks[slot] if exists[slot] and self.config.parts.has_critical_region else None,
                     blend_used=edit.words.blend_used,
                     grounded=exists[slot] or not had_words,

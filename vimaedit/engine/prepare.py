@@ -65,12 +65,12 @@ def prepare_edit(
 
     Raises: RequestError naming the field, what was got and what is allowed.
     """
-    own = _own_config(config, request.overrides)
+    own = own_config(config, request.overrides)
     if config.grounding == "given" and request.given_mask is None:
         raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
     if not 0 <= request.seed < 2**63:
         raise RequestError("seed_out_of_range", field="seed", got=str(request.seed), allowed="0 to 2**63 - 1")
-    picture = _fit(request, canvas, clip_side, takes_mask=config.grounding == "given")
+    picture = fit_request(request, canvas, clip_side, takes_mask=config.grounding == "given")
     if words is None:
         words = _settle_tokens(request, backbone, config)
     return PreparedEdit(
@@ -85,7 +85,7 @@ def prepare_edit(
     )
 
 
-def _own_config(config: EditConfig, overrides: RequestOverrides) -> EditConfig:
+def own_config(config: EditConfig, overrides: RequestOverrides) -> EditConfig:
     """Put a request's own values into the run's settings.
 
     Raises: RequestError `override_out_of_range`.
@@ -111,7 +111,7 @@ def _own_config(config: EditConfig, overrides: RequestOverrides) -> EditConfig:
         raise RequestError("override_out_of_range", field=f"overrides.{field}", got=got, allowed=allowed) from error
 
 
-def _fit(request: EditRequest, canvas: CanvasSpec, clip_side: int, *, takes_mask: bool) -> FittedPicture:
+def fit_request(request: EditRequest, canvas: CanvasSpec, clip_side: int, *, takes_mask: bool) -> FittedPicture:
     """Return a request's picture and mask on the canvas: brought there, or there already where the view beside it says so."""
     mask = request.given_mask if takes_mask else None
     if mask is not None and mask.ndim != 2:

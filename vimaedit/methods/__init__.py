@@ -4,6 +4,7 @@ from vimaedit.methods.base import Method
 from vimaedit.methods.dpl import DPL
 from vimaedit.methods.edit_friendly import EDIT_FRIENDLY, EDIT_FRIENDLY_P2P
 from vimaedit.methods.flow import FIREFLOW, FLOWEDIT, RF_SOLVER, UNIEDIT_FLOW
+from vimaedit.methods.hosted import PIPELINE
 from vimaedit.methods.infedit import INFEDIT
 from vimaedit.methods.leditspp import LEDITSPP
 from vimaedit.methods.locatedit import LOCATEDIT
@@ -37,4 +38,5 @@ METHODS: dict[str, Method] = {
     "uniedit-flow": UNIEDIT_FLOW,
     "fireflow": FIREFLOW,
     "rf-solver": RF_SOLVER,
+    "pipeline": PIPELINE,
 }

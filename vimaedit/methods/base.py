@@ -55,6 +55,7 @@ class Method:
     optimises_text: bool = False  # null-text: the unconditional embedding is fitted to the inversion, step by step
     has_auxiliary: bool = False  # a third branch, source prompt, between the two
     links_words: bool = False  # tokens without a partner are paired by the likeness of their embeddings
+    hosts_pipeline: bool = False  # a pipeline of diffusers does all of it; nothing else here matters then
     returns_clean: bool = False  # the last clean prediction is the result
     groundings: tuple[str, ...] = ("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "given")
 
@@ -66,7 +67,8 @@ class Method:
     @property
     def can_stop_guiding(self) -> bool:
         """Whether guidance is a branch's own two rows alone, so that a step can do without the unconditional ones."""
-        return self.guidance == "free" and not (self.has_auxiliary or self.keeps_attention or self.midpoint != "none")
+        is_plain = not (self.has_auxiliary or self.keeps_attention or self.midpoint != "none" or self.hosts_pipeline)
+        return self.guidance == "free" and is_plain
 
     @property
     def has_one_latent(self) -> bool:

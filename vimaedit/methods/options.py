@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from vimaedit.checks import check_choice, check_range, check_types
 
 CONCEPT_MASKS = ("intersect", "attention", "guidance", "none")
+BATCHES = ("auto", "never")
 TEXT_SOURCES = ("auxiliary", "source")
 # What published programs do although it is not what they mean to do; each reproduces one of them.
 QUIRKS = (
@@ -137,6 +139,25 @@ class Midpoint:
         check_types(self)
         for name in ("steps", "first_layer", "last_layer"):
             check_range(f"midpoint.{name}", getattr(self, name), 0, 999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostedPipeline:
+    """method=pipeline: how a pipeline of diffusers is called. Arguments without a name are found in its signature."""
+
+    image: str = ""  # its argument that takes the picture
+    prompt: str = ""  # ... the instruction
+    steps: str = ""  # ... `steps`
+    guidance: str = ""  # ... `target_guidance`
+    arguments: dict[str, Any] = field(default_factory=dict)  # further ones, such as {image_guidance_scale: 1.5}
+    template: str = "make it {target}"  # asked of a record without an instruction: {source} and {target} are its prompts
+    batch: str = "auto"  # auto: batches, where a probe shows that they change nothing; never
+    mask_threshold: float = 0.1  # of the smoothed difference to the source, of 1: above it the picture counts as edited
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice("pipeline.batch", self.batch, BATCHES)
+        check_range("pipeline.mask_threshold", self.mask_threshold, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

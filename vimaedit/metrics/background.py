@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vimaedit.metrics.shift import shift_px
 from vimaedit.types import BoolArray, UInt8Array
 
 # Beyond what rounding and JPEG at quality 95 do to a pixel, still hardly seen (3 % of the range). A model's autoencoder can
@@ -42,6 +43,7 @@ class BackgroundMetrics:
     mask_fraction: float | None
     changed_fraction: float
     unchanged: bool
+    shift_px: float | None  # of the whole picture, None where that cannot be told
 
 
 def background_metrics(source: UInt8Array, edited: UInt8Array, edit_mask: BoolArray | None) -> BackgroundMetrics:
@@ -72,6 +74,7 @@ def background_metrics(source: UInt8Array, edited: UInt8Array, edit_mask: BoolAr
         mask_fraction=None if edit_mask is None else float(edit_mask.mean()),
         changed_fraction=changed / (source.shape[0] * source.shape[1]),
         unchanged=changed == 0,
+        shift_px=shift_px(source, edited),
     )
 
 

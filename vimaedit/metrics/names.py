@@ -50,6 +50,7 @@ METRICS: dict[str, Metric] = {
     "mask_recall": Metric(title="Mask recall", group="mask", decimals=3),
     "mask_fraction": Metric(title="Reference mask", group="mask", decimals=3, higher_is_better=None),
     "changed_fraction": Metric(title="Pixels changed", group="background", decimals=3, higher_is_better=None),
+    "shift_px": Metric(title="Shift", group="background", unit="px", higher_is_better=False),
     "target_psnr": Metric(title="Target PSNR", group="target", unit="dB"),
     "target_mse": Metric(title="Target MSE", group="target", unit="x1e4", scale=1e4, higher_is_better=False),
     "target_ssim": Metric(title="Target SSIM", group="target", unit="x1e2", scale=1e2),

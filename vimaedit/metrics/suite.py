@@ -23,6 +23,7 @@ from vimaedit.metrics.pixels import (
     to_regions,
 )
 from vimaedit.metrics.samples import EditSample
+from vimaedit.metrics.shift import shift_px
 from vimaedit.types import BoolArray, UInt8Array
 
 Values = dict[str, float | None]
@@ -96,6 +97,8 @@ class MetricSuite:
         if "background" in self.groups:
             changed = ((source.int() - edited.int()).abs() > CHANGED_LEVEL).any(1)
             _put(values, "changed_fraction", changed.flatten(1).double().mean(1))
+            for row, sample in zip(values, samples, strict=True):
+                row["shift_px"] = shift_px(sample.source, sample.edited)
         masked = [n for n, sample in enumerate(samples) if sample.reference_mask is not None]
         if masked:
             chosen = [samples[n] for n in masked]

@@ -16,6 +16,7 @@ from vimaedit.checks import check_choice
 from vimaedit.config import EditConfig, GroundingSides, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.methods import METHODS
+from vimaedit.methods.hosted import PUBLISHED
 from vimaedit.models.family import Config, Family, pipeline_class, without_extras
 from vimaedit.models.flux import FLUX
 from vimaedit.models.image_prompt import find_clip, find_ip_adapter, has_both_towers, tensor_shapes
@@ -64,6 +65,7 @@ class ModelFacts:
     granularity: int
     clip_side: int
     warning: str | None
+    batches: bool = True  # several edits go through it together
 
 
 def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFiles:
@@ -168,6 +170,9 @@ def bundle_recipe(name: str) -> dict[str, Any]:
     """Return the options of `EditConfig` that a bundle states as its own, nested as in a file; empty for other models."""
     if name in DRAWN:  # it need not be built to know that it states none
         return {}
+    index = local_path(name) / "model_index.json"
+    if index.is_file():  # what its class is published with, where it is hosted as it is
+        return {"methods": {"pipeline": PUBLISHED.get(str(read_json("model", index).get("_class_name")), {})}}
     recipe: dict[str, Any] = _bundle_facts(name).get("recipe", {})
     return recipe
 

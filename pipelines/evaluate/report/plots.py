@@ -20,6 +20,7 @@ CHARACTER_PX = 6.2  # of a label, on the average
 COLOURS = (
     *("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#0f766e"),
     *("#f472b6", "#1e293b", "#facc15", "#38bdf8", "#7f1d1d", "#86efac", "#a16207", "#c084fc", "#fb923c", "#64748b"),
+    *("#831843", "#a21caf", "#65a30d", "#0369a1"),
 )
 PUBLISHED_COLOUR = "#8b8f98"
 

@@ -62,7 +62,7 @@ def equal_prompts(**options: Any) -> EditRequest:
     return request(0, source_prompt=SAME, target_prompt=SAME, **options)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.has_one_latent])
+@pytest.mark.parametrize("method", [name for name, each in METHODS.items() if not (each.has_one_latent or each.hosts_pipeline)])
 def test_a_request_among_others_is_as_it_is_alone(build: Build, method: str) -> None:
     editor = build(method, steps=3, null_text={"steps": 2}, prompt_learning={"passes": 2})
     own = request(1, overrides=RequestOverrides(self_window=0.3, text_window=0.9, target_guidance=2.0))
