@@ -48,6 +48,7 @@ FRAMES = ("canvas", "original")
 PASTES = ("mask", "frame")
 MOST_TARGETS = 64  # that share a source
 NEEDS_GPU = "compile: got true on a CPU; allowed: false, or device=cuda"
+OFFLOADS = ("none", "encoders")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -312,6 +313,9 @@ class ModelConfig:
     lora: list[Lora] = field(default_factory=list)  # [{path: FILE_OR_HUB_ID, scale: 1.0}], merged into the weights
     dtype: str = "auto"  # float32 on CPU, float16 on CUDA (FLUX: bfloat16)
     device: str = "auto"  # cuda where there is one, else cpu
+    offload: str = (
+        "none"  # encoders: those of texts and pictures leave the GPU between batches, for a card that is small for the model
+    )
     compile: bool = False  # compile the UNet, on a GPU: minutes at every actor's start, for thousands of edits
 
     def __post_init__(self) -> None:
@@ -319,6 +323,7 @@ class ModelConfig:
         if not self.model:
             raise ConfigError("model: got an empty string; allowed: a built-in name, a folder, a file, or a hub id")
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("offload", self.offload, OFFLOADS)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device: got {self.device!r}; allowed: auto, cpu, cuda, cuda:NUMBER")
         if self.compile and self.device == "cpu":

@@ -10,7 +10,9 @@ from vimaedit.config import NEEDS_GPU
 from vimaedit.errors import ConfigError
 
 AUTO_THREADS = 4  # at most, and at most half of the cores, so that two actors never fight for them
-# Batch size by the free memory of the device in GiB; CPUs gain nothing from larger batches.
+# Batch size by the memory of the device in GiB, for 512 px and a model whose weights take `WEIGHTS_GIB` with CLIP's; CPUs gain
+# nothing from larger batches.
+CANVAS_PX, WEIGHTS_GIB = 512, 6.0
 CPU_BATCH = 4
 GPU_BATCHES = ((60.0, 16), (30.0, 12), (14.0, 8), (0.0, 4))
 MANY_GPUS = 1024  # an autoscaler's limit beyond it is none, and nothing to cut the work by
@@ -99,9 +101,16 @@ def _place_on_gpus(where: Place, cluster: Cluster) -> Placement:
     )
 
 
-def auto_batch_size(device_gib: float | None, multiple: int = 1) -> int:
-    """Settle the batch size by the device's memory in GiB (None: CPU), raised to a multiple."""
-    size = CPU_BATCH if device_gib is None else next(size for least, size in GPU_BATCHES if device_gib >= least)
+def auto_batch_size(
+    device_gib: float | None, multiple: int = 1, *, canvas_px: int = CANVAS_PX, weights_gib: float = WEIGHTS_GIB
+) -> int:
+    """Settle the batch size by the device's memory in GiB (None: CPU) that a model's weights leave, and by the size of its canvas, an edit's
+    memory being in proportion to its pixels; raised to a multiple."""
+    size = CPU_BATCH
+    if device_gib is not None:
+        left = max(0.0, device_gib - max(0.0, weights_gib - WEIGHTS_GIB))
+        size = next(size for least, size in GPU_BATCHES if left >= least)
+    size = max(1, int(size * min(1.0, (CANVAS_PX / canvas_px) ** 2)))
     return -(-size // multiple) * multiple
 
 

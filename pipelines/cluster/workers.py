@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a worker says of the model and of itself. `device_gib`: memory of its GPU, None on a CPU; `left_out`: what of the model's
+    """What a worker says of the model and of itself. `device_gib`: memory of its GPU, None on a CPU; `weights_gib`: what the model's
+    weights take; `left_out`: what of the model's
     files is not used."""
 
     facts: ModelFacts
@@ -36,6 +37,7 @@ class Probe:
     device: str
     dtype: str
     device_gib: float | None
+    weights_gib: float
     versions: dict[str, str]
     left_out: tuple[LeftOut, ...] = ()
 
@@ -100,7 +102,7 @@ def _begin() -> None:
 def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) -> Probe:
     import platform
 
-    from vimaedit.models.files import model_digest, model_facts, resolve_model
+    from vimaedit.models.files import model_digest, model_facts, resolve_model, weights_gib
 
     device, device_gib = _gpu(model) if use_gpu else ("cpu", None)
     local = with_local_weights(model)
@@ -126,6 +128,7 @@ def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) ->
         device="cuda" if use_gpu else "cpu",
         dtype=dtype,
         device_gib=device_gib,
+        weights_gib=weights_gib(files, dtype),
         versions=versions,
         left_out=left_out,
     )

@@ -77,7 +77,12 @@ def prepare(
         int96=inputs.int96,
         batch_size=job.batch_size
         if isinstance(job.batch_size, int)
-        else auto_batch_size(found.device_gib, job.targets_per_source),
+        else auto_batch_size(
+            found.device_gib,
+            job.targets_per_source,
+            canvas_px=job.canvas.size or found.facts.canvas_size,
+            weights_gib=found.weights_gib,
+        ),
         threads=placement.threads,
         config_digest=config_digest(resolved),
         model_digest=found.model_digest,

@@ -16,7 +16,7 @@ RESULTS_VERSION = 2
 # Where work is placed (but for the device, which rounds its own way), what is reported and when a run gives up changes no row; what
 # the input is, the plan compares itself.
 OUTSIDE_DIGEST = (option_names(EditingPlace, GoingOn) - {"device"}) | {
-    *("input", "output", "limit", "sheet", "compile", "max_rejected_fraction")
+    *("input", "output", "limit", "sheet", "compile", "offload", "max_rejected_fraction")
 }
 METRIC_NETWORKS = option_names(Networks)
 

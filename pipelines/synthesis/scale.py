@@ -148,12 +148,21 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     import torch
 
     from vimaedit.engine.load import load_editor
-    from vimaedit.models.files import model_facts, resolve_model
+    from vimaedit.models.files import model_facts, resolve_model, weights_gib
 
     torch.set_num_threads(making.threads)
     config = dataclasses.replace(making.config, device=making.device, dtype=making.dtype)
     gib = torch.cuda.get_device_properties(0).total_memory / 2**30 if making.device == "cuda" else None
-    batch_size = config.batch_size if isinstance(config.batch_size, int) else auto_batch_size(gib)
+    local = with_local_weights(config)
+    files = resolve_model(local, image_guidance=local.image_guidance)
+    facts = model_facts(files)
+    batch_size = (
+        config.batch_size
+        if isinstance(config.batch_size, int)
+        else auto_batch_size(
+            gib, canvas_px=config.canvas.size or facts.canvas_size, weights_gib=weights_gib(files, making.dtype)
+        )
+    )
     if not chunks:
         return batch_size, None
     first = dataclasses.replace(chunks[0], count=min(SAMPLE_RECORDS, chunks[0].count))
@@ -163,9 +172,6 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     made = maker.make(first)
     if not made.rows:
         return batch_size, None
-    local = with_local_weights(config)
-    files = resolve_model(local, image_guidance=local.image_guidance)
-    facts = model_facts(files)
     rules = RecordRules(
         min_side_px=config.min_side_px,
         max_pixels=config.max_pixels,

@@ -19,11 +19,11 @@ from vimaedit.models.networks import load_networks
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-def make_editor(device: str, dtype: str, **options: Any) -> BatchEditor:
-    model = ModelConfig(model="random", device=device, dtype=dtype)
-    files = resolve_model(model)
+def make_editor(device: str, dtype: str, model: str = "random", offload: str = "none", **options: Any) -> BatchEditor:
+    settings = ModelConfig(model=model, device=device, dtype=dtype, offload=offload)
+    files = resolve_model(settings)
     config = EditConfig(**{"steps": 5, **options})
-    return BatchEditor(Backbone(load_networks(files, model), config), config, model_facts(files))
+    return BatchEditor(Backbone(load_networks(files, settings), config), config, model_facts(files))
 
 
 def test_float32_agrees_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +45,15 @@ def test_half_precision_gives_pictures_and_masks(dtype: str) -> None:
     for result in make_editor("cuda", dtype)([request(0), request(1)]):
         assert result is not None and result.status == "ok" and result.edit_mask is not None
         assert result.image is not None and result.image.std() > 0
+
+
+@pytest.mark.parametrize("model", ["random", "random-xl"])
+def test_encoders_that_wait_beside_the_device_give_the_same(model: str) -> None:
+    plain, waiting = (make_editor("cuda", "float16", model, offload) for offload in ("none", "encoders"))
+    assert plain.backbone.networks.clip.device.type == "cuda" != waiting.backbone.networks.clip.device.type
+    for own, other in zip(plain([request(0), request(1)]), waiting([request(0), request(1)]), strict=True):
+        assert np.array_equal(own.image, other.image)
+    assert all(encoder.device.type == "cpu" for encoder in waiting.backbone.networks.text_encoders.values())
 
 
 def test_the_loop_never_waits_for_the_device() -> None:

@@ -30,6 +30,11 @@ def encode_batch(backbone: Backbone, config: EditConfig, edits: Sequence[Prepare
     Raises: ConfigError where edits that are to share a source differ in what makes it.
     """
     _check_sources(config, edits)
+    with backbone.encoders():
+        return _encode(backbone, config, edits)
+
+
+def _encode(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit]) -> EditBatch:
     shared = shared_edits(config, len(edits))
     guides = not backbone.family.kind.embeds_guidance
     layout = edit_layout(len(edits), config, max(1, len(edits[0].concepts)), guides=guides)

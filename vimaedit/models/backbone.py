@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+MOST_AUTOENCODED = 4 * 1024**2 * 4  # bytes of one channel of the pictures that the autoencoder takes at a time
 MOST_GRAPHS = 256  # of one process; two for each shape of a batch, of which there are a handful
 
 
@@ -151,7 +154,9 @@ class Backbone:
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
         pixels = pixels.float() / 127.5 - 1
         vae = self.networks.vae
-        mean = vae.encode(pixels.to(vae.dtype)).latent_dist.mode().float()
+        mean = self._in_parts(
+            pixels.to(vae.dtype), images[0, ..., 0].size, lambda part: vae.encode(part).latent_dist.mode()
+        ).float()
         latents: Tensor = (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
         return latents
 
@@ -165,17 +170,42 @@ class Backbone:
         """
         vae = self.networks.vae
         unscaled = latents_BChw / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        decoded = vae.decode(unscaled.to(vae.dtype)).sample.float()
+        num_pixels = math.prod(self.canvas_of(latents_BChw))
+        decoded = self._in_parts(unscaled.to(vae.dtype), num_pixels, lambda part: vae.decode(part).sample).float()
         finite: BoolArray = torch.isfinite(decoded).flatten(1).all(dim=1).cpu().numpy()
         levels = ((decoded / 2 + 0.5).nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
         pictures: UInt8Array = levels.permute(0, 2, 3, 1).cpu().numpy()
         return pictures, finite
 
+    @contextmanager
+    def encoders(self) -> Iterator[None]:
+        """Have the encoders of texts and pictures on the device as long as the context lasts, those too that wait beside it."""
+        clip = self.networks.clip
+        every = [*self.networks.text_encoders.values(), *([] if clip is None else [clip])]
+        waiting = [encoder for encoder in every if encoder.device != self.device]
+        with torch.inference_mode(False):  # in it weights would become tensors that no gradient can go through
+            for encoder in waiting:
+                encoder.to(self.device)
+        try:
+            yield
+        finally:
+            with torch.inference_mode(False):
+                for encoder in waiting:
+                    encoder.to("cpu")
+
+    def _in_parts(self, batch: Tensor, num_pixels: int, ask: Callable[[Tensor], Tensor]) -> Tensor:
+        """Ask the autoencoder for as many pictures of a batch at a time as are few enough: else its memory, not the denoiser's, would
+        settle how large a batch may be."""
+        count = max(1, MOST_AUTOENCODED // (num_pixels * batch.element_size()))
+        done = [ask(part) for part in batch.split(count)]
+        return done[0] if len(done) == 1 else torch.cat(done)
+
     @torch.inference_mode()
     def encode_texts(self, prompts: Sequence[str | None]) -> Conditioning:
         """Encode M prompts to M rows of what is conditioned on by text. None: there is nothing to read, which is the empty text or
         zeros, as the model was trained."""
-        texts = self.networks.read_texts(self.networks.tokenize([prompt or "" for prompt in prompts]))
+        with self.encoders():
+            texts = self.networks.read_texts(self.networks.tokenize([prompt or "" for prompt in prompts]))
         if self.networks.zeroes_nothing and None in prompts:
             kept = torch.tensor([prompt is not None for prompt in prompts], device=self.device)
             texts = {name: each * kept.view(-1, *[1] * (each.ndim - 1)) for name, each in texts.items()}

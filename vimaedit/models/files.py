@@ -6,6 +6,7 @@ Nothing here imports torch, nor diffusers where nothing is downloaded, so that p
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")  # of a network's folder, in the order in which libraries prefer them
 VARIANT_WEIGHTS = r"[\w-]+\.\w+(-\d+-of-\d+)?\.(safetensors|bin)"
 MODELS = f"{', '.join(BUILT_IN)}, a bundle folder ({'|'.join(family.folder for family in FAMILIES)}/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 BUNDLE_FIELDS = {"recipe": mapping, "canvas_size": whole, "grounding_sides": mapping, "warning": text}
 CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides}
 UNSIZED = ("transformer",)  # networks whose configs have not all of these
@@ -164,6 +166,26 @@ def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> s
         if number_ < len(unmerged) and unmerged[number_]:
             digest.update(f"without {sorted(unmerged[number_])!r}".encode())
     return digest.hexdigest()[:32]
+
+
+def weights_gib(files: ModelFiles, dtype: str) -> float:
+    """Return how much memory a model's weights take as edits load them, in GiB: by their headers, or by the size of what has none."""
+    size = ITEM_BYTES[dtype]
+    taken = 0.0
+    for network in files.family.weights:
+        upcast = network == "vae" and files.family.upcasts_vae
+        for path in [] if files.checkpoint else network_weights("model", files.diffusers / network, files.variant)[1]:
+            taken += _bytes_loaded(path, 4 if upcast else size)
+    taken += 0 if files.checkpoint is None else _bytes_loaded(files.checkpoint, size)
+    if files.ip_adapter is not None and files.clip is not None:
+        taken += _bytes_loaded(files.ip_adapter, size)
+        taken += sum(_bytes_loaded(path, 4) for path in network_weights("clip", files.clip, None)[1])
+    return taken / 2**30
+
+
+def _bytes_loaded(path: Path, item: int) -> int:
+    shapes = tensor_shapes(path)
+    return sum(math.prod(shape) for shape in shapes.values()) * item if shapes else path.stat().st_size
 
 
 def bundle_recipe(name: str) -> dict[str, Any]:

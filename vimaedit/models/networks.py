@@ -71,7 +71,8 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         pipe.vae.to(torch.float32)
     for name, network in (*((name, getattr(pipe, name)) for name in family.weights), ("clip", clip)):
         if network is not None:
-            network.to(device).eval().requires_grad_(False)
+            waits = model.offload == "encoders" and (network is clip or name in text_encoders)
+            network.to("cpu" if waits else device).eval().requires_grad_(False)
             option = "clip" if network is clip else "model"
             check_finite(option, f"{files.name!r}, whose {name}", all_tensors(network))
     mean, std = clip_normalisation("clip", files.clip)
@@ -319,7 +320,7 @@ def _try(files: ModelFiles, networks: Networks) -> None:
         noisy = torch.zeros(1, latents.shape[1], side, side, device=denoiser.device, dtype=denoiser.dtype)
         image = {} if clip is None else {"image": torch.zeros(1, 1, clip.config.projection_dim, device=denoiser.device)}
         more = family.describe(1, (side * reduction(vae.config),) * 2, denoiser.device)
-        conditioning = Conditioning({**texts, **image, **more}).each(lambda tensor: tensor.to(denoiser.dtype))
+        conditioning = Conditioning({**texts, **image, **more}).each(lambda tensor: tensor.to(denoiser.device, denoiser.dtype))
         family.call(denoiser, noisy, torch.tensor(1, device=denoiser.device), conditioning, None)
     if clip is not None and files.clip is not None:
         with loading("clip", str(files.clip), files.clip / "config.json"):

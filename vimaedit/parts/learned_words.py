@@ -68,7 +68,7 @@ def learned_maps(
 
     Shapes: `x0` (B, C, h, w); `blend_BT` 1 at the source's tokens of the blend phrases.
     """
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), backbone.encoders():
         x0, blend_BT = x0.clone(), blend_BT.clone()
         ids = {name: each.clone() for name, each in learned.ids.items()}
         learned = LearnedWords(ids=ids, words=learned.words.clone())

@@ -110,6 +110,22 @@ def test_every_editor_runs_alone_as_beside_others(make: Make, method: str) -> No
     assert not np.array_equal(alone[0].image, alone[0].source)
 
 
+def test_pictures_that_are_too_many_at_once_are_coded_in_parts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = make().backbone
+    pictures = np.stack([picture(n) for n in range(3)])
+    whole = backbone.encode_images(pictures)
+    drawn, _ = backbone.decode_latents(whole)
+    calls: list[int] = []
+    hook = backbone.networks.vae.decoder.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    monkeypatch.setattr("vimaedit.models.backbone.MOST_AUTOENCODED", 2 * 128 * 128 * 4)
+    try:
+        torch.testing.assert_close(backbone.encode_images(pictures), whole, rtol=0, atol=1e-4)
+        again, finite = backbone.decode_latents(whole)
+    finally:
+        hook.remove()
+    assert calls == [2, 1] and finite.all() and np.abs(again.astype(int) - drawn).max() <= 1
+
+
 def test_float16_leaves_the_autoencoder_in_float32(files: ModelFiles) -> None:
     half = load_networks(files, dataclasses.replace(MODEL, dtype="float16"))
     assert half.denoiser.dtype == half.text_encoders["text_encoder_2"].dtype == torch.float16

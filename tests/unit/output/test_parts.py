@@ -94,6 +94,13 @@ def test_batch_sizes_by_device_memory() -> None:
     assert [auto_batch_size(gib) for gib in (None, 7.0, 15.5, 39.0, 79.0)] == [4, 4, 8, 12, 16]
 
 
+def test_larger_pictures_and_weights_leave_room_for_fewer() -> None:
+    assert [auto_batch_size(79.0, canvas_px=side) for side in (128, 512, 768, 1024, 2048)] == [16, 16, 7, 4, 1]
+    assert auto_batch_size(None, canvas_px=1024) == 1
+    assert [auto_batch_size(22.0, weights_gib=gib) for gib in (2.0, 6.0, 11.5, 30.0)] == [8, 8, 8, 4]
+    assert [auto_batch_size(15.5, weights_gib=gib) for gib in (6.0, 11.5)] == [8, 4]
+
+
 def test_the_projects_own_error_is_found_among_its_causes() -> None:
     own = ConfigError("model: wrong")
     outer = RuntimeError("task")
