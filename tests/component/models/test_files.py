@@ -295,7 +295,7 @@ def test_a_missing_gpu_is_named() -> None:
 def test_grounding_sides_that_are_not_there_are_refused() -> None:
     config = EditConfig(grounding_sides=GroundingSides(cross=0.125))
     with pytest.raises(
-        ConfigError, match=r"grounding_sides.cross: got 0.125, where this UNet has no such layer; allowed: 1.0, 0.5"
+        ConfigError, match=r"grounding_sides.cross: got 0.125, where this model has no such layer; allowed: 1.0, 0.5"
     ):
         load_editor(config, ModelConfig(model="random", device="cpu"))
 
