@@ -141,7 +141,7 @@ def _probe_pipeline(
     import torch
 
     from vimaedit.engine.hosted import load_hosted_editor
-    from vimaedit.engine.hosted_files import find_pipeline, hosted_digest
+    from vimaedit.engine.hosted_files import find_pipeline, hosted_digest, hosted_gib
 
     torch.set_num_threads(threads)
     device = "cpu" if device_gib is None else "cuda"
@@ -154,6 +154,7 @@ def _probe_pipeline(
         device=device,
         dtype=dtype,
         device_gib=device_gib,
+        weights_gib=hosted_gib(files, dtype),
         versions=versions,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from vimaedit.config import ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.models.family import reduction
-from vimaedit.models.files import ModelFacts, network_weights
+from vimaedit.models.files import ITEM_BYTES, ModelFacts, bytes_loaded, network_weights
 from vimaedit.models.names import download, first_line, local_path, split_hub_id
 from vimaedit.models.stated import field, read_json, text
 
@@ -39,6 +39,10 @@ def find_pipeline(model: ModelConfig) -> HostedFiles:
             raise ConfigError(
                 f"{name}: got {getattr(model, name)!r} with method=pipeline; allowed: nothing, for a hosted pipeline is taken as it is"
             )
+    if model.offload != "none":
+        raise ConfigError(
+            f"offload: got {model.offload} with method=pipeline; allowed: none, for a hosted pipeline is taken as it is"
+        )
     folder = local_path(model.model)
     if not folder.is_dir():
         folder = _download(
@@ -83,6 +87,13 @@ def hosted_digest(files: HostedFiles) -> str:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     digest.update((files.folder / "model_index.json").read_bytes())
     return digest.hexdigest()[:32]
+
+
+def hosted_gib(files: HostedFiles, dtype: str) -> float:
+    """Return how much memory a pipeline's weights take, in GiB."""
+    parts = [part for part in files.folder.iterdir() if part.is_dir() and _has_weights(part)]
+    weights = [path for part in parts for path in network_weights("model", part, files.variant)[1]]
+    return sum(bytes_loaded(path, ITEM_BYTES[dtype]) for path in weights) / 2**30
 
 
 def _has_weights(folder: Path) -> bool:

@@ -175,15 +175,16 @@ def weights_gib(files: ModelFiles, dtype: str) -> float:
     for network in files.family.weights:
         upcast = network == "vae" and files.family.upcasts_vae
         for path in [] if files.checkpoint else network_weights("model", files.diffusers / network, files.variant)[1]:
-            taken += _bytes_loaded(path, 4 if upcast else size)
-    taken += 0 if files.checkpoint is None else _bytes_loaded(files.checkpoint, size)
+            taken += bytes_loaded(path, 4 if upcast else size)
+    taken += 0 if files.checkpoint is None else bytes_loaded(files.checkpoint, size)
     if files.ip_adapter is not None and files.clip is not None:
-        taken += _bytes_loaded(files.ip_adapter, size)
-        taken += sum(_bytes_loaded(path, 4) for path in network_weights("clip", files.clip, None)[1])
+        taken += bytes_loaded(files.ip_adapter, size)
+        taken += sum(bytes_loaded(path, 4) for path in network_weights("clip", files.clip, None)[1])
     return taken / 2**30
 
 
-def _bytes_loaded(path: Path, item: int) -> int:
+def bytes_loaded(path: Path, item: int) -> int:
+    """Return the memory of a file's tensors at `item` bytes a number: by its header, or the file's size where it has none."""
     shapes = tensor_shapes(path)
     return sum(math.prod(shape) for shape in shapes.values()) * item if shapes else path.stat().st_size
 
