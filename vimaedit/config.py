@@ -249,8 +249,6 @@ class EditConfig:
             raise ConfigError(
                 f"{name}: got {getattr(self, name)} with method={self.method}; allowed: 1, for it steers by uniedit.strength"
             )
-        if self.parts.midpoint != "none" and self.source_guidance != 1:
-            raise ConfigError(f"source_guidance: got {self.source_guidance} with method={self.method}; allowed: 1")
         if self.parts.has_one_latent and (self.blend != "none" or self.grounding == "given"):
             raise ConfigError(
                 f"blend, grounding: got {self.blend}, {self.grounding} with method={self.method}; allowed: blend=none without a given "

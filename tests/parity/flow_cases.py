@@ -1,4 +1,4 @@
-"""Replay the recorded runs on SD3 and FLUX: stock text-to-image, FlowEdit, UniEdit-Flow, FireFlow and RF-Solver-Edit.
+"""Replay the recorded runs on SD3 and FLUX: stock text-to-image, FlowEdit, UniEdit-Flow (on SDXL too), FireFlow and RF-Solver-Edit.
 
 Everything follows from a case's parameters and arrays. Recorded are clean latents, noise, levels and texts; encoding of texts, levels,
 attention maps, velocities and latents are compared.
@@ -18,7 +18,7 @@ from tests.parity.comparison import Comparison, RecordedNoise, max_error
 from vimaedit.attention.control import plain_control
 from vimaedit.attention.recorder import MapRecorder
 from vimaedit.attention.sites import SiteChoice
-from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.config import Canvas, EditConfig, ModelConfig
 from vimaedit.engine.batch import StepState
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.engine.loop import denoise
@@ -30,7 +30,7 @@ from vimaedit.recipes import method_config
 from vimaedit.step.solvers import Schedule, move
 from vimaedit.types import EditRequest
 
-LATENT_TOLERANCES = {"sd3": 1e-4, "flux": 5e-5}
+LATENT_TOLERANCES = {"sdxl": 5e-4, "sd3": 1e-4, "flux": 5e-5}
 MAP_TOLERANCE, TEXT_TOLERANCE, LEVEL_TOLERANCE, WEIGHT_TOLERANCE = 2e-5, 3e-5, 1e-6, 5e-5
 Arrays = dict[str, np.ndarray]
 
@@ -53,10 +53,15 @@ def replay_flow_case(name: str, entry: dict[str, Any], folder: Path) -> Comparis
     for encoder in models[0].family.text_encoders:
         if encoder.length is not None:
             models[0].tokenizers[encoder.network].model_max_length = parameters.get("max_sequence_length", encoder.length)
+    if "shift" in parameters:
+        scheduler = models[0].scheduler
+        shifted = type(scheduler).from_config({**scheduler.config, "shift": parameters["shift"]})
+        models = (dataclasses.replace(models[0], scheduler=shifted), models[1])
     if entry["editor"] == "text-to-image":
         _replay_sampling(result, parameters, arrays, models)
         return result
     config = case_config(entry["editor"], parameters)
+    config = dataclasses.replace(config, canvas=Canvas(size=min(parameters["height"], parameters["width"])))
     editor = BatchEditor(Backbone(models[0], config), config, models[1])
     edit = editor.prepare(_request(parameters, arrays))
     batch = dataclasses.replace(editor.encode([edit]), x0=torch.from_numpy(arrays["x_src"]))
@@ -128,15 +133,23 @@ def _request(parameters: dict[str, Any], arrays: Arrays) -> EditRequest:
 
 def _check_texts(result: Comparison, backbone: Backbone, parameters: dict[str, Any], arrays: Arrays) -> None:
     """Compare encoded texts at the recorded positions: rows end with source and target, before them may be the text of none."""
-    own = backbone.encode_texts([parameters.get("negative_prompt") or "", *prompts_of(parameters)]).each(
-        lambda tensor: tensor[-len(arrays["pooled_prompt_embeds"]) :]
-    )
+    own = backbone.encode_texts([parameters.get("negative_prompt") or "", *prompts_of(parameters)])
+    if "text_context" in arrays:  # SDXL's
+        for name, recorded in (("text", arrays["text_context"]), ("text_embeds", arrays["text_embeds"])):
+            result.check("text", max_error(own[name].numpy(), recorded), TEXT_TOLERANCE)
+        return
+    own = own.rows(slice(-len(arrays["pooled_prompt_embeds"]), None))
     result.check("text", max_error(own["pooled"].numpy(), arrays["pooled_prompt_embeds"]), TEXT_TOLERANCE)
     positions = arrays["prompt_embeds_positions"]
     result.check("text", max_error(own["text"][:, positions].numpy(), arrays["prompt_embeds_patch"]), TEXT_TOLERANCE)
 
 
 def _check_levels(result: Comparison, arrays: Arrays, schedule: Schedule, config: EditConfig) -> None:
+    if "alphas_cumprod_edit" in arrays:
+        signals = np.array([*(level.signal for level in schedule.levels), schedule.next_levels[-1].signal])
+        recorded = np.append(arrays["alphas_cumprod_edit"], arrays["final_alpha_cumprod"])
+        result.check("levels", max_error(signals, recorded), LEVEL_TOLERANCE)
+        return
     own = np.array([*(level.sigma for level in schedule.levels), schedule.next_levels[-1].sigma])
     for name in ("sigmas", "edit_sigmas", "grid"):
         if name in arrays:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.parity.comparison import Comparison, RecordedNoise, max_error
+from tests.parity.flow_cases import replay_flow_case
 from tests.parity.virtual_cases import CONCEPT_MASKS, leditspp_concepts
 from tests.parity.words import recorded_words
 from vimaedit.config import EditConfig, ModelConfig
@@ -52,6 +53,8 @@ def replay_sdxl_case(name: str, entry: dict[str, Any], folder: Path) -> Comparis
 
     Raises: KeyError for a program that there is no method for.
     """
+    if entry["editor"] == "UniEdit-Flow":
+        return replay_flow_case(name, entry, folder)
     with np.load(folder / entry.get("file", f"{name}.npz")) as file:
         arrays = {key: file[key] for key in file.files}
     return REPLAYS[entry["editor"]](Comparison(name, margin=MARGIN), entry["parameters"], arrays, folder)

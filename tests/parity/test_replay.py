@@ -44,7 +44,14 @@ def test_recorded_case_of_another_family_holds(oracle: Path, case: str) -> None:
     assert outcome.errors["latents"] <= 5e-4 and outcome.saved["final_latents"].shape == (4, 32, 32)
 
 
-QUICK_FLOWS = ("sd3/t2i_default", "sd3/flowedit_navg2", "sd3/uniedit_default", "flux/t2i_default", "flux/uniedit_default")
+QUICK_FLOWS = (
+    "sdxl/uniedit_ddim",
+    "sd3/t2i_default",
+    "sd3/flowedit_navg2",
+    "sd3/uniedit_default",
+    "flux/t2i_default",
+    "flux/uniedit_default",
+)
 QUICK_FLOWS += ("flux/flowedit_navg1", "flux/fireflow_replace_v", "flux/rf_solver_replace_v")
 
 
@@ -54,7 +61,10 @@ def test_recorded_case_of_a_flow_model_holds(oracle: Path, case: str) -> None:
     folder = oracle / family / "cases"
     outcome = replay_flow_case(name, json.loads((folder / "cases.json").read_text())["cases"][name], folder)
     assert outcome.misses == [] and {"final", "latents", "text", "levels"} <= set(outcome.errors)
-    assert outcome.saved["final_latents"].shape == (16, 32, 32) and ("mask" in outcome.saved) == name.startswith("uniedit")
+    channels = 4 if family == "sdxl" else 16
+    assert outcome.saved["final_latents"].shape == (channels, 32, 32) and ("mask" in outcome.saved) == name.startswith(
+        "uniedit"
+    )
 
 
 def test_a_wrong_number_of_a_flow_recording_is_a_miss(oracle: Path, tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ class BatchEditor:
             self.notes.append(
                 "joint_attention: picture and text share their attention, so the text window and weights of words have no effect"
             )
+        if config.parts.midpoint != "none" and not family.kind.embeds_guidance and config.source_guidance != 1:
+            raise ConfigError(
+                f"source_guidance: got {config.source_guidance} with method={config.method} and {facts.name!r}; allowed: 1, for the "
+                "source is inverted by one row"
+            )
         if config.parts.midpoint != "none" and config.midpoint.steps and not backbone.value_layers(config.midpoint):
             self.notes.append(
                 "no_values: none of these layers is in this model, so no attention values of the source are put in"

@@ -48,6 +48,10 @@ def _encode(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit
     def read_by_all(name: str) -> Conditioning:
         return backbone.condition(texts.rows(places[name]), None, backbone.canvas_of(x0_BChw))
 
+    inversion = None if config.parts.inversion == "none" else read_by_all(config.parts.inversion)
+    if inversion is not None and not guides and config.parts.midpoint != "none":  # others invert without guidance
+        inversion = inversion.having(guidance=torch.full_like(settings[:, 0], config.source_guidance))
+
     return EditBatch(
         layout=layout,
         x0=x0_BChw,
@@ -75,7 +79,7 @@ def _encode(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit
         critical_threshold=settings[:, 2],
         given_mask=given_mask,
         has_words=torch.tensor([bool(edit.request.blend) and config.blend != "none" for edit in edits], device=device),
-        inversion=None if config.parts.inversion == "none" else read_by_all(config.parts.inversion),
+        inversion=inversion,
         free=read_by_all(config.parts.free_text),
         concepts=_concept_batch(backbone.family, edits, given_mask, device) if edits[0].concepts else None,
         learned=_learned_words(backbone, edits, device) if config.learns_words else None,

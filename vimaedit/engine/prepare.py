@@ -71,6 +71,10 @@ def prepare_edit(
     if not 0 <= request.seed < 2**63:
         raise RequestError("seed_out_of_range", field="seed", got=str(request.seed), allowed="0 to 2**63 - 1")
     picture = fit_request(request, canvas, clip_side, takes_mask=config.grounding == "given")
+    height, width = picture.fitted.image.shape[:2]
+    if max(height, width) > backbone.largest_side:
+        got, allowed = f"one whose canvas is {width}x{height} px", f"sides of up to {backbone.largest_side} px on this model"
+        raise RequestError("canvas_too_large", field="image", got=got, allowed=allowed)
     if words is None:
         words = _settle_tokens(request, backbone, config)
     return PreparedEdit(

@@ -26,6 +26,11 @@ def sizes(transformer: Config, autoencoder: Config) -> tuple[int, int]:
     return transformer["sample_size"] * reduction(autoencoder), reduction(autoencoder) * PATCH
 
 
+def largest_side(transformer: Config, autoencoder: Config) -> int:
+    """Return the side of what the table of positions covers, in px."""
+    return int(transformer["pos_embed_max_size"]) * PATCH * reduction(autoencoder)
+
+
 def read_texts(encoders: Mapping[str, Any], ids: Mapping[str, Tensor]) -> Texts:
     """Encode token ids (M, T) to states: those of both CLIPs before their last layers side by side, filled up with zeros to the width
     of T5, then T5's; and both CLIPs' projected texts, `pooled` (M, P). T5's padding is read like words."""
@@ -85,6 +90,7 @@ SD3 = Family(
     predictions=("flow",),
     image_prompts=(),
     sizes=sizes,
+    largest_side=largest_side,
     window_side=1 / PATCH,
     self_side=1 / PATCH,
     cross_side=1 / PATCH,

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.component.conftest import request
+from tests.component.conftest import picture, request
+from vimaedit.config import Canvas
 from vimaedit.engine.batch import EditBatch, StepState
 from vimaedit.engine.editor import BatchEditor
-from vimaedit.errors import ConfigError
+from vimaedit.errors import ConfigError, RequestError
 from vimaedit.methods import METHODS
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.models.files import ModelFacts
@@ -148,6 +149,18 @@ def test_midpoint_steps_without_values_go_back_to_the_picture(flow_model: Flow) 
     assert distances[1] < 0.5 * distances[0]
 
 
+def test_the_way_up_is_told_the_sources_guidance_where_that_is_an_input(flow_model: Flow) -> None:
+    if not flow_model[0].family.kind.embeds_guidance:
+        with pytest.raises(ConfigError, match="source_guidance: got 3.0 with method=rf-solver and .*; allowed: 1"):
+            build(flow_model, "rf-solver", source_guidance=3.0)
+        return
+    first = [
+        run(build(flow_model, "rf-solver", steps=2, skip=0.5, source_guidance=scale), [request(0)])[1][0].latents
+        for scale in (1.0, 3.0)
+    ]
+    assert not torch.equal(first[0], first[1])
+
+
 @pytest.mark.parametrize("flow_model", ["random-flux"], indirect=True)
 def test_values_of_the_source_bring_the_edit_nearer_to_it(flow_model: Flow) -> None:
     layers = {"first_layer": 0, "last_layer": 1}
@@ -181,6 +194,16 @@ def test_what_needs_a_prediction_without_text_is_refused(flow_model: Flow, optio
         ConfigError, match=f"{name}: got .*; allowed: the default, for this model has no prediction without text"
     ):
         build(flow_model, "vimaedit", **options)
+
+
+def test_a_canvas_beyond_the_table_of_positions_is_rejected(flow_model: Flow) -> None:
+    editor = build(flow_model, "vimaedit", steps=1, canvas=Canvas(fit="keep", size=192))
+    own = request(0, image=picture(0, 420, 60), given_mask=None)
+    if flow_model[1].family != "sd3":
+        assert max(editor.prepare(own).image.shape) > 256  # rotary positions have no end
+        return
+    with pytest.raises(RequestError, match="image: got one whose canvas is .*; allowed: sides of up to 256 px on this model"):
+        editor.prepare(own)
 
 
 def test_levels_are_the_schedulers_own(flow_model: Flow) -> None:
