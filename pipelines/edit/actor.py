@@ -82,7 +82,7 @@ class EditActor:
         suspects = self._enter(unit)
         # First of all: if there is a killer among them, it shall not cost the others' work once more.
         for batch in cut:
-            if suspects and any(row is not None and _key(row) in suspects for row in batch.slots):
+            if suspects and any(row is not None and _key(unit, row) in suspects for row in batch.slots):
                 self._edit_suspects(unit, batch.slots, suspects)
         num_finished = 0
         for batch in cut:
@@ -112,9 +112,9 @@ class EditActor:
 
     def _edit_suspects(self, unit: Unit, slots: Slots, suspects: Suspects) -> None:
         """Edit the suspects of a batch, each alone in its own slot, those first that have killed; killers are quarantined."""
-        places = [place for place, row in enumerate(slots) if row is not None and _key(row) in suspects]
-        for place in sorted(places, key=lambda place: -_deaths(slots, place, suspects).alone):
-            row, deaths = slots[place], _deaths(slots, place, suspects)
+        places = [place for place, row in enumerate(slots) if row is not None and _key(unit, row) in suspects]
+        for place in sorted(places, key=lambda place: -_deaths(unit, slots, place, suspects).alone):
+            row, deaths = slots[place], _deaths(unit, slots, place, suspects)
             assert row is not None
             row.attempts += deaths.all
             if deaths.alone < DEATHS_ALONE:
@@ -128,7 +128,7 @@ class EditActor:
     def _edit(self, unit: Unit, slots: Slots) -> None:
         """Edit a batch that the ledger knows of meanwhile."""
         rows = [row for row in slots if row is not None]
-        requests = [_key(row) for row in rows]
+        requests = [_key(unit, row) for row in rows]
         if not requests:
             return
         if self.ledger is None:
@@ -182,14 +182,14 @@ def _names(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [row.log_name for row in rows]
 
 
-def _key(row: Row) -> RequestKey:
-    return RequestKey(row.input_row, row.edit_index)
+def _key(unit: Unit, row: Row) -> RequestKey:
+    return RequestKey(row.input_row, row.edit_index, row.input_file if unit.files > 1 else "")
 
 
-def _deaths(slots: Slots, place: int, suspects: Suspects) -> Deaths:
+def _deaths(unit: Unit, slots: Slots, place: int, suspects: Suspects) -> Deaths:
     row = slots[place]
     assert row is not None
-    return suspects[_key(row)]
+    return suspects[_key(unit, row)]
 
 
 def unit_batches(
@@ -213,7 +213,7 @@ def unit_batches(
         if not keep_shape or row.picture is not None:
             shape = row.picture.image.shape if keep_shape and row.picture is not None else ()
             members, finished = groups.setdefault(shape, ([], []))
-            if members and members[-1] is not None and members[-1].input_row != row.input_row:
+            if members and members[-1] is not None and members[-1].record != row.record:
                 _fill_up(members, finished, targets_per_source)
             members.append(row)
             finished.append(waiting)

@@ -24,10 +24,11 @@ UNSAID = "its process was killed or crashed"
 
 
 class RequestKey(NamedTuple):
-    """A request within its unit, whose requests are all of one file."""
+    """A request within its unit. `file` is empty where the unit is of one file."""
 
     input_row: int
     edit_index: int
+    file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +195,14 @@ def suspects_place(output: Location, unit: str) -> Location:
 
 def write_suspects(output: Location, unit: str, suspects: Mapping[RequestKey, Deaths], run: str) -> None:
     """Store the suspects of a unit. `run` says of which work the deaths are: settings and generation."""
-    requests = [{**key._asdict(), "died": deaths.all, "died_alone": deaths.alone} for key, deaths in suspects.items()]
+    requests = [
+        {
+            **{name: value for name, value in key._asdict().items() if value != ""},
+            "died": deaths.all,
+            "died_alone": deaths.alone,
+        }
+        for key, deaths in suspects.items()
+    ]
     text = json.dumps({"run": run, "requests": requests}, indent=2)
     put_atomic(suspects_place(output, unit), text.encode())
 
@@ -214,7 +222,9 @@ def _parse(text: bytes, run: str) -> Suspects:
     content = json.loads(text)
     same = content["run"] == run
     return {
-        RequestKey(entry["input_row"], entry["edit_index"]): Deaths(all=entry["died"], alone=entry["died_alone"])
+        RequestKey(entry["input_row"], entry["edit_index"], entry.get("file", "")): Deaths(
+            all=entry["died"], alone=entry["died_alone"]
+        )
         if same
         else Deaths()
         for entry in content["requests"]

@@ -160,7 +160,7 @@ def _measure_first(context: RunContext, inputs: InputSet, placement: Placement) 
     first = make_plan(inputs, batch_size=context.batch_size, requests_per_unit=context.batch_size, settled={})
     readable = (unit for unit in first.units if unit.first_row >= 0)
     for unit in itertools.islice(readable, 3):
-        sample = measure(context, inputs.files[unit.file], unit, placement)
+        sample = measure(context, unit.files_of(inputs.files), unit, placement)
         if sample is not None:
             return sample
     return None

@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from contextvars import copy_context
@@ -61,42 +61,43 @@ class UnitSource(Datasource):
         """Give one task per unit, whatever parallelism is asked for."""
         tasks = []
         for unit in self.units:
-            file = self.files[unit.file]
-            metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=(file.path,), exec_stats=None)
-            tasks.append(ReadTask(functools.partial(_read_block, self.context, file, unit), metadata))
+            files = unit.files_of(self.files)
+            paths = tuple(file.path for file in files)
+            metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=paths, exec_stats=None)
+            tasks.append(ReadTask(functools.partial(_read_block, self.context, files, unit), metadata))
         return tasks
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
 
-def _read_block(context: Any, file: InputFile, unit: Unit) -> Iterator[pa.Table]:
+def _read_block(context: Any, files: Sequence[InputFile], unit: Unit) -> Iterator[pa.Table]:
     settled: RunContext = ray.get(context)
     start_worker(*settled.log_names)
-    with about(unit.id, file.path):
+    with about(unit.id, files[0].path):
         started = time.perf_counter()
-        read = read_unit(settled, file, unit)
+        read = read_unit(settled, files, unit)
         stopped = sum(row.status is not None for row in read.rows)
         told = fields("unit_read", rows=len(read.rows), stopped=stopped, seconds=time.perf_counter() - started)
         logger.info("unit read", extra=told)
     yield to_block(read)
 
 
-def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
-    """Read a unit's records and decode their pictures; every request of the unit gets its row, whatever is wrong with it.
+def read_unit(context: RunContext, files: Sequence[InputFile], unit: Unit) -> UnitRows:
+    """Read the records of a unit from its files and decode their pictures; every request of it gets its row, whatever is wrong.
 
     Raises: RuntimeError where the file is not there, or not the planned one; the infrastructure's errors, after retries.
     """
-    if file.error is not None:
-        unplanned = _unreadable_rows(context, file, [(-1, 0)], "plan", file.error)
+    if files[0].error is not None:
+        unplanned = _unreadable_rows(context, files[0], [(-1, 0)], "plan", files[0].error)
         if unit.generation > 1:
             keep_finished_rows(context, unit, unplanned)
-        return UnitRows(unit=unit, file=file, rows=unplanned, passed=_no_passed(context, 1))
+        return UnitRows(unit=unit, file=files[0], rows=unplanned, passed=_no_passed(context, 1))
     rules = context.record_rules
     rows: list[Row] = []
     passed: list[pa.Table] = []
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for record, image in _with_pictures(context.reference_rules(file.path), _records(context, file, unit, passed), pool):
+        for record, image in _with_pictures(context.reference_rules, _records(context, files, unit, passed), pool):
             if isinstance(record, list):
                 rows += record
                 continue
@@ -106,7 +107,7 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
                 record.values,
                 decode_picture(rules, record.values, image),
                 blends_per_target=record.blends_per_target,
-                input_file=file.path,
+                input_file=record.file,
                 input_row=record.row,
                 first_edit=record.first_edit,
                 count=record.count,
@@ -119,13 +120,14 @@ def read_unit(context: RunContext, file: InputFile, unit: Unit) -> UnitRows:
     table = pa.concat_tables(passed)
     if context.job.riding:
         add_references(rows, table)
-    return UnitRows(unit=unit, file=file, rows=rows, passed=table)
+    return UnitRows(unit=unit, file=files[0], rows=rows, passed=table)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Record:
-    """A raw record: its row in the file, the edits of it that belong to the unit, its values."""
+    """A raw record: its file and its row there, the edits of it that belong to the unit, its values."""
 
+    file: str
     row: int
     first_edit: int
     count: int
@@ -133,13 +135,28 @@ class _Record:
     blends_per_target: bool
 
 
-def _records(context: RunContext, file: InputFile, unit: Unit, passed: list[pa.Table]) -> Iterator[_Record | list[Row]]:
+def _records(
+    context: RunContext, files: Sequence[InputFile], unit: Unit, passed: list[pa.Table]
+) -> Iterator[_Record | list[Row]]:
     """Yield the records of a unit, and finished rows in the place of those that cannot be read.
 
-    Their passed-through columns are appended to `passed`, so that nothing else of the file is kept.
+    Their passed-through columns are appended to `passed`, so that nothing else of the files is kept.
     """
-    left, first_edit = unit.take, unit.first_edit
-    with closing(read_rows(context.input_root, file, unit.first_row, context.int96)) as source:
+    left, first_row, first_edit = unit.take, unit.first_row, unit.first_edit
+    for file in files:
+        for count, found in _file_records(context, file, first_row, first_edit, left, passed):
+            left -= count
+            yield from found
+        if left == 0:
+            return
+        first_row = first_edit = 0
+
+
+def _file_records(
+    context: RunContext, file: InputFile, first_row: int, first_edit: int, left: int, passed: list[pa.Table]
+) -> Iterator[tuple[int, Iterable[_Record | list[Row]]]]:
+    """Yield the next records of a file, a few at a time, as `_records` does, of `left` requests at most; and how many these are."""
+    with closing(read_rows(context.input_root, file, first_row, context.int96)) as source:
         for rows in source:
             counts = _request_counts(context, file, rows)
             counts[0] -= first_edit
@@ -152,10 +169,10 @@ def _records(context: RunContext, file: InputFile, unit: Unit, passed: list[pa.T
                     for edit in range(count)
                 ]
                 passed.append(_no_passed(context, len(positions)))
-                yield _unreadable_rows(context, file, positions, "read", rows.content)
+                yield int(ends[-1]), [_unreadable_rows(context, file, positions, "read", rows.content)]
             else:
                 passed.append(_passed(context, rows.content, np.repeat(np.arange(rows.count), taken)))
-                yield from _split(context, rows.first, rows.content, taken, first_edit)
+                yield int(ends[-1]), _split(context, file, rows.first, rows.content, taken, first_edit)
             left, first_edit = left - int(ends[-1]), 0
             if left == 0:
                 return
@@ -172,7 +189,7 @@ def _request_counts(context: RunContext, file: InputFile, rows: Rows) -> NDArray
 
 
 def _split(
-    context: RunContext, first_row: int, batch: pa.RecordBatch, taken: NDArray[np.int64], first_edit: int
+    context: RunContext, file: InputFile, first_row: int, batch: pa.RecordBatch, taken: NDArray[np.int64], first_edit: int
 ) -> Iterator[_Record]:
     present = set(batch.schema.names)
     columns = {name: batch.column(source) for name, source in context.columns.edit.items() if source in present}
@@ -182,6 +199,7 @@ def _split(
     blends_per_target = "blend_words" in columns and has_blends_per_target(columns["blend_words"].type)
     for offset in range(int(np.count_nonzero(taken))):  # a record has one request at least
         yield _Record(
+            file=file.path,
             row=first_row + offset,
             first_edit=first_edit if offset == 0 else 0,
             count=int(taken[offset]),
@@ -191,14 +209,15 @@ def _split(
 
 
 def _with_pictures(
-    rules: ReferenceRules, records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
+    rules: Callable[[str], ReferenceRules], records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[_Record | list[Row], bytes | Exception | None]]:
     """Give every record its picture. Fetching overlaps, a few pictures ahead; those in the file itself are taken as they come."""
     waiting: deque[tuple[_Record | list[Row], bytes | Exception | Future[bytes | Exception] | None]] = deque()
     for record in records:
         source = None if isinstance(record, list) else find_picture(record.values)
         if isinstance(source, str):
-            waiting.append((record, pool.submit(copy_context().run, fetch_picture, rules, source)))
+            assert isinstance(record, _Record)
+            waiting.append((record, pool.submit(copy_context().run, fetch_picture, rules(record.file), source)))
         else:
             waiting.append((record, source))
         while waiting and (len(waiting) >= FETCHED_AHEAD or not isinstance(source, str)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -42,12 +43,12 @@ class Sample:
         return self.bytes / self.rows
 
 
-def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placement) -> Sample | None:
+def measure(context: RunContext, files: Sequence[InputFile], unit: Unit, placement: Placement) -> Sample | None:
     """Edit the unit's requests on a worker, write nothing, and time it; None where none of them can be edited.
 
     A request that kills its process is the run's to find; here it only makes the unit unfit for a measurement.
     """
-    measured = on_worker(_measure, placement, max_retries=SAMPLE_RETRIES).remote(context, file, unit)
+    measured = on_worker(_measure, placement, max_retries=SAMPLE_RETRIES).remote(context, files, unit)
     try:
         sample: Sample | None = get(measured)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
@@ -56,13 +57,13 @@ def measure(context: RunContext, file: InputFile, unit: Unit, placement: Placeme
     return sample
 
 
-def _measure(context: RunContext, file: InputFile, unit: Unit) -> Sample | None:
+def _measure(context: RunContext, files: Sequence[InputFile], unit: Unit) -> Sample | None:
     actor = EditActor(context)
-    read = read_unit(context, file, unit)
+    read = read_unit(context, files, unit)
     if all(row.status is not None for row in read.rows):
         return None
     actor.edit_rows(unit, read.rows)
-    again: UnitRows = read_unit(context, file, unit)
+    again: UnitRows = read_unit(context, files, unit)
     started = time.perf_counter()
     actor.edit_rows(unit, again.rows)
     seconds = time.perf_counter() - started

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,12 +30,12 @@ PLAN_FIELDS = {  # of it
     "row_seconds": int | float | None,
 }
 REMEDY = "put a copy of it back, or take another output: the parts can be read without it"
-UNIT_COLUMNS = ("file", "start", "first_row", "first_edit", "count", "generation")  # as stored
+UNIT_COLUMNS = ("file", "files", "start", "first_row", "first_edit", "count", "generation")  # as stored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)  # a large input has many
 class Unit:
-    """Consecutive requests of one file that are edited, written and retried together.
+    """Consecutive requests of one file that are edited, written and retried together; or all those of `files` small ones in a row.
 
     `start` counts the file's requests; the first one is edit `first_edit` of row `first_row` (-1: the file cannot
     be planned). `count` requests belong to the unit, of which a run's limit takes the first `take`. A part of a generation
@@ -44,6 +43,7 @@ class Unit:
     """
 
     file: int
+    files: int = 1
     start: int
     first_row: int
     first_edit: int
@@ -54,6 +54,10 @@ class Unit:
     @property
     def id(self) -> str:
         return f"{self.file:05d}-{self.start:09d}"
+
+    def files_of(self, files: Sequence[InputFile]) -> Sequence[InputFile]:
+        """Return its own of all files."""
+        return files[self.file : self.file + self.files]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +126,7 @@ def make_plan(inputs: InputSet, *, batch_size: int, requests_per_unit: int, sett
 
     `settled` is stored with them; `others` are further fields of `Plan`, which its digest does not cover.
     """
-    units = tuple(
-        itertools.chain.from_iterable(
-            _file_units(inputs, index, file, requests_per_unit, batch_size) for index, file in enumerate(inputs.files)
-        )
-    )
+    units = tuple(_cut(inputs, inputs.files, 0, requests_per_unit, batch_size))
     digest = hashlib.blake2b(table_bytes(_units_table(units)) + table_bytes(_files_table(inputs.files)), digest_size=16)
     digest.update(json.dumps({"batch_size": batch_size, **settled}, sort_keys=True).encode())
     return Plan(units=units, batch_size=batch_size, digest=digest.hexdigest(), settled=settled, **others)
@@ -150,10 +150,7 @@ def extend_plan(stored: StoredPlan, inputs: InputSet) -> StoredPlan:
     known = {file.path for file in stored.files}
     new = [file for file in inputs.files if file.path not in known]
     size = int(stored.plan.settled["requests_per_unit"])
-    appended = itertools.chain.from_iterable(
-        _file_units(inputs, index, file, size, stored.plan.batch_size)
-        for index, file in enumerate(new, start=len(stored.files))
-    )
+    appended = _cut(inputs, new, len(stored.files), size, stored.plan.batch_size)
     plan = replace(stored.plan, units=(*stored.plan.units, *appended), revision=stored.plan.revision + 1)
     return replace(stored, plan=plan, files=(*stored.files, *new))
 
@@ -224,11 +221,9 @@ def load_plan(output: Location) -> StoredPlan | None:
 
 def _read_units(place: Location) -> tuple[Unit, ...]:
     table = read_table(place)
-    columns = [table.column(name).to_pylist() for name in UNIT_COLUMNS]
-    return tuple(
-        Unit(file=file, start=start, first_row=row, first_edit=edit, count=count, take=count, generation=generation)
-        for file, start, row, edit, count, generation in zip(*columns, strict=True)
-    )
+    names = [name for name in UNIT_COLUMNS if name != "files" or name in table.column_names]  # earlier versions: a file each
+    columns = [table.column(name).to_pylist() for name in (*names, "count")]
+    return tuple(Unit(**dict(zip(names, values, strict=False)), take=values[-1]) for values in zip(*columns, strict=True))
 
 
 def _read_files(place: Location) -> tuple[InputFile, ...]:
@@ -265,13 +260,42 @@ def _file_requests(inputs: InputSet, file: InputFile) -> int:
     return int(inputs.counts[file.path].sum()) if file.target_is_list else file.rows
 
 
-def _file_units(inputs: InputSet, index: int, file: InputFile, size: int, batch_size: int) -> Iterator[Unit]:
+def _cut(inputs: InputSet, files: Sequence[InputFile], first: int, size: int, batch_size: int) -> Iterator[Unit]:
+    """Cut files, of which the first has that number, into units of at most `size` requests, and of no more of a file than could be
+    held once they are decoded. Small files in a row share a unit."""
+    held: Unit | None = None
+    limit = size
+    for index, file in enumerate(files, start=first):
+        own = _held_requests(inputs, file, size, batch_size)
+        units = list(_file_units(inputs, index, file, own))
+        if not units:
+            continue
+        is_whole = len(units) == 1 and file.error is None
+        if held is not None and is_whole and held.count + units[0].count <= min(limit, own):
+            count = held.count + units[0].count
+            held, limit = replace(held, files=index - held.file + 1, count=count, take=count), min(limit, own)
+            continue
+        if held is not None:
+            yield held
+        held, limit = units[0] if is_whole else None, own
+        if held is None:
+            yield from units
+    if held is not None:
+        yield held
+
+
+def _held_requests(inputs: InputSet, file: InputFile, size: int, batch_size: int) -> int:
+    """Return how many requests of a file may stand in one unit: whole batches, at least one."""
+    held = HELD_BYTES / max(1.0, inputs.largest_rows.get(file.path, 1.0))
+    return min(size, max(1, int(held) // batch_size) * batch_size)
+
+
+def _file_units(inputs: InputSet, index: int, file: InputFile, size: int) -> Iterator[Unit]:
     if file.error is not None:
         yield Unit(file=index, start=0, first_row=-1, first_edit=0, count=1, take=1)
         return
     ends = np.cumsum(inputs.counts[file.path], dtype=np.int64) if file.target_is_list else None
     total = file.rows if ends is None else int(ends[-1]) if ends.size else 0
-    size = min(size, max(1, int(HELD_BYTES / max(1.0, inputs.largest_rows[file.path])) // batch_size) * batch_size)
     for start in range(0, total, size):
         row, edit = start, 0
         if ends is not None:

@@ -45,6 +45,11 @@ class Row:
         return None if self.result is None else self.result.status
 
     @property
+    def record(self) -> tuple[str, int]:
+        """The record that asks for it."""
+        return self.input_file, self.input_row
+
+    @property
     def outcome(self) -> Outcome:
         """What became of the request, and why."""
         assert self.result is not None

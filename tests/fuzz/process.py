@@ -126,7 +126,7 @@ def run_group(world: World, group: str, classes: Sequence[RecordClass], per_clas
     plan = make_plan(inputs, batch_size=BATCH_SIZE, requests_per_unit=BATCH_SIZE, settled={})
     identities = set()
     for unit in plan.units:
-        (unit_rows,) = from_block(to_block(read_unit(context, inputs.files[unit.file], unit)))
+        (unit_rows,) = from_block(to_block(read_unit(context, unit.files_of(inputs.files), unit)))
         actor.edit_rows(unit, unit_rows.rows)
         table = encode_unit(context, unit_rows)
         part = pq.read_table(io.BytesIO(part_bytes(context, unit.id, table)))
@@ -153,7 +153,7 @@ def read_files(world: World, per_class: int) -> list[str]:
             plan = make_plan(inputs, batch_size=2, requests_per_unit=4, settled={})
             rows = []
             for unit in plan.units:
-                unit_rows = read_unit(context, inputs.files[unit.file], unit)
+                unit_rows = read_unit(context, unit.files_of(inputs.files), unit)
                 for row in unit_rows.rows:
                     if row.status is None:
                         row.stop(Status.FAILED, "edit", "none", "no editor here")

@@ -188,7 +188,7 @@ def _loop_rate(job: EditJobConfig, maker: Any) -> float:
     prepared = prepare(begin(job), None, measure_always=False, make_editor=maker)
     actor = EditActor(prepared.context)
     units = prepared.stored.plan.units[:: job.actors if isinstance(job.actors, int) else 1]  # one actor's share
-    read = [read_unit(prepared.context, prepared.inputs.files[unit.file], unit) for unit in units]
+    read = [read_unit(prepared.context, unit.files_of(prepared.inputs.files), unit) for unit in units]
     started = time.perf_counter()
     for each in read:
         actor.edit_rows(each.unit, each.rows)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.cluster.counter import ProgressCounter
+from pipelines.cluster.losses import Outcome
 from pipelines.edit.actor import EditActor, StoppedEarly
 from pipelines.output.config import EditJobConfig
 from pipelines.output.plan import Unit
@@ -48,12 +49,12 @@ def rows_of(actor: EditActor, stopped: Mapping[int, Status]) -> list[Row]:
     return rows
 
 
-def reports_of(actor: EditActor, unit: Unit, rows: list[Row]) -> list[tuple[int, list[str]]]:
-    reports: list[tuple[int, list[str]]] = []
+def reports_of(actor: EditActor, unit: Unit, rows: list[Row]) -> list[tuple[int, list[Outcome]]]:
+    reports: list[tuple[int, list[Outcome]]] = []
 
-    def report(unit_id: str, start: int, statuses: Sequence[str]) -> str | None:
+    def report(unit_id: str, start: int, outcomes: Sequence[Outcome]) -> str | None:
         assert unit_id == unit.id
-        reports.append((start, list(statuses)))
+        reports.append((start, list(outcomes)))
         return None
 
     actor.report = report
@@ -69,7 +70,7 @@ def test_stopped_rows_are_reported_in_their_place_among_the_others(actor: EditAc
     reports = reports_of(actor, unit_of(0), rows)
     assert [row.id for row in rows if row.status == Status.OK] == ["3", "37"]
     assert [start for start, _ in reports] == list(range(0, ROWS, 3))
-    statuses = [status for _, batch in reports for status in batch]
+    statuses = [status for _, batch in reports for status, _, _ in batch]
     assert [(place, status) for place, status in enumerate(statuses) if status != "rejected"] == [
         (3, "ok"),
         (5, "failed"),

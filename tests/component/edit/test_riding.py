@@ -98,7 +98,7 @@ def test_what_rides_along_is_what_a_later_scoring_says(
     schema = output_schema(inputs.schema, inputs.columns, job.riding)
     context = make_context(job, facts, columns=inputs.columns, schema=schema, input_root=inputs.root)
     unit = Unit(file=0, start=0, first_row=0, first_edit=0, count=3, take=3)
-    unit_rows = read_unit(context, inputs.files[0], unit)
+    unit_rows = read_unit(context, inputs.files[:1], unit)
     for row in unit_rows.rows:
         row.seed = 7
     edit_batch(editor, [*unit_rows.rows])
@@ -143,7 +143,7 @@ def test_a_measurement_that_fails_costs_no_other(
         input_root=inputs.root,
     )
     unit = Unit(file=0, start=0, first_row=0, first_edit=0, count=2, take=2)
-    rows = read_unit(context, inputs.files[0], unit).rows
+    rows = read_unit(context, inputs.files[:1], unit).rows
     for row in rows:
         row.seed = 7
     edit_batch(editor, [*rows])

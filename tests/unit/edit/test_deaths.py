@@ -16,7 +16,7 @@ from pipelines.edit.deaths import (
     suspects_place,
     write_suspects,
 )
-from pipelines.store.location import locate
+from pipelines.store.location import locate, put_atomic
 from pipelines.store.patience import LOAD_TRIES
 
 A, B, C = RequestKey(3, 0), RequestKey(3, 1), RequestKey(5, 0)
@@ -76,6 +76,16 @@ def test_suspects_outlive_the_driver_and_count_only_for_the_same_work(tmp_path: 
     write_suspects(output, "other", {C: Deaths(all=1)}, "c-1")
     assert read_suspects(output, ["u", "v"], "c-1") == {"u": {A: Deaths(all=3, alone=2), B: Deaths(all=1)}}
     assert read_suspects(output, ["u"], "c-2") == {"u": {A: Deaths(), B: Deaths()}}
+    write_suspects(output, "v", {A._replace(file="a"): Deaths(all=1), A._replace(file="b"): Deaths(all=2)}, "c-1")
+    assert read_suspects(output, ["v"], "c-1")["v"] == {
+        RequestKey(3, 0, "a"): Deaths(all=1),
+        RequestKey(3, 0, "b"): Deaths(all=2),
+    }
+    place = suspects_place(output, "w")
+    put_atomic(
+        place, json.dumps({"run": "c-1", "requests": [{"input_row": 3, "edit_index": 0, "died": 1, "died_alone": 1}]}).encode()
+    )
+    assert read_suspects(output, ["w"], "c-1")["w"] == {A: Deaths(all=1, alone=1)}  # of an earlier version
     content = json.loads(Path(suspects_place(output, "u").path).read_text())
     assert content["requests"][0] == {"input_row": 3, "edit_index": 0, "died": 3, "died_alone": 2}
     noted = ledger(read_suspects(output, ["u"], "c-1"))

@@ -45,7 +45,7 @@ class Run:
     unit: Unit
 
     def read(self) -> UnitRows:
-        return read_unit(self.context, self.file, self.unit)
+        return read_unit(self.context, [self.file], self.unit)
 
     def write(self, table: pa.Table) -> None:
         place = locate(self.context.job.output) / "data" / part_name(self.unit.id)

@@ -60,7 +60,7 @@ def read_all(folder: Path, limit: int | None = None, requests_per_unit: int = 4,
     inputs = scan_inputs(str(folder), {})
     plan = make_plan(inputs, batch_size=2, requests_per_unit=requests_per_unit, settled={})
     context = context_of(inputs, **options)
-    return [read_unit(context, inputs.files[unit.file], unit) for unit in limit_units(plan.units, limit)]
+    return [read_unit(context, unit.files_of(inputs.files), unit) for unit in limit_units(plan.units, limit)]
 
 
 def write(path: Path, columns: dict[str, Any], row_group_size: int = 3) -> None:
@@ -148,12 +148,12 @@ def test_a_planned_file_that_is_gone_or_changed_is_no_bad_input(tmp_path: Path) 
     (unit,) = make_plan(inputs, batch_size=2, requests_per_unit=4, settled={}).units
     write(tmp_path / "a.parquet", records(5))
     with pytest.raises(RuntimeError, match=r"a.parquet: got 5 rows on node .+; planned were 3: the input must not change"):
-        read_unit(context_of(inputs), inputs.files[0], unit)
+        read_unit(context_of(inputs), inputs.files[:1], unit)
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(
         RuntimeError, match=r"a.parquet: planned, but not there on node .+; every worker must see the input under"
     ):
-        read_unit(context_of(inputs), inputs.files[0], unit)
+        read_unit(context_of(inputs), inputs.files[:1], unit)
 
 
 def test_an_interruption_of_the_network_repeats_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_an_interruption_of_the_network_repeats_no_row(tmp_path: Path, monkeypat
     inputs = scan_inputs(str(tmp_path), {})
     (unit,) = make_plan(inputs, batch_size=2, requests_per_unit=40, settled={}).units
     monkeypatch.setattr("pipelines.records.read.open_reader", lambda place: Interrupted(place.path))
-    read = read_unit(context_of(inputs), inputs.files[0], unit)
+    read = read_unit(context_of(inputs), inputs.files[:1], unit)
     assert len(reads) > 14
     assert [row.input_row for row in read.rows] == read.passed.column("score").to_pylist() == list(range(37))
 
@@ -240,9 +240,9 @@ def test_rows_whose_group_may_change_are_warned(tmp_path: Path, monkeypatch: pyt
 def test_files_may_lack_columns_and_differ_in_types(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {**records(2), "score": pa.array([1, 2], pa.int32())})
     write(tmp_path / "b.parquet", {"image": ["none.png"], "source_prompt": ["a"], "score": pa.array([0.5])})
-    first, second = read_all(tmp_path)
-    assert first.passed.schema.field("score").type == second.passed.schema.field("score").type == pa.float64()
-    (row,) = second.rows
+    (unit,) = read_all(tmp_path)
+    assert unit.passed.schema.field("score").type == pa.float64() and unit.passed.column("score").to_pylist() == [1.0, 2.0, 0.5]
+    row = unit.rows[2]
     assert row.result.message == (
         "record 'b.parquet#0': target_prompt: got null; allowed: a string that is not empty, or a list of such strings"
     )
@@ -311,7 +311,7 @@ def test_a_part_says_whose_it_is_and_a_foreign_or_broken_one_counts_for_nothing(
     inputs = scan_inputs(str(tmp_path / "in"), {})
     (unit,) = make_plan(inputs, batch_size=2, requests_per_unit=4, settled={}).units
     context = context_of(inputs)
-    table = encode_unit(context, read_unit(context, inputs.files[0], unit))
+    table = encode_unit(context, read_unit(context, inputs.files[:1], unit))
     assert table.schema.equals(context.schema) and table.column("score").to_pylist() == [1, 2, 3]
     output = locate(str(tmp_path / "out"))
     put_atomic(output / "data" / part_name(unit.id), part_bytes(context, unit.id, table))
@@ -373,10 +373,10 @@ def test_times_texts_and_field_metadata_pass_through_unchanged(tmp_path: Path) -
 def test_columns_of_folders_pass_through(tmp_path: Path) -> None:
     write(tmp_path / "style=oil%20paint" / "n=7" / "a.parquet", records(2))
     write(tmp_path / "n=08" / "b.parquet", {**records(1), "style": ["ink"]})
-    units = read_all(tmp_path)
-    assert [unit.passed.select(["style", "n"]).to_pylist() for unit in units] == [
-        [{"style": "ink", "n": 8}],
-        [{"style": "oil paint", "n": 7}] * 2,
+    (unit,) = read_all(tmp_path)
+    assert unit.passed.select(["style", "n"]).to_pylist() == [
+        {"style": "ink", "n": 8},
+        *[{"style": "oil paint", "n": 7}] * 2,
     ]
 
 
@@ -388,7 +388,28 @@ def test_pictures_lie_beside_the_input_that_names_them(tmp_path: Path) -> None:
     inputs = scan_inputs([str(tmp_path / name) for name in ("one", "two", "three")], {})
     plan = make_plan(inputs, batch_size=2, requests_per_unit=4, settled={})
     context = dataclasses.replace(context_of(inputs), input_roots=inputs.roots)
-    rows = [read_unit(context, inputs.files[unit.file], unit).rows[0] for unit in plan.units]
+    (unit,) = plan.units
+    rows = read_unit(context, unit.files_of(inputs.files), unit).rows
     assert [row.input_file for row in rows] == ["one/a.parquet", "three/a.parquet", "two/a.parquet"]
     found = [None if row.picture is None else int(row.picture.image[0, 0, 0]) for row in rows]
     assert found == [3, None, 7] and rows[1].result is not None and rows[1].result.error_type == "reference_not_allowed"
+
+
+def test_a_unit_of_several_small_files_has_all_their_rows_in_order(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {**records(2), "score": pa.array([0, 1], pa.int16())})
+    write(tmp_path / "b.parquet", records(0))
+    targets = {"target_prompt": pa.array([["p", "q"], ["r"]])}
+    write(tmp_path / "n=7" / "c.parquet", {**records(2), **targets, "score": [2.5, 3.5]})
+    (unit,) = read_all(tmp_path, requests_per_unit=6)
+    assert (unit.unit.files, unit.unit.count) == (3, 5)
+    assert [(row.input_file, row.input_row, row.edit_index, row.target_prompt) for row in unit.rows] == [
+        ("a.parquet", 0, 0, "target 0"),
+        ("a.parquet", 1, 0, "target 1"),
+        ("n=7/c.parquet", 0, 0, "p"),
+        ("n=7/c.parquet", 0, 1, "q"),
+        ("n=7/c.parquet", 1, 0, "r"),
+    ]
+    assert unit.passed.to_pydict() == {"score": [0.0, 1.0, 2.5, 2.5, 3.5], "n": [None, None, 7, 7, 7]}
+    for limit in range(1, 5):
+        (cut,) = read_all(tmp_path, limit=limit, requests_per_unit=6)
+        assert [row.target_prompt for row in cut.rows] == [row.target_prompt for row in unit.rows][:limit]

@@ -36,6 +36,12 @@ def test_a_record_begins_with_a_group_of_its_own() -> None:
     assert slots_of(rows_of(1), 4) == [["0-0", None]]
 
 
+def test_rows_of_one_number_in_two_files_are_two_records() -> None:
+    rows = [*rows_of(1), *rows_of(1)]
+    rows[1].input_file = "b"
+    assert slots_of(rows, 4) == [["0-0", None, "0-0", None]]
+
+
 def test_a_rejected_edit_leaves_a_hole_in_its_group() -> None:
     rows = rows_of(2, 2)
     rows[1].stop(Status.REJECTED, "prepare", "kind", "text")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pipelines.output.plan import (
     UNIT_BYTES,
     Plan,
     StoredPlan,
+    Unit,
     batches,
     count_requests,
     extend_plan,
@@ -51,6 +53,41 @@ def test_scalar_targets_are_cut_at_fixed_offsets_of_each_file(tmp_path: Path) ->
         ("00001-000000000", 0, 0, 3),
     ]
     assert plan.num_requests == 20
+
+
+def test_small_files_in_a_row_share_units(tmp_path: Path) -> None:
+    for name, count in zip("abcdefghij", (2, 1, 0, 3, 1, 8, 2, 6, 0, 5), strict=True):
+        write_input(tmp_path, f"{name}.parquet", ["t"] * count)
+    (tmp_path / "ib.parquet").write_bytes(b"no Parquet")
+    inputs = scan_inputs(str(tmp_path), {})
+    plan = plan_of(inputs, 2, 6)
+    assert [(unit.id, unit.files, unit.count, unit.take) for unit in plan.units] == [
+        ("00000-000000000", 4, 6, 6),  # the empty third file lies among them
+        ("00004-000000000", 1, 1, 1),
+        ("00005-000000000", 1, 6, 6),
+        ("00005-000000006", 1, 2, 2),
+        ("00006-000000000", 1, 2, 2),
+        ("00007-000000000", 1, 6, 6),
+        ("00009-000000000", 1, 1, 1),  # an unreadable one
+        ("00010-000000000", 1, 5, 5),
+    ]
+    assert [file.path for file in plan.units[0].files_of(inputs.files)] == [f"{name}.parquet" for name in "abcd"]
+    assert [unit.take for unit in limit_units(plan.units, 5)] == [5]
+
+
+def test_a_plan_of_an_earlier_version_keeps_its_units(tmp_path: Path) -> None:
+    """It had none of several files, and no column for how many they are."""
+    for name in "ab":
+        write_input(tmp_path / "in", f"{name}.parquet", ["t"] * 2)
+    inputs, output = scan_inputs(str(tmp_path / "in"), {}), locate(str(tmp_path / "out"))
+    stored = stored_plan(inputs, 2, 4)
+    units = tuple(Unit(file=file, start=0, first_row=0, first_edit=0, count=2, take=2) for file in range(2))
+    before = dataclasses.replace(stored, plan=dataclasses.replace(stored.plan, units=units))
+    store_plan(output, before, inputs)
+    place = tmp_path / "out" / "plan" / "units.parquet"
+    pq.write_table(pq.read_table(place).drop_columns(["files"]), place)
+    loaded = load_plan(output)
+    assert loaded is not None and loaded.plan == before.plan
 
 
 def test_lists_of_targets_count_as_many_requests_and_may_be_split(tmp_path: Path) -> None:
@@ -133,7 +170,7 @@ def test_the_plan_is_stored_compactly_commits_with_its_last_object_and_comes_bac
     summary = json.loads((tmp_path / "out/plan/plan.json").read_text())
     assert (summary["digest"], summary["requests"], summary["batch_size"]) == (stored.plan.digest, 21, 3)
     units = pq.read_table(tmp_path / "out/plan/units.parquet")
-    assert units.column_names == ["unit", "file", "start", "first_row", "first_edit", "count", "generation"]
+    assert units.column_names == ["unit", "file", "files", "start", "first_row", "first_edit", "count", "generation"]
     assert units.column("count").to_pylist() == [6, 6, 5, 3, 1]
     loaded = load_plan(output)
     assert loaded is not None and loaded.plan == stored.plan and loaded.files == stored.files
