@@ -21,14 +21,26 @@ Values = dict[str, str | None]  # by column
 
 
 def folder_values(root: str, path: str) -> Values:
-    """Read the values that the folders of a file name: those below the root, and those that the root's path ends in."""
+    """Read the values in the names of the folders a file lies in: those below the root, and those that the root's path ends in."""
+    return dict(_pairs(root, path))
+
+
+def check_one_value(root: str, path: str) -> None:
+    """Raise `ConfigError` where the folders of a file name two values of one column."""
+    values: Values = {}
+    for name, text in _pairs(root, path):
+        if values.setdefault(name, text) != text:
+            raise ConfigError(
+                f"input: got column {name!r} as {values[name]!r} and {text!r} in the names of the folders of {path}; allowed: one value"
+            )
+
+
+def _pairs(root: str, path: str) -> Iterator[tuple[str, str | None]]:
     *below, _ = path.split("/")
     above = itertools.takewhile(PAIR.fullmatch, reversed(root.rstrip("/").split("/")))
-    values: Values = {}
     for folder in (*reversed(list(above)), *below):
         if found := PAIR.fullmatch(folder):
-            values[unquote(found[1])] = None if found[2] == NULL else unquote(found[2])
-    return values
+            yield unquote(found[1]), None if found[2] == NULL else unquote(found[2])
 
 
 def folder_fields(files: Iterable[Values]) -> list[pa.Field]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.records.folders import Values, check_folders, folder_fields, folder_values
+from pipelines.records.folders import Values, check_folders, check_one_value, folder_fields, folder_values
 from pipelines.records.possible import ALLOWED_TYPES, can_hold
 from pipelines.records.schema import EDIT_COLUMNS, ColumnMap, map_columns, unify_passed
 from pipelines.records.types import is_list_type, written_type
@@ -169,6 +169,8 @@ def with_folder_fields(schema: pa.Schema, root: str, files: Mapping[str, Sequenc
 
     Raises: ConfigError where a value does not fit to other files' column of that name.
     """
+    for path in files:
+        check_one_value(root, path)
     values: dict[str, Values] = {path: folder_values(root, path) for path in files}
     warnings += check_folders(values, {path: frozenset(names) for path, names in files.items()}, schema)
     for each in folder_fields(values.values()):

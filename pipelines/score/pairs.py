@@ -21,7 +21,7 @@ from pipelines.store.listing import list_input
 from pipelines.store.location import Location, is_complete, list_files, locate
 from pipelines.store.parquet import BrokenParquet, read_batches, read_footer
 from vimaedit.errors import ConfigError, RequestError, shown
-from vimaedit.types import Status
+from vimaedit.types import LeftOut, Status
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 LABELS = ("source_prompt", "target_prompt", "category", "instruction")
@@ -35,6 +35,7 @@ EDITED_LABELS = tuple(LABEL_KINDS)
 IDENTITY = ("id", "edit_index", "input_file", "input_row")
 UNKNOWN_INDEX = -1  # of an entry whose identity cannot be read: it belongs to no request
 SHOWN_NAMES = 5
+SHOWN_EXAMPLES = 3  # of what is left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +247,15 @@ def _find_edited(config: ScoreConfig, warnings: list[str]) -> tuple[Location, li
     is_run = bool(list_files(run_data, ".parquet"))
     if is_run and not is_complete(place):
         warnings.append(f"edited: {config.shown_edited} is an unfinished run (it has no _SUCCESS); what is there is scored")
-    pictures = [] if is_run else [name for name, _ in list_files(place) if name.lower().endswith(PICTURE_SUFFIXES)]
+    there = [] if is_run else [name for name, _ in list_files(place)]
+    pictures = [name for name in there if name.lower().endswith(PICTURE_SUFFIXES)]
     if pictures:
+        others = [name for name in there if not name.lower().endswith(PICTURE_SUFFIXES)]
+        if others:
+            examples = tuple(others[:SHOWN_EXAMPLES])
+            reason = "they are no pictures, and the folder has some"
+            left = LeftOut(what="edited: files", count=len(others), total=len(there), examples=examples, reason=reason)
+            warnings.append(left.text())
         return place, [Edited(file=name, row=None, id=None) for name in pictures], False
     try:
         listing = list_input(run_data.url if is_run else config.edited)

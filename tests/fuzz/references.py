@@ -134,7 +134,6 @@ def url_of_another_scheme(world: World, count: int) -> Columns:
         "javascript:alert(1)",
     ]
     values += [
-        "data:image/png;base64,iVBORw0KGgo=",
         f"dir::file://{rest}",
         f"blockcache::file://{rest}",
         f" file://{rest}",

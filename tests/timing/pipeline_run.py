@@ -30,6 +30,7 @@ from pipelines.edit.begin import begin
 from pipelines.edit.edit import run_edit
 from pipelines.edit.prepare import prepare
 from pipelines.edit.read import read_unit
+from pipelines.output import plan
 from pipelines.output.config import EditJobConfig
 from tests.timing.pictures import grainy_picture
 from tests.timing.process import MemorySample, memory_sample
@@ -92,7 +93,7 @@ def make_traced(job: EditJobConfig, *, folder: Path, seconds: float | None) -> E
 
 
 def write_input(folder: Path, rows: int, size: int, file_rows: int) -> None:
-    """Write records with JPEG pictures as hard to decode as photographs, in files of `file_rows`: no unit spans two files."""
+    """Write records with JPEG pictures as hard to decode as photographs, in files of `file_rows`."""
     folder.mkdir()
     pictures = [encode_image(grainy_picture(number, size), "jpeg") for number in range(min(rows, PICTURES))]
     for first in range(0, rows, file_rows):
@@ -139,6 +140,8 @@ def time_run(settings: TimingSettings, folder: Path) -> Timing:
         connected = time.time()
         DataContext.get_current().enable_progress_bars = False
 
+    if settings.memory:
+        plan.UNITS_PER_ACTOR = max(1, settings.rows // (MEMORY_UNIT_ROWS * settings.actors))
     with _sampling(trace_folder) if settings.memory else _nothing() as samples:
         summary = run_edit(job, on_started=on_started, make_editor=maker)
         finished = time.time()

@@ -267,6 +267,15 @@ def test_a_column_of_a_file_wins_over_its_folders_name_with_a_warning(tmp_path: 
         scan_inputs(str(tmp_path), {})
 
 
+def test_two_values_of_a_column_in_the_names_of_folders_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "n=7" / "n=8" / "a.parquet")
+    with pytest.raises(
+        ConfigError, match="input: got column 'n' as '7' and '8' in the names of the folders of n=7/n=8/a.parquet"
+    ):
+        scan_inputs(str(tmp_path), {})
+    assert scan_inputs(str(tmp_path), {}, reading=1).num_rows == 3
+
+
 def test_the_seed_of_a_folder_is_a_seed(tmp_path: Path) -> None:
     write(tmp_path / "seed=7" / "a.parquet")
     assert scan_inputs(str(tmp_path), {}).columns.edit["seed"] == "seed"

@@ -448,6 +448,15 @@ def test_an_edit_without_a_picture_is_not_right_on_drawn_scenes() -> None:
     assert others[1]["scene_success"] is None
 
 
+def test_what_is_no_picture_beside_edited_pictures_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "bench" / "a.parquet", [record(0)])
+    write(tmp_path / "edited" / "z.parquet", [{"id": "r0", "edited_image": coded(picture(5))}], None)
+    Image.fromarray(picture(9)).save(tmp_path / "edited" / "r0.png")
+    assert find_pairs(config(tmp_path)).warnings == [
+        "edited: files: 1 of 2 left out (z.parquet): they are no pictures, and the folder has some"
+    ]
+
+
 def test_a_benchmark_may_be_several_inputs_with_columns_in_folders_and_ids_of_any_type(tmp_path: Path) -> None:
     schema = SCHEMA.remove(SCHEMA.get_field_index("category"))
     write(tmp_path / "one" / "category=a%20kind" / "x.pq", [record(0, id=None)], schema)
