@@ -40,7 +40,7 @@ class RunSummary:
         if self.was_finished:
             lines = [f"finished before, nothing to do: {self.rows} rows: {counts}"]
         else:
-            done = f"{self.edited} edited of " if self.edited != self.rows else ""
+            done = f"{self.edited} of " if self.edited != self.rows else ""
             lines = [f"{done}{self.rows} rows in {self.seconds:.1f} s ({self.rows_per_second:.2f} rows/s): {counts}"]
         lines += losses_lines(self.losses)
         places = (("data:  ", self.data), ("sheet: ", self.sheet), ("report:", self.run_json))

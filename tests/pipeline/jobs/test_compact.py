@@ -36,6 +36,7 @@ def test_a_run_becomes_shards_that_say_what_their_columns_are(
         "rows:   5 of 5 (100.0%): 4 ok, 1 rejected, 0 failed, 0 quarantined",
         "units:  3 of 3, generation 1",
     ]
+    assert lines[2].startswith("lost:   1 rejected: image_undecodable, such as record 'a.parquet#1': image: got 3 bytes: ")
     assert lines[-1].startswith("lock:   released by process ")
 
     assert compact([f"input={run.url}", f"output={bucket}/shards"]) == 0

@@ -46,7 +46,7 @@ def test_the_summary_names_reasons_and_why_the_exit_code_is_not_0() -> None:
         exit_reason="49 of 49 rows were rejected, more than max_rejected_fraction=0.5",
     )
     assert summary.text().splitlines() == [
-        "0 edited of 49 rows in 7.0 s (0.00 rows/s): 0 ok, 49 rejected, 0 failed, 0 quarantined",
+        "0 of 49 rows in 7.0 s (0.00 rows/s): 0 ok, 49 rejected, 0 failed, 0 quarantined",
         "lost:   40 rejected: missing_image, such as record missing_image",
         "lost:   3 rejected: c, such as record c",
         "lost:   2 rejected: wrong_type, such as record wrong_type",
