@@ -48,6 +48,7 @@ def _state(status: RunStatus) -> str:
         return "finished" if status.exit_code is None else f"finished (exit code {status.exit_code}{why})"
     if status.is_released:
         ended = f", interrupted by {status.interrupted}" if status.interrupted else ""
+        ended += f", stopped early: {status.stop_reason}" if status.stop_reason else ""
         return f"not finished, nobody at work{ended}: the same command goes on"
     if status.age_s is not None and status.age_s > LOCK_STALE_S:
         return f"not finished; its driver has said nothing for more than {LOCK_STALE_S:g} s: the same command goes on"

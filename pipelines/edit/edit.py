@@ -124,6 +124,7 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
             prepared = dataclasses.replace(prepared, placement=_place_again(context))
         elif reason is not None:
             seconds = time.monotonic() - started
+            lock.facts = {**lock.facts, "stop_reason": reason}
             return dataclasses.replace(
                 summary,
                 counts=state.counts,
@@ -258,6 +259,7 @@ def _edit(
             "rows_edited": state.counts.get(Status.OK, 0),
             "rows_to_edit": state.total,
             "counts": state.counts,
+            "losses": losses_to_json(state.losses),
         }
         if progress is not None:
             progress(state)

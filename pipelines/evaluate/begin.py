@@ -110,7 +110,7 @@ def find_finished(begun: BegunEvaluation) -> EvaluationSummary | None:
     edited = {name: edit.find_finished(run) for name, run in begun.runs.items()}
     if any(run is None for run in edited.values()):
         return None
-    warnings = [f"{name}: {text}" for name, run in edited.items() if run for text in run.warnings]
+    warnings = [f"{name}: {text}" for name, run in edited.items() if run for text in (*run.warnings, *run.reasons())]
     codes = [run.exit_code for run in edited.values() if run]
     for name in begun.names:
         scored = find_kept(begin_score(score_job(begun.config, begun.records, name, begun.against)))

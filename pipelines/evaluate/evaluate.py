@@ -51,7 +51,7 @@ def run_evaluation(
         logger.info("editing with %s: %s", name, mask_urls(run.job.output))
         edited = run_edit(run.job, counting(f"{name} edits"), begun=run)
         seconds[f"edit {name}"] = time.monotonic() - started
-        warnings += [f"{name}: {text}" for text in edited.warnings]
+        warnings += [f"{name}: {text}" for text in (*edited.warnings, *edited.reasons())]
         codes.append(edited.exit_code)
         if edited.exit_code == EXIT_STOPPED:
             return EvaluationSummary(

@@ -63,6 +63,7 @@ class RunStatus:
     holder: str | None
     is_released: bool
     interrupted: str | None
+    stop_reason: str | None
     age_s: float | None
     rows_in_work: int | None
     rate: float | None
@@ -118,7 +119,8 @@ def read_status(config: StatusConfig) -> RunStatus:
         done = work.done_parts()
         rows_done, rows_total = sum(part.rows for part in done), work.num_rows
         units_done, units_total, counts = len(done), len(work.units), count_statuses(done)
-        losses = add_losses(part.losses for part in done)
+        # Of a run that is stopped early perhaps nothing is written yet.
+        losses = add_losses(part.losses for part in done) or losses_from_json(lock.get("losses"))
     if stored is not None:
         units = [unit.id for unit in stored.plan.units]
         foreign = find_foreign(output, units)
@@ -140,6 +142,7 @@ def read_status(config: StatusConfig) -> RunStatus:
         holder=holder,
         is_released=is_released,
         interrupted=lock.get("interrupted"),
+        stop_reason=None if finished else lock.get("stop_reason"),
         age_s=time.time() - lock["renewed_at"] if "renewed_at" in lock else None,
         rows_in_work=edited,
         rate=run.get("rows_per_second") if finished else _rate(lock, edited),

@@ -34,6 +34,11 @@ class RunSummary:
     def rows_per_second(self) -> float:
         return self.edited / self.seconds if self.seconds else 0.0
 
+    def reasons(self) -> list[str]:
+        """Say why an exit code is not 0, in a line each, for a job of which this run is a part."""
+        why = self.exit_reason or self.stop_reason
+        return [*losses_lines(self.losses), f"exit code {self.exit_code}: {why}"] if why else []
+
     def text(self) -> str:
         """Say rows per status, rate, and where the results lie."""
         counts = ", ".join(f"{self.counts.get(status, 0)} {status}" for status in Status)

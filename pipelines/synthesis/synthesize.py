@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 import vimaedit
+from pipelines.cluster.losses import losses_from_json, losses_lines
 from pipelines.cluster.place import Placement
 from pipelines.cluster.progress import ProgressCallback
 from pipelines.cluster.workers import join
@@ -82,7 +83,7 @@ def run_synthesis(
                     exit_code=edited.exit_code,
                     seconds=time.monotonic() - started,
                     places=(edited.data,),
-                    warnings=edited.warnings,
+                    warnings=(*edited.warnings, *edited.reasons()),
                     stop_reason=edited.stop_reason,
                 )
         return _select(config, output, placement, lock, edited, None if making is None else making.captions, started)
@@ -123,6 +124,8 @@ def _select(
     lock.check()
     shards = write_dataset(selecting, selected, passed)
     warnings += run.get("warnings", [])
+    if run.get("exit_reason"):
+        warnings += [*losses_lines(losses_from_json(run.get("losses"))), f"candidates: {run['exit_reason']}"]
     left_out = () if captions is None else captions.left_out
     warnings += [*(() if captions is None else captions.warnings), *(each.text() for each in left_out)]
     account = Account(
@@ -139,6 +142,10 @@ def _select(
     code = edited.exit_code if edited is not None else run.get("exit_code", 0)
     if selected.counts["pair"] > config.max_rejected_fraction * total:
         code = EXIT_LOSSES
+        fraction = config.max_rejected_fraction
+        warnings.append(
+            f"{selected.counts['pair']} of {total} candidates have no pair, more than max_rejected_fraction={fraction:g}"
+        )
     facts: dict[str, Any] = {
         "exit_code": code,
         "digest": selection_digest(config, run),

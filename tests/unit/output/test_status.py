@@ -129,6 +129,23 @@ def test_one_whose_driver_is_gone(run: Run, say: Any) -> None:
     assert say()[-1] == "lock:   being written"
 
 
+def test_one_that_was_stopped_before_it_wrote_anything_says_why(run: Run, say: Any) -> None:
+    run.plan()
+    lost = {
+        "missing_image": {
+            "status": "rejected",
+            "count": 200,
+            "example": "record 'a': image: got 'a.png', there is no such file",
+        }
+    }
+    reason = "the first 200 rows were all rejected"
+    run.lock(17.0, released=True, rows_edited=0, losses=lost, stop_reason=reason)
+    assert [say()[0], say()[2]] == [
+        f"state:  not finished, nobody at work, stopped early: {reason}: the same command goes on",
+        "lost:   200 rejected: missing_image, such as record 'a': image: got 'a.png', there is no such file",
+    ]
+
+
 def test_a_finished_one(run: Run, say: Any) -> None:
     run.plan()
     run.write_parts(0, 1, 2)

@@ -57,6 +57,7 @@ def test_the_summary_names_reasons_and_why_the_exit_code_is_not_0() -> None:
         "report: out/run.json",
         "exit code 3: 49 of 49 rows were rejected, more than max_rejected_fraction=0.5",
     ]
+    assert summary.reasons() == [*summary.text().splitlines()[1:7], summary.text().splitlines()[-1]]
 
 
 def test_the_dry_run_says_what_a_run_would_be() -> None:
