@@ -141,7 +141,7 @@ def scan_inputs(inputs: Inputs, columns: Mapping[str, str], *, reading: int = RE
             schema, listing.root.url, {path: footer.names for path, footer in readable.items()}, warnings
         )
     impossible = _impossible(readable, columns, warnings)
-    warnings += [*_plainer_types(readable.values(), edit_names), *_large_groups(readable)]
+    warnings += [*_plainer_types([footer.schemas[int96] for footer in readable.values()], edit_names), *_large_groups(readable)]
     if int96 == "us":
         warnings.append("input: times of 96 bits are read in microseconds, since some lie beyond what nanoseconds can say")
     found = InputSet(
@@ -345,12 +345,12 @@ def _is_null(metadata: pq.FileMetaData, name: str) -> bool:
     )
 
 
-def _plainer_types(footers: Iterable[_Footer], edit_names: Sequence[str]) -> list[str]:
+def _plainer_types(schemas: Iterable[pa.Schema], edit_names: Sequence[str]) -> list[str]:
     """Warn of passed-through columns that are written in another type than they are stored in."""
     found = {
         each.name: f"{each.name} ({each.type} as {kind})"
-        for footer in footers
-        for each in footer.schemas["ns"]
+        for schema in schemas
+        for each in schema
         if each.name not in edit_names and (kind := written_type(each.type)) != each.type
     }
     return [f"input columns are written in plainer types, with the same values: {', '.join(found.values())}"] if found else []

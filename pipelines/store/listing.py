@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import glob
 import os
@@ -234,6 +235,8 @@ def _end(place: Location, size: int) -> bytes | None:
 
 def _joined(listings: Sequence[Listing], inputs: Inputs) -> Listing:
     """Put several inputs together: files by their paths relative to the folder that all have in common."""
+    # Spelled with `..` a folder would share another beginning with its neighbours than it has.
+    listings = [dataclasses.replace(listing, root=_without_dots(listing.root)) for listing in listings]
     roots = [listing.root for listing in listings]
     if len({type(root.fs) for root in roots}) > 1:
         raise ConfigError(f"input: got {shown_inputs(inputs)}, which lie in several stores; allowed: places in one")
@@ -254,6 +257,11 @@ def _joined(listings: Sequence[Listing], inputs: Inputs) -> Listing:
         roots=tuple(roots),
         left_out=tuple(each for listing in listings for each in listing.left_out),
     )
+
+
+def _without_dots(place: Location) -> Location:
+    has_dots = place.is_local and {".", ".."} & set(place.path.split("/"))
+    return Location(place.fs, posixpath.realpath(place.path)) if has_dots else place
 
 
 def _pattern(place: Location) -> _Pattern | None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.records.folders import folder_values
 from pipelines.records.read import read_rows
 from pipelines.records.scan import scan_inputs
 from pipelines.store.fetch import ReferenceRules, fetch
@@ -15,7 +16,15 @@ from pipelines.store.listing import list_input
 from pipelines.store.location import locate, put_atomic
 from vimaedit.errors import RequestError
 
-KEYS = ("x//y.parquet", "/z.parquet", "a::b.parquet", "100%25 #?+&=.parquet", "ü/ö.PARQUET", "no-suffix")
+KEYS = (
+    "x//y.parquet",
+    "/z.parquet",
+    "a::b.parquet",
+    "100%25 #?+&=.parquet",
+    "ü/ö.PARQUET",
+    "no-suffix",
+    "style=oil%20paint/p.parquet",
+)
 
 
 def coded(value: int) -> bytes:
@@ -47,9 +56,11 @@ def values(inputs: str | list[str]) -> dict[str, int]:
 
 def test_every_key_is_read_as_it_stands(folder: str, bucket: str) -> None:
     assert values(folder) == {key: value for value, key in enumerate(KEYS)}
-    assert [(each.count, each.total, each.examples) for each in list_input(folder).left_out] == [(1, 7, ("notes.txt",))]
+    assert [(each.count, each.total, each.examples) for each in list_input(folder).left_out] == [(1, 8, ("notes.txt",))]
     for value, key in enumerate(KEYS):
         assert list(values(f"{folder}/{key}").values()) == [value]
+    assert scan_inputs(folder, {}).columns.passed["style"] == "style"
+    assert folder_values(folder, "style=oil%20paint/p.parquet") == {"style": "oil paint"}
     both = values([f"{folder}/x//y.parquet", f"{folder}//z.parquet"])
     assert both == {"x//y.parquet": 0, "/z.parquet": 1}
     locate(bucket).fs.mkdir("pictures-two")
