@@ -91,22 +91,50 @@ class Networks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judge:
+    """A vision-language model on a server of OpenAI's interface, asked how good an edit is."""
+
+    url: str | None = None  # of the server, such as http://HOST:8000/v1
+    model: str | None = None  # the server's name of its model
+    key_variable: str | None = None  # name of the environment variable, on the workers, that holds the server's key
+    max_tokens: int = 512  # of an answer
+    side_px: int = 512  # pictures are sent no wider and no higher
+    parallel: int = 8  # questions that a worker has open at once
+
+    def __post_init__(self) -> None:
+        if (self.url is None) != (self.model is None):
+            given, missing = ("url", "model") if self.model is None else ("model", "url")
+            raise ConfigError(f"judge.{missing}: got nothing with judge.{given}; allowed: both, or neither")
+        check_range("judge.max_tokens", self.max_tokens, 1, 100_000)
+        check_range("judge.side_px", self.side_px, 32, 4096)
+        check_range("judge.parallel", self.parallel, 1, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scoring(Networks):
     """What is measured of edited pictures."""
 
-    metrics: list[str] = field(default_factory=list)  # background, lpips, structure, clip, mask, target, scene; empty: all
+    metrics: list[str] = field(
+        default_factory=list
+    )  # background, lpips, structure, clip, mask, target, scene, judge; empty: all that can be had
+    judge: Judge = field(default_factory=Judge)
     jpeg_quality: int | None = None  # take results through JPEG of this quality first; the published figures: 75
 
     def __post_init__(self) -> None:
         for group in self.metrics:
             check_choice("metrics", group, METRIC_GROUPS)
+        if "judge" in self.metrics and self.judge.url is None:
+            raise ConfigError(
+                "judge.url: got nothing with metrics=[judge]; allowed: a server of OpenAI's interface, and judge.model"
+            )
         if self.jpeg_quality is not None:
             check_range("jpeg_quality", self.jpeg_quality, 1, 100)
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The chosen metrics, in their fixed order."""
-        return tuple(group for group in METRIC_GROUPS if not self.metrics or group in self.metrics)
+        chosen = self.metrics or [group for group in METRIC_GROUPS if group != "judge" or self.judge.url is not None]
+        return tuple(group for group in METRIC_GROUPS if group in chosen)
 
 
 @dataclass(frozen=True, kw_only=True)

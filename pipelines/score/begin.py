@@ -22,6 +22,7 @@ from pipelines.score.table import (
     Numbers,
     compare_tables,
     comparison_table,
+    judge_table,
     read_scores,
     read_summary,
     summary_table,
@@ -57,6 +58,8 @@ class ScoreSummary:
         lines = [summary_table(self.name, numbers["overall"], numbers["records"]).text(), "", f"requests: {counts}"]
         if numbers["unmatched"]:
             lines.append(f"edited pictures that belong to no request: {numbers['unmatched']}")
+        if numbers.get("judge") is not None:
+            lines += ["", judge_table(numbers["judge"]).text()]
         if numbers["compared"] is not None:
             lines += ["", comparison_table(self.name, numbers["compared"]).text()]
         return "\n".join([*lines, *self.places])

@@ -31,6 +31,8 @@ SCORE_FIELDS = (
     pa.field("grounded", pa.bool_()),
     pa.field("seconds", pa.float64()),
     *(pa.field(name, pa.float64()) for name in METRICS),
+    pa.field("judge_reason", pa.string()),  # why the judge gave no score
+    pa.field("judge_answers", pa.list_(pa.string())),  # as they came
 )
 SCORE_SCHEMA = pa.schema(SCORE_FIELDS)
 MISSING = "missing"  # status of a request without an edited picture

@@ -42,7 +42,7 @@ class Loaded:
     position: int
     sample: EditSample | None = None
     problem: str | None = None
-    values: dict[str, float | None] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 def load_pairs(config: ScoreConfig, places: Places, pairs: Sequence[tuple[int, Pair]]) -> list[Loaded]:
@@ -140,6 +140,7 @@ def _sample(
         edit_mask=edit_mask,
         target=references.target,
         framed=references.framed,
+        instruction=pair.instruction,
     )
 
 

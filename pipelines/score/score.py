@@ -26,6 +26,7 @@ from pipelines.cluster.session import set_engine
 from pipelines.cluster.workers import join
 from pipelines.score.begin import BegunScore, ScoreSummary, begin_score, compare, find_kept, summarize
 from pipelines.score.config import UNSCORED, ScoreConfig
+from pipelines.score.judging import AskingJudge, calibrate, judge_facts
 from pipelines.score.networks import Measurer, MetricNetworks, absent_warnings, find_absent
 from pipelines.score.pairs import Pairs, Places
 from pipelines.score.read import Loaded, load_pairs
@@ -82,7 +83,9 @@ def run_score(
         rows = measure(config, name, pairs, placement, absent, progress)
         table = write_scores(output, name, rows)
         seconds = time.monotonic() - started
+    judged = judge_facts(table, calibrate(config.judge, config.output)) if "judge" in config.groups else None
     numbers: Numbers = {
+        "judge": judged,
         "name": name,
         "method": next((pair.edited.method for pair in pairs.pairs if pair.edited is not None), None),
         "settings": without_secrets(dataclasses.asdict(config)),
@@ -176,6 +179,7 @@ class ScoreActor:
 
     def __init__(self, config: ScoreConfig, threads: int, use_gpu: bool, absent: dict[str, str]) -> None:
         networks = MetricNetworks.of(config, config.groups)
+        self.judge = AskingJudge(config.judge, config.output) if "judge" in config.groups else None
         self.measurer = Measurer(networks, batch_size=config.batch_size, threads=threads, use_gpu=use_gpu, absent=list(absent))
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -188,8 +192,9 @@ class ScoreActor:
         """Measure the samples among the items in place, and let go of their pictures."""
         ready = [item for item in items if item.sample is not None]
         samples = [sample for item in ready if (sample := item.sample) is not None]
-        for item, values in zip(ready, self.measurer(samples), strict=True):
-            item.values = {**values, **item.values}
+        judged = [{}] * len(samples) if self.judge is None else self.judge(samples)
+        for item, values, said in zip(ready, self.measurer(samples), judged, strict=True):
+            item.values = {**values, **said, **item.values}
             item.sample = None
 
 

@@ -186,3 +186,15 @@ def verdict(metric: Metric, difference: Mapping[str, Any]) -> str:
     if metric.higher_is_better is None or difference["low"] <= 0 <= difference["high"]:
         return ""
     return "better" if (difference["value"] > 0) == metric.higher_is_better else "worse"
+
+
+def judge_table(facts: Mapping[str, Any]) -> Table:
+    """Return what is to be known of the judge beside its scores."""
+    rows = [(f"overall of drawn edits, {kind}", _shown(mean)) for kind, mean in facts["means"].items()]
+    rows.append(("done liked better than undone or another", f"{_shown(facts['ranked'])} of {facts['compared']} pairs"))
+    rows += [(f"edits without a score: {kind}", str(count)) for kind, count in facts["without_score"].items()]
+    return Table(title=f"Judge {facts['judge']}, questions {facts['prompt_version']}", columns=("", "value"), rows=tuple(rows))
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

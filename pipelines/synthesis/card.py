@@ -33,6 +33,7 @@ MEANINGS = {
     "clip_direction": "the picture does not change as the prompts do",
     "aesthetic": "the edited picture is not good enough to look at",
     "unsafe": "a picture is not safe",
+    "judge": "the judge does not think enough of the edit",
     "best_of_pair": "another candidate of the pair is better",
     "duplicate": "another record looks nearly the same",
     KEPT: "in the data set",

@@ -64,6 +64,7 @@ SCORES = (
     "clip_direction",
     "aesthetic",
     "unsafe",
+    "judge",  # overall of VIEScore, 0 to 10
 )
 SCORE_FIELDS = (
     pa.field("part", pa.string()),  # object below candidates/data, and row in it

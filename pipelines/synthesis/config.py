@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.options import Shards, check_bases
+from pipelines.options import Judge, Shards, check_bases
 from pipelines.output.config import EditJobConfig
 from pipelines.store.location import locate
 from vimaedit.checks import check_choice, check_range
@@ -24,7 +24,7 @@ RANGES = {  # field of `Spread` -> its lowest and highest value
     "text_window": (0.0, 1.0),
     "image_window": (0.0, 1.0),
 }
-BEST_BY = ("auto", "clip_direction", "clip_target", "background_psnr")
+BEST_BY = ("auto", "clip_direction", "clip_target", "background_psnr", "judge")
 MAX_CANDIDATES = 1000
 PAIR_OPTIONS = (
     *("seed", "pairs", "edits", "edits_per_caption", "candidates", "columns", "image_root", "model", "revision"),
@@ -104,9 +104,12 @@ class Filters:
     min_clip_direction: float | None = 0.2  # change of the picture and change of the prompt
     min_aesthetic: float | None = None  # of the edited picture, where aesthetic names a head
     max_unsafe: float | None = 0.0  # of both pictures, where safety names a head
+    min_judge: float | None = None  # of 10, where judge.url names a server; an edit that it gave no score passes
     max_distance: int | None = 12  # of 384 bits: records whose pictures differ in no more are duplicates
     per_pair: int = 1  # how many candidates of a pair are kept, the best first
-    best_by: str = "auto"  # what makes one the best: clip_direction, clip_target, background_psnr; auto: the first there is
+    best_by: str = (
+        "auto"  # what makes one the best: clip_direction, clip_target, background_psnr, judge; auto: the first there is
+    )
 
     def __post_init__(self) -> None:
         for name in ("min_change", "min_mask", "max_mask"):
@@ -115,6 +118,7 @@ class Filters:
             _check_optional(f"filters.{name}", getattr(self, name), -1.0, 1.0)
         _check_optional("filters.min_background_psnr", self.min_background_psnr, 0.0, 100.0)
         _check_optional("filters.max_background_lpips", self.max_background_lpips, 0.0, 10.0)
+        _check_optional("filters.min_judge", self.min_judge, 0.0, 10.0)
         _check_optional("filters.max_distance", self.max_distance, 0, 64)
         check_range("filters.per_pair", self.per_pair, 1, MAX_CANDIDATES)
         check_choice("filters.best_by", self.best_by, BEST_BY)
@@ -137,6 +141,7 @@ class SynthesizeConfig(Shards, EditJobConfig):
     scoring_clip: str | None = None  # CLIP of the filters: miniature, folder, URL or hub id; unset: those filters are off
     aesthetic: str | None = None  # linear head on scoring_clip's picture embedding: file with weight and bias; unset: off
     safety: str | None = None  # as aesthetic; above filters.max_unsafe a picture is unsafe
+    judge: Judge = field(default_factory=Judge)
     filters: Filters = field(default_factory=Filters)
     validation_fraction: float = 0.02  # share of the source pictures whose records are the validation split
     preferences: bool = False  # write the best and the worst candidate of each kept pair into <output>/preferences
@@ -193,7 +198,8 @@ def pair_settings(config: SynthesizeConfig, words_digest: str) -> dict[str, Any]
 
 def score_settings(config: SynthesizeConfig) -> Mapping[str, str | None]:
     """Return what scores depend on besides the pictures."""
-    return {name: getattr(config, name) for name in ("scoring_clip", "lpips", "lpips_heads", "aesthetic", "safety")}
+    networks = {name: getattr(config, name) for name in ("scoring_clip", "lpips", "lpips_heads", "aesthetic", "safety")}
+    return {**networks, "judge": config.judge.model}
 
 
 def _check_optional(name: str, value: float | None, low: float, high: float) -> None:

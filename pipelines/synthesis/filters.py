@@ -29,6 +29,7 @@ NEEDS = {  # score -> the option that brings its network
     "clip_direction": "scoring_clip",
     "aesthetic": "aesthetic",
     "unsafe": "safety",
+    "judge": "judge",
 }
 
 BEST_SCHEMA = pa.schema(
@@ -83,6 +84,7 @@ def make_bounds(filters: Filters, available: Mapping[str, Any]) -> tuple[list[Bo
         Bound(name="clip_direction", score="clip_direction", low=filters.min_clip_direction, high=None),
         Bound(name="aesthetic", score="aesthetic", low=filters.min_aesthetic, high=None),
         Bound(name="unsafe", score="unsafe", low=None, high=filters.max_unsafe),
+        Bound(name="judge", score="judge", low=filters.min_judge, high=None),
     ]
     asked = [bound for bound in wanted if bound.low is not None or bound.high is not None]
     absent = [bound for bound in asked if bound.score in NEEDS and available.get(NEEDS[bound.score]) is None]

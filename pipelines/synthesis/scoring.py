@@ -15,8 +15,10 @@ from pipelines.cluster.place import Placement
 from pipelines.cluster.session import set_engine
 from pipelines.cluster.tasks import run_actors
 from pipelines.cluster.weights import local_copy
+from pipelines.options import Judge
 from pipelines.output.parts import part_name
 from pipelines.output.plan import Unit
+from pipelines.score.judging import AskingJudge
 from pipelines.store.location import Location, list_files, locate
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, put_table, read_batches, read_footer
 from pipelines.synthesis.columns import SCORE_SCHEMA, SCORES
@@ -24,6 +26,7 @@ from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from vimaedit.decoding import decode_image, decode_mask
 from vimaedit.errors import WrongWeights
 from vimaedit.metrics.background import region_psnr
+from vimaedit.metrics.samples import EditSample
 from vimaedit.models.names import absolute_name
 from vimaedit.synthesis.likeness import perceptual_hash
 from vimaedit.types import BoolArray, Status, UInt8Array
@@ -40,7 +43,7 @@ TEXTS = ("id", "pair_id", "caption_file", "category", "source_prompt", "target_p
 FROM_METRICS = ("changed_fraction", "mask_fraction")
 COLUMNS = (
     *TEXTS,
-    *("caption_row", "candidate", "image", "edited_image", "edit_mask", "blend_words_used", "metrics"),
+    *("caption_row", "candidate", "instruction", "image", "edited_image", "edit_mask", "blend_words_used", "metrics"),
 )
 
 
@@ -59,8 +62,10 @@ def score_parts(config: SynthesizeConfig, units: Sequence[Unit], placement: Plac
         return 0
     logger.info("scoring candidates: %d of %d parts are done", len(names) - len(todo), len(names))
     set_engine(unit_seconds=PART_SECONDS)
-    networks = {name: absolute_name(value) for name, value in score_settings(config).items() if value is not None}
-    arguments = (output.url, networks, [(name, marks[name]) for name in todo], device, placement.threads)
+    named = {name: value for name, value in score_settings(config).items() if value is not None and name != "judge"}
+    networks = {name: absolute_name(value) for name, value in named.items()}
+    judge = config.judge if config.judge.url is not None else None
+    arguments = (output.url, networks, [(name, marks[name]) for name in todo], device, placement.threads, judge)
     run_actors(len(todo), ScoreActor, arguments, placement, needs_device=bool(networks))
     return len(todo)
 
@@ -75,14 +80,20 @@ class ScoreActor:
     """Scores parts and writes the scores, each part's under the part's name."""
 
     def __init__(
-        self, output: str, networks: Mapping[str, str], parts: Sequence[tuple[str, str]], device: str, threads: int
+        self,
+        output: str,
+        networks: Mapping[str, str],
+        parts: Sequence[tuple[str, str]],
+        device: str,
+        threads: int,
+        judge: Judge | None = None,
     ) -> None:
         self.output, self.parts = output, parts
         if networks:
             import torch
 
             torch.set_num_threads(threads)
-        self.scorer = Scorer(networks, device)
+        self.scorer = Scorer(networks, device, None if judge is None else AskingJudge(judge, output))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = 0
@@ -98,13 +109,13 @@ class ScoreActor:
 class Scorer:
     """The networks of the filters, those that were named, and what they say of candidates."""
 
-    def __init__(self, networks: Mapping[str, str], device: str) -> None:
+    def __init__(self, networks: Mapping[str, str], device: str, judge: AskingJudge | None = None) -> None:
         """Load the networks: scoring_clip, lpips, lpips_heads, aesthetic, safety.
 
         Raises: ConfigError where one does not load.
         """
         local = {name: local_copy(name, value) if "://" in value else value for name, value in networks.items()}
-        self.device = device
+        self.device, self.judge = device, judge
         self.clip: ClipScore | None = None
         self.lpips: LpipsNetwork | None = None
         if "scoring_clip" in local:
@@ -148,6 +159,19 @@ class Scorer:
             self._add_clip(chosen, pictures)
         if self.lpips is not None:
             self._add_lpips(chosen, pictures, masks)
+        if self.judge is not None:
+            samples = [
+                EditSample(
+                    source=source,
+                    edited=edited,
+                    source_prompt=rows[n]["source_prompt"],
+                    target_prompt=rows[n]["target_prompt"],
+                    instruction=rows[n]["instruction"],
+                )
+                for n, (source, edited) in zip(done, pictures, strict=True)
+            ]
+            for row, said in zip(chosen, self.judge(samples), strict=True):
+                row["judge"] = said["judge_overall"]
         return scored
 
     def _add_clip(self, rows: Sequence[dict[str, Any]], pictures: Sequence[tuple[UInt8Array, UInt8Array]]) -> None:

@@ -53,6 +53,7 @@ SPANS = {
     "clip_direction": (-0.4, 1.0),
     "aesthetic": (0.0, 10.0),
     "unsafe": (-1.0, 1.0),
+    "judge": (0.0, 10.0),
 }
 
 

@@ -61,6 +61,9 @@ METRICS: dict[str, Metric] = {
     "scene_success": Metric(title="Edit right, rest kept", group="scene", decimals=3),
     "scene_edited_right": Metric(title="Edit right", group="scene", decimals=3),
     "scene_others_unchanged": Metric(title="Rest kept", group="scene", decimals=3),
+    "judge_semantics": Metric(title="Judge: done, rest kept", group="judge", unit="of 10"),
+    "judge_quality": Metric(title="Judge: picture quality", group="judge", unit="of 10"),
+    "judge_overall": Metric(title="Judge: overall", group="judge", unit="of 10"),
 }
 # The columns of PIE-Bench's tables, in their order.
 SEVEN = (
@@ -72,7 +75,7 @@ SEVEN = (
     "clip_whole",
     "clip_edited",
 )
-METRIC_GROUPS = ("background", "lpips", "structure", "clip", "mask", "target", "scene")
+METRIC_GROUPS = ("background", "lpips", "structure", "clip", "mask", "target", "scene", "judge")
 # Of the other groups nothing is loaded.
 BACKBONES = {"clip": "scoring_clip", "structure": "dino", "lpips": "lpips"}
 RIDING_GROUPS = ("clip", "lpips", "structure")  # that an editing run measures too where it is asked to

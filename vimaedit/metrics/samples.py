@@ -23,3 +23,4 @@ class EditSample:
     edit_mask: BoolArray | None = None
     target: UInt8Array | None = None
     framed: bool = False
+    instruction: str | None = None

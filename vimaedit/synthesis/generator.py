@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from vimaedit.chat import ChatServer, Refused
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.synthesis.pairs import PromptPair, check_pair
 from vimaedit.types import BlendPhrase
@@ -34,10 +31,6 @@ KINDS = {
 }
 ALLOWED = 'a JSON object with the texts "target_prompt" and "instruction", and perhaps "blend_words": [{"source", "target"}]'
 SHOWN_CHARACTERS = 160
-ATTEMPTS = 5
-FIRST_DELAY_S = 1.0
-TIMEOUT_S = 120.0
-BUSY = frozenset({408, 409, 425, 429})  # worth another try, as are all from 500 on
 
 
 class TextGenerator(Protocol):
@@ -184,54 +177,20 @@ class LocalGenerator:
 
 
 class EndpointGenerator:
-    """A server that speaks the protocol of OpenAI's chat completions, as most servers of language models do."""
+    """A server that speaks the protocol of OpenAI's chat completions."""
 
     def __init__(self, url: str, *, model: str, key: str | None, max_tokens: int) -> None:
-        self.url = f"{url.rstrip('/')}/chat/completions"
-        self.model, self.key, self.max_tokens = model, key, max_tokens
+        self.server = ChatServer(url, model=model, key=key, max_tokens=max_tokens, option="generator")
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        """Write one text for each prompt.
+        """Write one text for each prompt; a question that is refused has the refusal as its reply.
 
         Raises: ConfigError where the server refuses what it is asked; OSError where it does not answer after retries.
         """
         return [self._ask(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
 
     def _ask(self, prompt: str, seed: int) -> str:
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "seed": seed % 2**31,
-            "max_tokens": self.max_tokens,
-        }
-        headers = {"Content-Type": "application/json"}
-        if self.key is not None:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        answer = _post(request)
         try:
-            return str(json.loads(answer)["choices"][0]["message"]["content"])
-        except (ValueError, LookupError, TypeError):
-            return answer[:SHOWN_CHARACTERS].decode(errors="replace")  # read as a reply, it is rejected and quoted
-
-
-def _post(request: urllib.request.Request) -> bytes:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                return bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in BUSY:
-                where = urllib.parse.urlsplit(request.full_url).netloc.rpartition("@")[2]
-                raise ConfigError(
-                    f"generator.url: got {where}, which answers {error.code} {error.reason}; allowed: a server that takes POST "
-                    "/chat/completions, generator.model one of its models, generator.key_variable the name of a variable with its key"
-                ) from None
-            if attempt == ATTEMPTS:
-                raise
-        except OSError:
-            if attempt == ATTEMPTS:
-                raise
-        time.sleep(FIRST_DELAY_S * 2 ** (attempt - 1))
-    raise AssertionError("unreachable")
+            return self.server.ask(prompt, seed)
+        except Refused as error:
+            return str(error)

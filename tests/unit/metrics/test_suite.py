@@ -84,7 +84,7 @@ def test_what_does_not_apply_has_no_value_and_what_is_empty_is_nan(weights: dict
     same = dataclasses.replace(sample(3), edited=sample(3).source)
     values = suite([bare, full, none, same])
     missing = {name for name, value in values[0].items() if value is None}
-    assert missing == {name for name in METRICS if name.startswith(("background", "mask", "target", "scene"))} | {
+    assert missing == {name for name in METRICS if name.startswith(("background", "mask", "target", "scene", "judge"))} | {
         "clip_edited",
         "shift_px",
     }
@@ -103,7 +103,10 @@ def test_an_absent_network_costs_its_metrics_only(weights: dict[str, str], tmp_p
     assert suite.absent["target_lpips"] == "lpips: got nothing; allowed: a file, folder or hub id"
     (values,) = suite([sample(4)])
     assert {name for name, value in values.items() if value is None} == set(suite.absent) | {
-        *("shift_px", *(name for name in METRICS if name.startswith("scene")))  # unrelated pictures say nothing of a shift
+        *(
+            "shift_px",
+            *(name for name in METRICS if name.startswith(("scene", "judge"))),
+        )  # unrelated pictures say nothing of a shift
     }
 
 

@@ -342,7 +342,10 @@ def test_resizing_to_its_own_size_changes_nothing() -> None:
     ("options", "message"),
     [
         ({"edited": ""}, "edited: got nothing; it is required: edited=PATH_OR_URL"),
-        ({"metrics": ["clip", "fid"]}, "metrics: got 'fid'; allowed: background, lpips, structure, clip, mask, target, scene"),
+        (
+            {"metrics": ["clip", "fid"]},
+            "metrics: got 'fid'; allowed: background, lpips, structure, clip, mask, target, scene, judge",
+        ),
         ({"part": "first"}, "part: got 'first'; allowed: whole, last"),
         ({"jpeg_quality": 0}, "jpeg_quality: got 0; allowed: 1 to 100"),
         ({"name": "a/b"}, "name: got 'a/b'; allowed: a file name that does not begin with . or _"),

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from vimaedit import chat
 from vimaedit.errors import ConfigError, RequestError
-from vimaedit.synthesis import generator as module
 from vimaedit.synthesis.generator import EndpointGenerator, LocalGenerator, Question, generate_pairs, read_reply
 from vimaedit.synthesis.pairs import PromptPair
 from vimaedit.types import BlendPhrase
@@ -106,7 +106,7 @@ def completion(text: str) -> bytes:
 def test_a_server_is_asked_with_its_key_and_again_when_it_is_busy(
     server: tuple[str, list[Any], list[tuple[int, bytes]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(chat, "FIRST_DELAY_S", 0.001)
     url, asked, answers = server
     answers[:] = [(429, b"slow down"), (200, completion(json.dumps(GOOD)))]
     generator = EndpointGenerator(url, model="some-model", key="secret", max_tokens=99)
@@ -130,7 +130,7 @@ def test_a_server_that_answers_something_else_gives_a_rejected_pair(
 def test_a_server_that_refuses_is_a_wrong_setting(
     server: tuple[str, list[Any], list[tuple[int, bytes]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(chat, "FIRST_DELAY_S", 0.001)
     url, asked, answers = server
     answers[:] = [(401, b"")]
     generator = EndpointGenerator(url, model="m", key="secret", max_tokens=9)
@@ -141,7 +141,7 @@ def test_a_server_that_refuses_is_a_wrong_setting(
     answers[:] = [(503, b"")]
     with pytest.raises(OSError, match="503"):
         generator(["x"], [0])
-    assert len(asked) == 1 + module.ATTEMPTS
+    assert len(asked) == 1 + chat.ATTEMPTS
 
 
 @pytest.fixture(scope="module")

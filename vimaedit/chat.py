@@ -1,0 +1,91 @@
+"""A server that speaks the protocol of OpenAI's chat completions, as most servers of language models do."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from vimaedit.errors import ConfigError, VimaeditError
+
+ATTEMPTS = 5
+FIRST_DELAY_S = 1.0
+TIMEOUT_S = 120.0
+BUSY = frozenset({408, 409, 425, 429})  # worth another try, as are all from 500 on
+FILTERED = ("content_filter", "content_policy", "content management policy", "safety")  # in a server's reason for a 400
+SHOWN_CHARACTERS = 160
+
+
+class Refused(VimaeditError):
+    """The server, or the model behind it, does not answer this question; `kind`: filter or refusal."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text[:SHOWN_CHARACTERS]}")
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Refused, (self.kind, str(self).partition(": ")[2])
+
+
+class ChatServer:
+    """One model of a server. `option` is what errors call it by, such as `generator`."""
+
+    def __init__(self, url: str, *, model: str, key: str | None, max_tokens: int, option: str) -> None:
+        self.url = f"{url.rstrip('/')}/chat/completions"
+        self.model, self.key, self.max_tokens, self.option = model, key, max_tokens, option
+
+    def ask(self, content: str | list[dict[str, Any]], seed: int) -> str:
+        """Ask one question, a text or parts of text and pictures, for the likeliest answer.
+
+        Raises: Refused; ConfigError where the server refuses whatever it is asked; OSError where it does not answer after retries.
+        """
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "seed": seed % 2**31,
+            "max_tokens": self.max_tokens,
+        }
+        headers = {"Content-Type": "application/json"}
+        if self.key is not None:
+            headers["Authorization"] = f"Bearer {self.key}"
+        answer = self._post(urllib.request.Request(self.url, json.dumps(body).encode(), headers))
+        try:
+            choice = json.loads(answer)["choices"][0]
+            message = choice["message"]
+            if choice.get("finish_reason") == "content_filter":
+                raise Refused("filter", "the answer was held back")
+            if message.get("refusal"):
+                raise Refused("refusal", str(message["refusal"]))
+            return str(message["content"])
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return answer[:SHOWN_CHARACTERS].decode(errors="replace")  # read as a reply, it is rejected and quoted
+
+    def _post(self, request: urllib.request.Request) -> bytes:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                    return bytes(answer.read())
+            except urllib.error.HTTPError as error:
+                if error.code < 500 and error.code not in BUSY:
+                    self._refuse(request, error)
+                if attempt == ATTEMPTS:
+                    raise
+            except OSError:
+                if attempt == ATTEMPTS:
+                    raise
+            time.sleep(FIRST_DELAY_S * 2 ** (attempt - 1))
+        raise AssertionError("unreachable")
+
+    def _refuse(self, request: urllib.request.Request, error: urllib.error.HTTPError) -> None:
+        said = error.read(4096).decode(errors="replace") if error.code == 400 else ""
+        if any(word in said.casefold() for word in FILTERED):
+            raise Refused("filter", " ".join(said.split())) from None
+        where = urllib.parse.urlsplit(request.full_url).netloc.rpartition("@")[2]
+        raise ConfigError(
+            f"{self.option}.url: got {where}, which answers {error.code} {error.reason}; allowed: a server that takes POST "
+            f"/chat/completions, {self.option}.model one of its models, {self.option}.key_variable the name of a variable with its key"
+        ) from None
