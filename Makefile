@@ -19,6 +19,9 @@ demo: venv
 	$(BIN)/python -m jobs.scenes output=$(DEMO)/scenes count=12
 	$(BIN)/python -m jobs.edit input=$(DEMO)/scenes output=$(DEMO)/edited sheet=12
 	@echo
+	@echo "How many of them a reader of pixels calls right:"
+	$(BIN)/python -m jobs.score benchmark=$(DEMO)/scenes edited=$(DEMO)/edited output=$(DEMO)/scores metrics="[scene]"
+	@echo
 	@echo "Edited Parquet: $(CURDIR)/$(DEMO)/edited/data"
 	@echo "Picture sheet:  $(CURDIR)/$(DEMO)/edited/sheet.png"
 	@echo
