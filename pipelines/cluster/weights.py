@@ -11,8 +11,9 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from pipelines.options import Networks
 from pipelines.store.location import Location, list_files, locate, retry
 from pipelines.store.masking import mask_urls
 from vimaedit.config import Lora, ModelConfig
@@ -23,7 +24,10 @@ from vimaedit.models.names import absolute_name
 CACHE = Path("~/.cache/vimaedit/weights")
 MODEL_OPTIONS = ("model", "ip_adapter", "clip", "model_config")
 
+NETWORK_OPTIONS = tuple(each.name for each in dataclasses.fields(Networks))
+
 Config = TypeVar("Config", bound=ModelConfig)
+Settings = TypeVar("Settings")
 
 
 def with_local_weights(config: Config) -> Config:
@@ -42,13 +46,16 @@ def with_local_weights(config: Config) -> Config:
     return dataclasses.replace(config, lora=loras, **copies)
 
 
-def with_absolute_names(config: Config) -> Config:
-    """Replace the paths among the options of a model by absolute ones, for a worker's current folder may be another."""
+def with_absolute_names(config: Settings) -> Settings:
+    """Replace the paths among the options of a model and of metrics' networks by absolute ones, for a worker's current folder may be
+    another."""
+    names = MODEL_OPTIONS + NETWORK_OPTIONS
     named: dict[str, Any] = {
-        name: absolute_name(value) for name in MODEL_OPTIONS if isinstance(value := getattr(config, name), str)
+        name: absolute_name(value) for name in names if isinstance(value := getattr(config, name, None), str)
     }
-    loras = [Lora(path=absolute_name(lora.path), scale=lora.scale) for lora in config.lora]
-    return dataclasses.replace(config, lora=loras, **named)
+    if isinstance(config, ModelConfig):
+        named["lora"] = [Lora(path=absolute_name(lora.path), scale=lora.scale) for lora in config.lora]
+    return cast(Settings, dataclasses.replace(cast(Any, config), **named))
 
 
 def local_copy(option: str, url: str) -> str:

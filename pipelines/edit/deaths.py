@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import ray
 
 from pipelines.cluster.session import start_actor
-from pipelines.store.location import Location, list_files, put_atomic, read_bytes
+from pipelines.store.location import Location, damaged, list_files, put_atomic, read_json
 from pipelines.store.patience import LOAD_TRIES
 from vimaedit.errors import ConfigError
 
+FORGETS = "remove it: the deaths that it tells of are forgotten then"
 UNSAID = "its process was killed or crashed"
 
 
@@ -214,18 +215,21 @@ def read_suspects(output: Location, units: Iterable[str], run: str) -> dict[str,
     for name, _ in list_files(output / "state" / "suspects", ".json"):
         unit = name.removesuffix(".json")
         if unit in wanted:
-            found[unit] = _parse(read_bytes(suspects_place(output, unit)), run)
+            found[unit] = _read_stored(suspects_place(output, unit), run)
     return found
 
 
-def _parse(text: bytes, run: str) -> Suspects:
-    content = json.loads(text)
+def _read_stored(place: Location, run: str) -> Suspects:
+    content = read_json(place, {"run": str, "requests": list}, FORGETS) or {"run": run, "requests": []}
     same = content["run"] == run
-    return {
-        RequestKey(entry["input_row"], entry["edit_index"], entry.get("file", "")): Deaths(
-            all=entry["died"], alone=entry["died_alone"]
-        )
-        if same
-        else Deaths()
-        for entry in content["requests"]
-    }
+    try:
+        return {
+            RequestKey(entry["input_row"], entry["edit_index"], entry.get("file", "")): Deaths(
+                all=entry["died"], alone=entry["died_alone"]
+            )
+            if same
+            else Deaths()
+            for entry in content["requests"]
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise damaged(place, error, "requests and how often they died", FORGETS) from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +35,7 @@ from pipelines.records.row import Row
 from pipelines.records.scan import InputFile, list_counts, request_counts
 from pipelines.records.types import to_written
 from pipelines.records.values import read_record
-from pipelines.store.fetch import ReferenceRules
+from pipelines.store.fetch import ReferenceRules, known_size
 from pipelines.store.location import locate
 from vimaedit.errors import RequestError
 from vimaedit.seeds import derive_seed
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 FETCH_THREADS = 16
 FETCHED_AHEAD = 2 * FETCH_THREADS  # pictures fetched and not yet decoded
+FETCHED_BYTES = 256 * 1024 * 1024  # of them together, or one
 TAKE_BYTES = 256 * 1024 * 1024  # an Arrow array of texts or binaries holds less than 2 GiB
 
 
@@ -96,12 +99,15 @@ def read_unit(context: RunContext, files: Sequence[InputFile], unit: Unit) -> Un
     rules = context.record_rules
     rows: list[Row] = []
     passed: list[pa.Table] = []
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for record, image in _with_pictures(context.reference_rules, _records(context, files, unit, passed), pool):
+    kept: dict[bytes, bytes] = {}  # coded pictures that rows hold, each once
+    with ThreadPoolExecutor(FETCH_THREADS) as pool, closing(_Gate(context.reference_rules, pool)) as gate:
+        for record, image in _with_pictures(gate, _records(context, files, unit, passed)):
             if isinstance(record, list):
                 rows += record
                 continue
             assert image is not None
+            if rules.keeps_coded and isinstance(image, bytes):
+                image = kept.setdefault(image, image)
             rows += parse_record(
                 rules,
                 record.values,
@@ -209,7 +215,7 @@ def _split(
 
 
 def _with_pictures(
-    rules: Callable[[str], ReferenceRules], records: Iterator[_Record | list[Row]], pool: ThreadPoolExecutor
+    gate: _Gate, records: Iterator[_Record | list[Row]]
 ) -> Iterator[tuple[_Record | list[Row], bytes | Exception | None]]:
     """Give every record its picture. Fetching overlaps, a few pictures ahead; those in the file itself are taken as they come."""
     waiting: deque[tuple[_Record | list[Row], bytes | Exception | Future[bytes | Exception] | None]] = deque()
@@ -217,19 +223,66 @@ def _with_pictures(
         source = None if isinstance(record, list) else find_picture(record.values)
         if isinstance(source, str):
             assert isinstance(record, _Record)
-            waiting.append((record, pool.submit(copy_context().run, fetch_picture, rules(record.file), source)))
+            waiting.append((record, gate.submit(record.file, source)))
         else:
             waiting.append((record, source))
         while waiting and (len(waiting) >= FETCHED_AHEAD or not isinstance(source, str)):
-            yield _arrived(*waiting.popleft())
+            yield from _arrived(gate, *waiting.popleft())
     while waiting:
-        yield _arrived(*waiting.popleft())
+        yield from _arrived(gate, *waiting.popleft())
 
 
 def _arrived(
-    record: _Record | list[Row], image: bytes | Exception | Future[bytes | Exception] | None
-) -> tuple[_Record | list[Row], bytes | Exception | None]:
-    return record, image.result() if isinstance(image, Future) else image
+    gate: _Gate, record: _Record | list[Row], image: bytes | Exception | Future[bytes | Exception] | None
+) -> Iterator[tuple[_Record | list[Row], bytes | Exception | None]]:
+    if isinstance(image, Future):
+        yield record, image.result()
+        gate.let_go()
+    else:
+        yield record, image
+
+
+class _Gate:
+    """Lets pictures be fetched ahead as long as all that are fetched and not yet decoded have `FETCHED_BYTES` together; the one that
+    is waited for always may."""
+
+    def __init__(self, rules: Callable[[str], ReferenceRules], pool: ThreadPoolExecutor) -> None:
+        self.rules, self.pool = rules, pool
+        self.numbers = itertools.count()
+        self.changed = threading.Condition()
+        self.first = 0  # the number of the next one to be decoded
+        self.held: dict[int, int] = {}  # number -> bytes
+        self.is_closed = False  # nothing is decoded any more, so nobody waits
+
+    def submit(self, file: str, reference: str) -> Future[bytes | Exception]:
+        """Have a picture fetched that a record of an input file names, once there is room for it."""
+        return self.pool.submit(copy_context().run, self._fetch, next(self.numbers), self.rules(file), reference)
+
+    def _fetch(self, number: int, rules: ReferenceRules, reference: str) -> bytes | Exception:
+        size = known_size(reference, rules)
+        with self.changed:
+            self.changed.wait_for(lambda: self._has_room(number, size))
+            self.held[number] = size
+        image = fetch_picture(rules, reference)
+        with self.changed:
+            self.held[number] = len(image) if isinstance(image, bytes) else 0
+        return image
+
+    def _has_room(self, number: int, size: int) -> bool:
+        return self.is_closed or number == self.first or sum(self.held.values()) + size <= FETCHED_BYTES
+
+    def let_go(self) -> None:
+        """Note that the picture that was waited for is decoded."""
+        with self.changed:
+            del self.held[self.first]
+            self.first += 1
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Let all go that wait."""
+        with self.changed:
+            self.is_closed = True
+            self.changed.notify_all()
 
 
 def _unreadable_rows(

@@ -23,6 +23,7 @@ import vimaedit
 from pipelines.cluster.place import Placement
 from pipelines.cluster.progress import ProgressCallback, ProgressState
 from pipelines.cluster.session import set_engine
+from pipelines.cluster.weights import with_absolute_names
 from pipelines.cluster.workers import join
 from pipelines.score.begin import BegunScore, ScoreSummary, begin_score, compare, find_kept, summarize
 from pipelines.score.config import UNSCORED, ScoreConfig
@@ -70,6 +71,7 @@ def run_score(
     if (kept := find_kept(begun)) is not None:
         return kept
     name, pairs, output = begun.name, begun.pairs, begun.output
+    config = with_absolute_names(config)
     placement = join(config, on_started)
     absent = find_absent(MetricNetworks.of(config, config.groups), placement)
     warnings = [*pairs.warnings, *absent_warnings(absent)]

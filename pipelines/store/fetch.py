@@ -73,6 +73,17 @@ def fetch(reference: str, rules: ReferenceRules) -> bytes:
         raise
 
 
+def known_size(reference: str, rules: ReferenceRules) -> int:
+    """Say how many bytes a local picture has; 0 where that shows only once it is fetched."""
+    if _scheme(reference) in WEB or _scheme(rules.root) in WEB:
+        return 0
+    try:
+        place = resolve(reference, rules.root)
+        return os.stat(place.path).st_size if place.is_local else 0
+    except (RequestError, OSError):  # fetching it says what is wrong
+        return 0
+
+
 def resolve(reference: str, root: str) -> Location:
     """Find the place a reference means; local ones after following every link. Places are compared by what they mean: schemes of
     one store, `..`, `file:` URLs with quoted letters. In a store's keys several slashes in a row stay as they are.

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from pipelines.cluster import weights
-from pipelines.cluster.weights import local_copy
+from pipelines.cluster.weights import local_copy, with_absolute_names
+from pipelines.output.config import EditJobConfig
+from pipelines.score.config import ScoreConfig
 from pipelines.store import location as storage
 from pipelines.store.patience import ATTEMPTS
+from vimaedit.config import Lora
 from vimaedit.errors import ConfigError
 
 
@@ -81,3 +84,18 @@ def test_an_empty_place_is_refused(tmp_path: Path) -> None:
         ConfigError, match="^clip: got 'file://.*/nothing', where there is no file; allowed: the URL of a model"
     ):
         local_copy("clip", f"file://{tmp_path}/nothing")
+
+
+def test_names_mean_the_same_in_a_workers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    networks = {"scoring_clip": "nets", "dino": "./gone", "lpips": "openai/hub-id", "lpips_heads": None}
+    job = EditJobConfig(input="in", output="out", model="./m", clip="nets", lora=[Lora(path="a.safetensors")], **networks)
+    score = ScoreConfig(benchmark="b", edited="e", output="o", **networks)
+    for config in (job, score):
+        found = with_absolute_names(config)
+        expected = (f"{tmp_path}/nets", f"{tmp_path}/gone", "openai/hub-id", None)
+        assert (found.scoring_clip, found.dino, found.lpips, found.lpips_heads) == expected
+    found_job = with_absolute_names(job)
+    assert (found_job.model, found_job.clip) == (f"{tmp_path}/m", f"{tmp_path}/nets")
+    assert found_job.lora == [Lora(path=f"{tmp_path}/a.safetensors")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from pipelines.edit.deaths import (
     UNSAID,
     Deaths,
@@ -18,6 +20,7 @@ from pipelines.edit.deaths import (
 )
 from pipelines.store.location import locate, put_atomic
 from pipelines.store.patience import LOAD_TRIES
+from vimaedit.errors import ConfigError
 
 A, B, C = RequestKey(3, 0), RequestKey(3, 1), RequestKey(5, 0)
 
@@ -86,6 +89,12 @@ def test_suspects_outlive_the_driver_and_count_only_for_the_same_work(tmp_path: 
         place, json.dumps({"run": "c-1", "requests": [{"input_row": 3, "edit_index": 0, "died": 1, "died_alone": 1}]}).encode()
     )
     assert read_suspects(output, ["w"], "c-1")["w"] == {A: Deaths(all=1, alone=1)}  # of an earlier version
+    for content in (b"{", b"{}", b'{"run": "c-1", "requests": [7]}'):
+        put_atomic(output / "state" / "suspects" / "v.json", content)
+        with pytest.raises(
+            ConfigError, match=r"got .*/state/suspects/v.json, which is damaged \(.*\); allowed: .*\(remove it: the"
+        ):
+            read_suspects(output, ["v"], "c-1")
     content = json.loads(Path(suspects_place(output, "u").path).read_text())
     assert content["requests"][0] == {"input_row": 3, "edit_index": 0, "died": 3, "died_alone": 2}
     noted = ledger(read_suspects(output, ["u"], "c-1"))

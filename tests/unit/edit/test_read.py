@@ -24,7 +24,7 @@ from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.parts import part_bytes, part_name, read_parts
 from pipelines.output.plan import limit_units, make_plan
-from pipelines.records.pictures import RecordPicture
+from pipelines.records.pictures import RecordPicture, decode_picture, fetch_picture
 from pipelines.records.rules import RecordRules
 from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.records.schema import output_schema
@@ -222,6 +222,35 @@ def test_pictures_are_fetched_a_few_ahead(tmp_path: Path, monkeypatch: pytest.Mo
     write(tmp_path / "a.parquet", {**records(131), "image": [f"{number}.png" for number in range(131)]})
     (unit,) = read_all(tmp_path, requests_per_unit=132)
     assert len(fetched) == len(unit.rows) == 131 and max(ahead) <= source.FETCHED_AHEAD
+
+
+def test_large_pictures_are_fetched_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, most = 0, 0
+    (tmp_path / "large.png").write_bytes(picture(1) + bytes(100_000))
+
+    def fetch(rules: ReferenceRules, reference: str) -> bytes:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        return fetch_picture(rules, reference)
+
+    def decode(rules: RecordRules, record: Any, image: Any) -> RecordPicture:
+        nonlocal held
+        held -= 1
+        if record.get("id") == "last":
+            raise RuntimeError("no decoder")
+        return decode_picture(rules, record, image)
+
+    monkeypatch.setattr(source, "FETCHED_BYTES", 250_000)
+    monkeypatch.setattr(source, "fetch_picture", fetch)
+    monkeypatch.setattr(source, "decode_picture", decode)
+    write(tmp_path / "a.parquet", {**records(40), "image": ["large.png"] * 40})
+    (unit,) = read_all(tmp_path, requests_per_unit=40, frame="original")
+    assert len(unit.rows) == 40 and most <= 3  # two have room, beside the one that is waited for
+    assert len({id(row.coded) for row in unit.rows}) == 1
+    write(tmp_path / "a.parquet", {**records(40), "image": ["large.png"] * 40, "id": ["last"] * 40})
+    with pytest.raises(RuntimeError, match="no decoder"):  # and nobody waits for ever
+        read_all(tmp_path, requests_per_unit=40)
 
 
 def test_rows_whose_group_may_change_are_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
