@@ -37,7 +37,7 @@ from pipelines.output.parts import Part, find_foreign, foreign_text, read_parts
 from pipelines.output.plan import Plan, StoredPlan, Unit, load_plan, store_plan
 from pipelines.output.resume import Work, find_work, raise_generation
 from pipelines.output.summary import DryRunReport, RunSummary
-from pipelines.store.location import locate, withdraw_success, write_success
+from pipelines.store.location import locate, remove_unfinished, withdraw_success, write_success
 from pipelines.store.lock import Lock, hold_lock
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import ROUNDS
@@ -109,6 +109,7 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
     )
     lock.check()
     withdraw_success(output)
+    remove_unfinished(output / "data")
     if prepared.before is not None:
         num_done = len(work.units) - len(work.todo)
         progressed = fields("run_continued", units_done=num_done, units=len(work.units))

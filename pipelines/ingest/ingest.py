@@ -32,7 +32,7 @@ from pipelines.store.location import (
     read_json,
 )
 from pipelines.store.masking import mask_urls, printable
-from pipelines.store.parquet import BrokenParquet, open_writer, read_footer, write_group
+from pipelines.store.parquet import GROUP_BYTES, BrokenParquet, open_writer, read_footer, write_group
 from vimaedit.config import check_choice
 from vimaedit.decoding import decode_image
 from vimaedit.errors import ConfigError, RequestError
@@ -128,8 +128,7 @@ def run_ingest(config: IngestConfig) -> IngestSummary:
     schema = _schema(source, digest)
     with new_file(output / FILE_NAME) as path:
         with open_writer(path, schema) as writer:
-            records = _records(config, source, tally)
-            while group := list(itertools.islice(records, GROUP_ROWS)):
+            for group in _groups(_records(config, source, tally)):
                 write_group(writer, pa.Table.from_pylist(group, schema=schema))
         if not tally.records:
             first = f" ({tally.left_out[0].entry}: {tally.left_out[0].problem})" if tally.left_out else ""
@@ -185,6 +184,20 @@ def _schema(source: Source, digest: str) -> pa.Schema:
     fields = [*BENCHMARK_FIELDS, *(pa.field(name, pa.string()) for name in source.extra_columns)]
     facts = {"benchmark": source.name, "source_digest": digest}
     return with_features(fields, metadata={BENCHMARK_KEY: json.dumps(facts)})
+
+
+def _groups(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut records into row groups, small ones where pictures are large."""
+    group: list[dict[str, Any]] = []
+    size = 0
+    for record in records:
+        group.append(record)
+        size += len(record["image"]["bytes"])
+        if len(group) == GROUP_ROWS or size >= GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 class _Tally:
@@ -273,5 +286,5 @@ def _loaded(config: IngestConfig, source: Source) -> Iterator[tuple[Entry, tuple
 
     entries = source.entries()
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        while chunk := list(itertools.islice(entries, GROUP_ROWS)):
+        while chunk := list(itertools.islice(entries, READ_THREADS)):  # each may hold a picture
             yield from zip(chunk, pool.map(load, chunk), strict=True)

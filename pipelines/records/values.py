@@ -83,16 +83,21 @@ def find_coded(value: Any, field: str) -> bytes | str:
     if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         path, value = value.get("path"), value.get("bytes")
     if isinstance(value, bytes):
-        if len(value) > MAX_IMAGE_BYTES:
-            got, allowed = f"{len(value)} bytes", f"at most {MAX_IMAGE_BYTES} bytes"
-            raise RequestError(f"{field.rpartition('_')[2]}_too_large", field=field, got=got, allowed=allowed)
-        return value
+        return _no_larger(value, field)
     reference = value if value is not None else path
     if reference is None:
         raise RequestError("null_value", field=field, got="null", allowed=PICTURE)
     if not isinstance(reference, str):
         raise wrong_type(field, reference, allowed=PICTURE)
-    return read_embedded(reference, field) if is_embedded(reference) else reference
+    return _no_larger(read_embedded(reference, field), field) if is_embedded(reference) else reference
+
+
+def _no_larger(data: bytes, field: str) -> bytes:
+    """Hold a picture that a record brings along to the limit of those that it names."""
+    if len(data) > MAX_IMAGE_BYTES:
+        got, allowed = f"{len(data)} bytes", f"at most {MAX_IMAGE_BYTES} bytes"
+        raise RequestError(f"{field.rpartition('_')[2]}_too_large", field=field, got=got, allowed=allowed)
+    return data
 
 
 def wrong_type(field: str, value: Any, *, allowed: str | None = None) -> RequestError:

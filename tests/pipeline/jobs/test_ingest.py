@@ -220,6 +220,15 @@ def test_the_file_is_the_same_every_time(tree: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a/records.parquet").read_bytes() == (tmp_path / "b/records.parquet").read_bytes()
 
 
+def test_large_pictures_are_written_a_few_at_a_time(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.ingest.ingest.GROUP_BYTES", 100_000)
+    run_ingest(IngestConfig(input=str(tree), output=str(tmp_path / "a")))
+    metadata = pq.read_metadata(tmp_path / "a" / "records.parquet")
+    groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    assert sum(groups) == COUNT and len(groups) > 2
+    assert [row["id"] for row in rows_of(tmp_path / "a")] == sorted(each.id for each in draw(COUNT))
+
+
 def test_another_file_is_not_touched(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.parquet").write_bytes(b"mine")
     with pytest.raises(ConfigError, match=r"which holds mine.parquet; allowed: a new or empty folder \(nothing is deleted\)"):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -17,7 +19,10 @@ from pipelines.output.config import EditJobConfig
 from pipelines.output.context import RunContext
 from pipelines.output.digest import config_digest, digested_options
 from pipelines.output.finish import write_run
+from pipelines.output.parts import part_bytes
 from pipelines.records.row import Row
+from pipelines.records.schema import IMAGE_COLUMNS, REQUIRED_COLUMNS, map_columns, output_schema
+from pipelines.records.types import IMAGE
 from pipelines.store.location import locate
 from pipelines.store.masking import cut, cut_quotes, without_secrets
 from tests.contexts import make_context, make_picture, make_row
@@ -147,3 +152,19 @@ def test_how_to_paste_is_of_the_digest_where_something_is_pasted() -> None:
 )
 def test_pictures_are_written_as_is_best_for_their_frame(options: dict, coding: str) -> None:
     assert EditJobConfig(input="a", output="b", **options).picture_coding == coding
+
+
+def test_only_pictures_that_were_coded_here_are_left_uncompressed() -> None:
+    """Whatever a column of the input says that it holds, it may be the same 20 MB in every row."""
+    passed = {"blob": pa.binary(), "reference_image": IMAGE, "text": pa.string()}
+    fields = [pa.field(name, pa.string()) for name in REQUIRED_COLUMNS]
+    given = pa.schema([*fields, *(pa.field(name, kind) for name, kind in passed.items())])
+    context = dataclasses.replace(context_of(), schema=output_schema(given, map_columns(given.names, {})))
+    value = bytes(200_000)
+    row = {"status": "ok", "blob": value, "reference_image": {"bytes": value, "path": None}, "text": "a"}
+    row |= {name: {"bytes": encode_image(np.zeros((8, 8, 3), np.uint8), "png"), "path": None} for name in IMAGE_COLUMNS}
+    data = part_bytes(context, "u", pa.Table.from_pylist([row] * 20, context.schema))
+    group = pq.read_metadata(io.BytesIO(data)).row_group(0)
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    left = {chunk.path_in_schema for chunk in chunks if chunk.compression == "UNCOMPRESSED"}
+    assert left == {f"{name}.bytes" for name in IMAGE_COLUMNS} and len(data) < 100_000

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from pipelines.records import pictures
+from pipelines.records import pictures, values
 from pipelines.records.decoder import DecoderDied, DecodingFailed
 from pipelines.records.parse import parse_record
 from pipelines.records.pictures import decode_picture, find_coded
@@ -122,3 +122,16 @@ def test_a_hugging_face_image_is_its_bytes_or_else_its_path() -> None:
     assert find_coded("p.png", "image") == "p.png"
     with pytest.raises(RequestError, match=r"given_mask: got null; allowed: binary, \{bytes, path\} or string"):
         find_coded(None, "given_mask")
+
+
+def test_pictures_that_stand_in_a_record_have_the_limit_of_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "PNG")
+    data = buffer.getvalue() + bytes(100)
+    monkeypatch.setattr(values, "MAX_IMAGE_BYTES", len(data) - 1)
+    for value in (data, {"bytes": data, "path": None}, base64.b64encode(data).decode()):
+        with pytest.raises(RequestError, match=f"^given_mask: got {len(data)} bytes; allowed: at most") as refused:
+            find_coded(value, "given_mask")
+        assert refused.value.code == "mask_too_large"
+    monkeypatch.setattr(values, "MAX_IMAGE_BYTES", len(data))
+    assert find_coded(data, "image") == data
