@@ -12,6 +12,8 @@ HELD_BYTES = 512 * 1024 * 1024  # of decoded rows that are held together, or one
 HEADER_BYTES = 64  # hold what is read of a page's header
 TEXTS = ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
 DICTIONARY_PAGE = 2
+PREFIXED = "DELTA_BYTE_ARRAY"
+USUAL_SHRINKING = 20  # of texts; coded pictures do not shrink at all
 INTEGER_FIELD = 0x15  # of Thrift's compact protocol: the next field, an integer of 32 bits
 
 Read = Callable[[int, int], bytes]
@@ -62,8 +64,9 @@ def _footer_bound(chunk: Any) -> int:
     """
     if chunk.physical_type not in TEXTS:
         return 0
-    if "DELTA_BYTE_ARRAY" in chunk.encodings:  # each value may begin as the one before
-        return int(chunk.total_uncompressed_size)
+    if PREFIXED in chunk.encodings:  # each value may begin as the one before, which pays where they shrink a lot
+        shrinks = chunk.total_uncompressed_size > USUAL_SHRINKING * chunk.total_compressed_size
+        return int(chunk.total_uncompressed_size) if shrinks else 0
     if not chunk.has_dictionary_page:
         return 0
     on_disk = max(0, chunk.data_page_offset - chunk.dictionary_page_offset)
@@ -75,7 +78,7 @@ def _footer_bound(chunk: Any) -> int:
 def _header_bound(read: Read, chunk: Any) -> int:
     """As `_footer_bound`, by the header of the dictionary itself."""
     bound = _footer_bound(chunk)
-    if not bound or not chunk.has_dictionary_page or "DELTA_BYTE_ARRAY" in chunk.encodings:
+    if not bound or not chunk.has_dictionary_page or PREFIXED in chunk.encodings:
         return bound
     header = read(chunk.dictionary_page_offset, HEADER_BYTES)
     kind, position = _integer(header, 0)
