@@ -15,7 +15,7 @@ import ray
 
 from pipelines.cluster.session import get
 from pipelines.options import Judge
-from pipelines.store.location import Location, locate, put_json, read_json
+from pipelines.store.location import locate, put_json, read_json
 from pipelines.store.masking import mask_urls
 from vimaedit.chat import ChatServer, Refused
 from vimaedit.errors import ConfigError
@@ -31,26 +31,50 @@ CALIBRATION_PX = 256
 KINDS = ("done", "nothing done", "another edit")  # of which a judge has to like the first best
 
 
-class AskingJudge:
-    """Asks a server of edits. An answer that is there already is not asked for again."""
+class KeptAnswers:
+    """A chat server whose answers are kept below an output: what was answered is not asked for again."""
 
-    def __init__(self, judge: Judge, output: str) -> None:
-        """Find the server's key.
+    def __init__(self, options: Any, output: str, option: str) -> None:
+        """`options` name server, model and key; `option` is what errors call them by.
 
-        Raises: ConfigError where its variable is not set on this worker.
+        Raises: ConfigError where the key's variable is not set on this worker.
         """
-        assert judge.url is not None and judge.model is not None
         key = None
-        if judge.key_variable is not None:
-            key = os.environ.get(judge.key_variable)
+        if options.key_variable is not None:
+            key = os.environ.get(options.key_variable)
             if not key:
                 raise ConfigError(
-                    f"judge.key_variable: got {judge.key_variable!r}, which is not set on the worker; allowed: the name of an environment "
-                    "variable of the workers that holds the key"
+                    f"{option}.key_variable: got {options.key_variable!r}, which is not set on the worker; allowed: the name of an "
+                    "environment variable of the workers that holds the key"
                 )
-        self.judge = judge
+        self.model, self.max_tokens = options.model, options.max_tokens
         self.answers = locate(output) / FOLDER
-        self.server = ChatServer(judge.url, model=judge.model, key=key, max_tokens=judge.max_tokens, option="judge")
+        self.server = ChatServer(options.url, model=options.model, key=key, max_tokens=options.max_tokens, option=option)
+
+    def ask(self, content: Content) -> dict[str, Any]:
+        """Return `answer`, or the `reason` why there is none.
+
+        Raises: ConfigError, OSError where the server cannot be asked.
+        """
+        text = json.dumps([PROMPT_VERSION, self.model, self.max_tokens, content], sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        place = self.answers / digest[:2] / f"{digest}.json"
+        kept = read_json(place)
+        if kept is not None:
+            return kept
+        try:
+            found = {"answer": self.server.ask(content, seed=0), "reason": None}
+        except Refused as error:
+            found = {"answer": None, "reason": mask_urls(str(error))}
+        put_json(place, {**found, "model": self.model, "prompt_version": PROMPT_VERSION})
+        return found
+
+
+class AskingJudge:
+    """Asks a server of edits."""
+
+    def __init__(self, judge: Judge, output: str) -> None:
+        self.judge, self.server = judge, KeptAnswers(judge, output, "judge")
 
     def __call__(self, samples: Sequence[EditSample]) -> list[dict[str, Any]]:
         """Judge edits: values, the reason where there is none, and both answers as they came.
@@ -66,7 +90,7 @@ class AskingJudge:
         scores: list[tuple[float, float] | None] = []
         reasons, answers = [], []
         for content in (both.semantics, both.quality):
-            found = self._answer(content)
+            found = self.server.ask(content)
             answers.append(found["answer"])
             try:
                 if found["reason"] is not None:
@@ -77,23 +101,6 @@ class AskingJudge:
                 reasons.append(str(error))
         values = judge_values(scores[0], scores[1])
         return {**values, "judge_reason": "; ".join(reasons) or None, "judge_answers": answers}
-
-    def _answer(self, content: Content) -> dict[str, Any]:
-        place = self._place(content)
-        kept = read_json(place)
-        if kept is not None:
-            return kept
-        try:
-            found = {"answer": self.server.ask(content, seed=0), "reason": None}
-        except Refused as error:
-            found = {"answer": None, "reason": mask_urls(str(error))}
-        put_json(place, {**found, "judge": self.judge.model, "prompt_version": PROMPT_VERSION})
-        return found
-
-    def _place(self, content: Content) -> Location:
-        text = json.dumps([PROMPT_VERSION, self.judge.model, self.judge.max_tokens, content], sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        return self.answers / digest[:2] / f"{digest}.json"
 
 
 def calibrate(judge: Judge, output: str) -> dict[str, Any]:

@@ -43,7 +43,17 @@ SELECTED_FIELDS = {  # of `run.json` once the selection is made
     **dict.fromkeys(("places", "warnings"), list),
     **{"exit_code": int, "digest": str, "seconds": int | float, "truth": str | None},
 }
-SELECTION_OPTIONS = ("filters", "validation_fraction", "preferences", "inverted", "keep_rejected", "shard_mb", "seed", "truth")
+SELECTION_OPTIONS = (
+    "filters",
+    "validation_fraction",
+    "preferences",
+    "inverted",
+    "rewrite",
+    "keep_rejected",
+    "shard_mb",
+    "seed",
+    "truth",
+)
 
 logger = logging.getLogger(__name__)
 

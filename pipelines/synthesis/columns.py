@@ -94,6 +94,7 @@ DECISION_SCHEMA = pa.schema(DECISION_FIELDS)
 DATA_FIELDS = (
     pa.field("original_image", IMAGE),
     pa.field("edit_prompt", pa.string()),
+    pa.field("edit_prompt_before", pa.string()),  # where it was written anew from the result
     pa.field("edited_image", IMAGE),
     *(pa.field(name, pa.string()) for name in ("original_prompt", "edited_prompt", "category")),
     pa.field("blend_words", BLEND_WORDS),

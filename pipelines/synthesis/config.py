@@ -16,6 +16,7 @@ from vimaedit.synthesis.lexicon import CATEGORIES
 
 OPEN_NSFW = "open-nsfw"  # a value of `safety`: packaged weights, no head
 PAIRS = ("auto", "given", "rules", "generator")
+REWRITES = ("none", "generator", "judge")
 RANGES = {  # field of `Spread` -> its lowest and highest value
     "image_strength": (0.0, 10.0),
     "target_guidance": (0.0, 100.0),
@@ -149,6 +150,9 @@ class SynthesizeConfig(Shards, EditJobConfig):
     validation_fraction: float = 0.02  # share of the source pictures whose records are the validation split
     preferences: bool = False  # write the best and the worst candidate of each kept pair into <output>/preferences
     inverted: bool = False  # write kept pairs turned round, the edited picture as source, into <output>/inverted
+    rewrite: str = (
+        "none"  # who writes the instructions of kept edits anew from both pictures: generator, judge (their servers); none
+    )
     keep_rejected: bool = False  # write the candidates that were not kept, with the reason, into <output>/rejected
     truth: bool = False  # drawn scenes: count with a pixel reader, which no filter asks, how many edits are truly right
     select_only: bool = False  # select again from finished candidates, with other filters; nothing is edited
@@ -160,6 +164,11 @@ class SynthesizeConfig(Shards, EditJobConfig):
                 f"targets_per_source: got {self.targets_per_source}; allowed: 1, since every candidate has a seed of its own"
             )
         check_choice("pairs", self.pairs, PAIRS)
+        check_choice("rewrite", self.rewrite, REWRITES)
+        if self.rewrite != "none" and getattr(self, self.rewrite).url is None:
+            raise ConfigError(
+                f"{self.rewrite}.url: got nothing with rewrite={self.rewrite}; allowed: a server whose model sees pictures"
+            )
         for category in self.edits:
             check_choice("edits", category, CATEGORIES)
         check_range("edits_per_caption", self.edits_per_caption, 1, 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +15,18 @@ from pipelines.cluster.session import set_engine
 from pipelines.cluster.tasks import numbered, run_through
 from pipelines.output.parts import open_result_writer
 from pipelines.records.types import IMAGE, with_features
+from pipelines.score.judging import KeptAnswers
 from pipelines.store.location import Location, locate, put_atomic
 from pipelines.store.parquet import take_rows, write_groups
 from pipelines.synthesis.columns import DATA_FIELDS, PREFERENCE_FIELDS, REJECTED_FIELDS, SCORES
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.filters import KEPT, best_score
 from pipelines.synthesis.selection import SPLITS, Group, Selected, Selecting, clear_folder, find_preferences, read_decisions
+from vimaedit.decoding import decode_image, decode_mask
+from vimaedit.errors import RequestError
 from vimaedit.synthesis.inversion import invert_pair
 from vimaedit.synthesis.pairs import PromptPair
+from vimaedit.synthesis.rewriting import read_instruction, rewriting_question
 from vimaedit.words.phrases import parse_blend
 
 SHARD_SECONDS = 1200.0
@@ -91,11 +96,44 @@ def _write_objects(
         folder, name, split, groups = tasks[index]
         others = {} if folder == "preferences" else passed
         schema = with_features([*FIELDS[folder], *(pa.field(column, kind) for column, kind in others.items())])
-        tables = (_group_rows(selecting, selecting.groups[group], folder, split, schema) for group in groups)
+        tables: Iterator[pa.Table] = (
+            _group_rows(selecting, selecting.groups[group], folder, split, schema) for group in groups
+        )
+        if folder == FOLDERS["default"] and selecting.config.rewrite != "none":
+            tables = map(Rewriter(selecting.config, selecting.output), tables)
         data, rows = _coded(tables, schema)
         put_atomic(locate(selecting.output) / folder / name, data)
         counts.append(rows)
     return pa.table({"rows": counts})
+
+
+class Rewriter:
+    """Writes instructions of records anew, by a server's model that sees both pictures. Where it does not answer they stay."""
+
+    def __init__(self, config: SynthesizeConfig, output: str) -> None:
+        self.server = KeptAnswers(getattr(config, config.rewrite), output, config.rewrite)
+        self.parallel = config.judge.parallel
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        old = table.column("edit_prompt").to_pylist()
+        with ThreadPoolExecutor(self.parallel) as pool:
+            columns = ("original_image", "edited_image", "mask", "edit_prompt")
+            new = list(pool.map(self._write, table.select(columns).to_pylist()))
+        before = [text if written is not None else None for text, written in zip(old, new, strict=True)]
+        after = [text if written is None else written for text, written in zip(old, new, strict=True)]
+        for name, values in (("edit_prompt", after), ("edit_prompt_before", before)):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(place), pa.array(values, pa.string()))
+        return table
+
+    def _write(self, record: Mapping[str, Any]) -> str | None:
+        source, edited = (decode_image(record[name]["bytes"]) for name in ("original_image", "edited_image"))
+        mask = None if record["mask"] is None else decode_mask(record["mask"]["bytes"])
+        found = self.server.ask(rewriting_question(source, edited, mask, record["edit_prompt"]))
+        try:
+            return None if found["answer"] is None else read_instruction(found["answer"])
+        except RequestError:
+            return None
 
 
 def _coded(tables: Iterator[pa.Table], schema: pa.Schema) -> tuple[bytes, int]:
@@ -173,6 +211,7 @@ def _record(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, An
     record = {
         "original_image": row["image"],
         "edit_prompt": row["instruction"],
+        "edit_prompt_before": None,
         "edited_image": row["edited_image"],
         "original_prompt": row["source_prompt"],
         "edited_prompt": row["target_prompt"],

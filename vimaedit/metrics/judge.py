@@ -51,7 +51,7 @@ class Question:
 
 def question(source: UInt8Array, edited: UInt8Array, asked: str, side_px: int) -> Question:
     """Ask of an edit. Pictures (height, width, 3) go as PNG, at most `side_px` wide and high."""
-    first, second = (_picture(each, side_px) for each in (source, edited))
+    first, second = (picture_part(each, side_px) for each in (source, edited))
     return Question(
         semantics=[
             first,
@@ -90,7 +90,8 @@ def judge_values(semantics: tuple[float, float] | None, quality: tuple[float, fl
     return {"judge_semantics": consistency, "judge_quality": perception, "judge_overall": overall}
 
 
-def _picture(picture: UInt8Array, side_px: int) -> dict[str, Any]:
+def picture_part(picture: UInt8Array, side_px: int) -> dict[str, Any]:
+    """Return a picture (height, width, 3) as part of a question, at most `side_px` wide and high."""
     height, width = picture.shape[:2]
     scale = min(1.0, side_px / max(height, width))
     small = resize(picture, (max(1, round(width * scale)), max(1, round(height * scale))))

@@ -70,7 +70,7 @@ def read_reply(question: Question, reply: str) -> PromptPair:
 
     Raises: RequestError `generator_reply`.
     """
-    content = _first_object(reply)
+    content = first_object(reply)
     texts = {name: content.get(name) for name in ("target_prompt", "instruction")} if content is not None else {}
     if content is None or not all(isinstance(text, str) for text in texts.values()):
         raise _refused(reply)
@@ -97,7 +97,8 @@ def _read_blend(value: Any, reply: str) -> tuple[BlendPhrase, ...]:
     return tuple(phrases)
 
 
-def _first_object(text: str) -> dict[str, Any] | None:
+def first_object(text: str) -> dict[str, Any] | None:
+    """Return the first JSON object in a text, None where there is none."""
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -20,49 +18,10 @@ from pipelines.score.begin import ScoreSummary
 from pipelines.score.config import SCORE_SCHEMA, ScoreConfig
 from pipelines.score.judging import CALIBRATION_EDITS, KINDS, AskingJudge, _calibrate, calibration_samples, judge_facts
 from pipelines.score.table import judge_table
+from tests.chat_server import Reply, Server, said, scored
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.judge import Unreadable, judge_values, read_scores
 from vimaedit.metrics.samples import EditSample
-
-Reply = tuple[int, dict[str, Any] | bytes]
-
-
-class Server:
-    """A chat server; `answer(question, number of times it was asked)` makes its replies."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.answer: Callable[[list[dict[str, Any]], int], Reply] = lambda content, times: scored(8, 6)
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.bodies.append((body, dict(self.headers)))
-                content = body["messages"][0]["content"]
-                key = json.dumps(content)
-                outer.asked.append(key)
-                status, reply = outer.answer(content, outer.asked.count(key))
-                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self.bodies: list[tuple[dict[str, Any], dict[str, str]]] = []
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self.http.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-
-def scored(first: float, second: float) -> Reply:
-    return 200, said(f'Sure: {{"score": [{first}, {second}], "reasoning": "so"}}')
-
-
-def said(text: str | None, **more: Any) -> dict[str, Any]:
-    return {"choices": [{"message": {"content": text, **more}, "finish_reason": "stop"}]}
 
 
 @pytest.fixture
@@ -70,8 +29,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(chat, "FIRST_DELAY_S", 0.001)
     made = Server()
     yield made
-    made.http.shutdown()
-    made.http.server_close()
+    made.close()
 
 
 def sample(number: int, instruction: str | None = "make it blue") -> EditSample:
