@@ -49,7 +49,7 @@ def load_sdxl(models: Path, layout: str | None) -> tuple[Networks, ModelFacts]:
 
 
 def replay_sdxl_case(name: str, entry: dict[str, Any], folder: Path) -> Comparison:
-    """Run one case through the engine and compare everything that is recorded of it.
+    """Run one case through the engine, from what was fed to the recorded program, and compare everything that is recorded of it.
 
     Raises: KeyError for a program that there is no method for.
     """
@@ -57,7 +57,8 @@ def replay_sdxl_case(name: str, entry: dict[str, Any], folder: Path) -> Comparis
         return replay_flow_case(name, entry, folder)
     with np.load(folder / entry.get("file", f"{name}.npz")) as file:
         arrays = {key: file[key] for key in file.files}
-    return REPLAYS[entry["editor"]](Comparison(name, margin=MARGIN), entry["parameters"], arrays, folder)
+    parameters = {**entry.get("facts", {}), **entry["parameters"]}
+    return REPLAYS[entry["editor"]](Comparison(name, margin=MARGIN), parameters, arrays, folder)
 
 
 class Case:
@@ -95,9 +96,9 @@ def _text_to_image(result: Comparison, parameters: dict[str, Any], arrays: Array
         negative_prompt=parameters.get("negative_prompt"),
         windows=CLOSED,
         blend="none",
-        image_guidance="ip" in parameters,
+        image_guidance=parameters.get("ip") is not None,
         image_order="conventional",
-        image_strength=parameters.get("ip_scale", 0.0),
+        image_strength=parameters.get("ip_scale") or 0.0,
     )
     case = Case(folder, parameters.get("ip"), config)
     edit = case.prepare(case.picture(parameters.get("ip_image")), parameters["prompt"], parameters["prompt"])
@@ -105,19 +106,29 @@ def _text_to_image(result: Comparison, parameters: dict[str, Any], arrays: Array
     batch = case.editor.encode([dataclasses.replace(edit, image=canvas)])
     states = case.run(batch, RecordedNoise(torch.from_numpy(arrays["init_noise"]), torch.zeros(1)))
     _compare_conditions(result, batch, arrays, [RowKind.TARGET_UNCOND, RowKind.TARGET_COND])
-    return _finish(result, case, states, arrays, [arrays["latents"]])
+    return _finish(result, case, states, arrays, ["latents"])
 
 
 def _vimaedit(result: Comparison, parameters: dict[str, Any], arrays: Arrays, folder: Path) -> Comparison:
     self_side, cross_side = (_share(side) for side in parameters["grounding_sides"])
+    steps = parameters["steps"]
+    windows = {
+        "self": _window(parameters.get("self_steps"), steps, 0.6),
+        "text": _window(parameters.get("cross_steps"), steps + 1, 0.4),
+        "image": _window(parameters.get("image_steps"), steps, 0.1),
+    }
+    # Steps are counted from 0 there, and grounding begins with that for which i + 1 reaches the share.
+    first = parameters.get("first_grounding_step")
     config = method_config(
         "vimaedit",
-        steps=parameters["steps"],
+        steps=steps,
+        windows=windows,
+        grounding_start=_window(None if first is None else first + 1, steps, 0.2),
         solver=SOLVERS[parameters["scheduler"]],
         source_guidance=parameters["w_s"],
         target_guidance=parameters["w_t"],
-        negative_prompt=None if parameters["uncond"] == "zeros" else "",
-        image_strength=parameters["ip_scale"],
+        image_guidance=parameters.get("ip") is not None,
+        image_strength=parameters.get("ip_scale") or 0.0,
         image_order=parameters["rows"],
         grounding_rounds=parameters["order"],
         grounding_decay=parameters["gamma"],
@@ -126,30 +137,34 @@ def _vimaedit(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
         blend="given" if parameters.get("blend") else "none",
         missing_blend="ignore",
     )
-    case = Case(folder, parameters["ip"], config, window_side=_share(parameters["window_side"]))
+    options = {"window_side": _share(parameters["window_side"]), "zeroes_nothing": parameters["uncond"] == "zeros"}
+    case = Case(folder, parameters.get("ip"), config, **options)
     prompts = {"prompt_src": parameters["source"], "prompt_tar": parameters["target"]}
     words = recorded_words(prompts, arrays, case.editor.backbone.tokenizer)
     edit = case.prepare(case.picture(parameters["image"]), parameters["source"], parameters["target"], words)
     batch = dataclasses.replace(case.editor.encode([edit]), x0=torch.from_numpy(arrays["x_0"]))
-    noise = RecordedNoise(torch.from_numpy(arrays["init_noise"]), torch.from_numpy(arrays["variance_noise"])[:, None])
-    states = case.run(batch, noise)
-    _compare_conditions(result, batch, arrays, [RowKind.SOURCE_COND, RowKind.TARGET_UNCOND, RowKind.TARGET_COND])
-    result.check("embedding", max_error(_of_kind(batch, "image", RowKind.TARGET_COND), arrays["image_embeds_edit"]), 1e-5)
-    result.check("canvas", max_error(edit.image.astype(int), arrays["image"].astype(int)), 0.0)
-    for i, state in enumerate(states):
+    step_noise = arrays.get("variance_noise", np.zeros((steps, *arrays["x_0"].shape[1:]), dtype=np.float32))
+    states = case.run(batch, RecordedNoise(torch.from_numpy(arrays["init_noise"]), torch.from_numpy(step_noise)[:, None]))
+    kinds = [RowKind.SOURCE_COND, RowKind.TARGET_UNCOND, RowKind.TARGET_COND]
+    _compare_conditions(result, batch, arrays, kinds if len(batch.conditioning) == len(kinds) else list(batch.layout.kinds))
+    if "image_embeds_edit" in arrays:
+        own = _of_kind(batch, "image", RowKind.TARGET_COND)
+        result.check("embedding", max_error(own, arrays["image_embeds_edit"]), CONDITION_TOLERANCE)
+    if "image" in arrays:
+        result.check("canvas", max_error(edit.image.astype(int), arrays["image"].astype(int)), 0.0)
+    for i, state in enumerate(states if "mask" in arrays else ()):
         exists = bool(state.masks.exists[0])
-        if exists != bool(arrays["mask_defined"][i]):
+        if "mask_defined" in arrays and exists != bool(arrays["mask_defined"][i]):
             result.misses.append(f"step {i}: {'a' if exists else 'no'} mask where it is the other way round")
+        margins = arrays["union_margin"][i] if "union_margin" in arrays else (np.inf, np.inf)
         if exists:
-            for mask, key, margin in zip(
-                (state.masks.edit, state.masks.critical), ("mask", "edit_mask"), arrays["union_margin"][i], strict=True
-            ):
+            for mask, key, margin in zip((state.masks.edit, state.masks.critical), ("mask", "edit_mask"), margins, strict=True):
                 result.mask(i, mask[0, 0].numpy(), arrays[key][i], float(margin))
-        if state.map_sum is not None and result.judges(i):
+        if "map_accum" in arrays and state.map_sum is not None and result.judges(i):
             recorded = arrays["map_accum"][i].reshape(2, -1)
             result.check("map", max_error(state.map_sum.numpy(), recorded) / max(1.0, float(recorded.max())), MAP_TOLERANCE)
     result.saved = {"mask": states[-1].masks.edit[0, 0].numpy()} if bool(states[-1].masks.exists[0]) else {}
-    return _finish(result, case, states, arrays, [arrays["latents_target"], arrays["latents_source"]])
+    return _finish(result, case, states, arrays, ["latents_target", "latents_source"])
 
 
 def _leditspp(result: Comparison, parameters: dict[str, Any], arrays: Arrays, folder: Path) -> Comparison:
@@ -158,6 +173,7 @@ def _leditspp(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
         steps=parameters["num_inversion_steps"],
         skip=parameters["skip"],
         source_guidance=parameters["source_guidance_scale"] if parameters["source_prompt"] else 0.0,
+        negative_prompt=parameters.get("negative_prompt"),
         concepts={
             "mask": CONCEPT_MASKS[bool(parameters["use_cross_attn_mask"]), bool(parameters["use_intersect_mask"])],
             "noiseless": parameters["num_zero_noise_steps"],
@@ -179,15 +195,16 @@ def _leditspp(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
     states = case.run(batch, RecordedNoise(torch.zeros(1), torch.from_numpy(arrays["noise"])[:, None]))
     kinds = [kind for kind in batch.layout.kinds if kind.conditional and kind.branch == RowKind.TARGET_COND.branch]
     _compare_conditions(result, batch, arrays, [RowKind.TARGET_UNCOND, *kinds])
-    masks = np.unpackbits(arrays["masks_packed"], axis=-1).astype(bool)
-    for i, state in enumerate(states):
-        margins = np.concatenate([arrays[key][i] for key in ("quantile_margin", "cross_quantile_margin") if key in arrays])
-        assert state.masks.concepts is not None
+    masks = np.unpackbits(arrays["masks_packed"], axis=-1).astype(bool) if "masks_packed" in arrays else None
+    for i, state in enumerate(states if masks is not None else ()):
+        recorded = [arrays[key][i] for key in ("quantile_margin", "cross_quantile_margin") if key in arrays]
+        margins = np.concatenate([*recorded, [np.inf]])
+        assert state.masks.concepts is not None and masks is not None
         finite = margins[np.isfinite(margins)]
         result.mask(i, state.masks.concepts[:, 0, 0].numpy(), masks[i], float(finite.min()) if len(finite) else None)
     assert states[-1].masks.concepts is not None
     result.saved = {"mask": states[-1].masks.concepts[:, 0, 0].numpy() > 0}
-    return _finish(result, case, states, arrays, [arrays["latents"]])
+    return _finish(result, case, states, arrays, ["latents"])
 
 
 def _prompt_to_prompt(result: Comparison, parameters: dict[str, Any], arrays: Arrays, folder: Path) -> Comparison:
@@ -221,13 +238,16 @@ def _prompt_to_prompt(result: Comparison, parameters: dict[str, Any], arrays: Ar
     states = case.run(batch, RecordedNoise(torch.from_numpy(arrays["init_noise"]), torch.zeros(1)))
     kinds = [RowKind.SOURCE_UNCOND, RowKind.TARGET_UNCOND, RowKind.SOURCE_COND, RowKind.TARGET_COND]
     _compare_conditions(result, batch, arrays, kinds)
-    for i, state in enumerate(states if blends else ()):
-        result.mask(i, state.masks.edit[0, 0].numpy(), arrays["mask"][i], float(arrays["mask_margin"][i]))
-        if state.map_sum is not None and result.judges(i):
+    for i, state in enumerate(states if "mask" in arrays else ()):
+        margin = float(arrays["mask_margin"][i]) if "mask_margin" in arrays else None
+        result.mask(i, state.masks.edit[0, 0].numpy(), arrays["mask"][i], margin)
+        if "blend_map_accum" in arrays and state.map_sum is not None and result.judges(i):
             recorded = arrays["blend_map_accum"][i].reshape(2, -1)
             result.check("map", max_error(state.map_sum.numpy(), recorded) / max(1.0, float(recorded.max())), MAP_TOLERANCE)
     result.saved = {"mask": states[-1].masks.edit[0, 0].numpy()} if blends else {}
-    return _finish(result, case, states, arrays, [arrays["latents"][:, 1], arrays["latents"][:, 0]])
+    if "latents" in arrays:
+        arrays |= {"latents_target": arrays["latents"][:, 1], "latents_source": arrays["latents"][:, 0]}
+    return _finish(result, case, states, arrays, ["latents_target", "latents_source"])
 
 
 REPLAYS: dict[str, Callable[..., Comparison]] = {
@@ -246,6 +266,11 @@ def _shares(open_ST: np.ndarray) -> np.ndarray:
     return np.minimum(1.0, (ends + 0.5) / len(open_ST))  # of the end, int(share (N + 1)) is read
 
 
+def _window(count: int | None, steps: int, default: float) -> float:
+    """Return the share of steps whose whole part is `count`."""
+    return default if count is None else min(1.0, (count + 0.5) / steps)
+
+
 def _share(side: str) -> float:
     over, under = side.split("/")
     return int(over) / int(under)
@@ -257,20 +282,21 @@ def _of_kind(batch: EditBatch, name: str, kind: RowKind) -> np.ndarray:
 
 
 def _compare_conditions(result: Comparison, batch: EditBatch, arrays: Arrays, kinds: list[RowKind]) -> None:
-    """Compare what the rows of some kinds are conditioned on with what the recorded rows are."""
+    """Compare what the rows of some kinds are conditioned on with what the recorded rows are, in their order."""
     names = {"text_context": "text", "text_embeds": "text_embeds", "time_ids": "time_ids", "unet_image_embeds": "image"}
     for key, name in names.items():
-        if key in arrays:
+        if key in arrays and name in batch.conditioning.tensors:
             own = np.concatenate([_of_kind(batch, name, kind) for kind in kinds])
             result.check(name, max_error(own, arrays[key]), CONDITION_TOLERANCE)
 
 
-def _finish(result: Comparison, case: Case, states: list[StepState], arrays: Arrays, recorded: list[np.ndarray]) -> Comparison:
+def _finish(result: Comparison, case: Case, states: list[StepState], arrays: Arrays, recorded: list[str]) -> Comparison:
     """Compare grid, latents (target, then source) and decoded picture, and keep the target's last latents."""
-    assert [state.timestep for state in states] == arrays["timesteps"].tolist(), "another grid"
-    for branch, latents in zip((1, 0), recorded, strict=False):
-        for step, state in enumerate(states):
-            result.latents(step, state.latents[branch, 0], latents[step])
+    if "timesteps" in arrays:
+        assert [state.timestep for state in states] == arrays["timesteps"].tolist(), "another grid"
+    for branch, key in zip((1, 0), recorded, strict=False):
+        for step, state in enumerate(states if key in arrays else ()):
+            result.latents(step, state.latents[branch, 0], arrays[key][step])
     final = states[-1].latents[1]
     for key in ("decoded", "decoded_target"):
         if key in arrays and result.undecided is None:
