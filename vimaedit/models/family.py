@@ -143,6 +143,8 @@ class Family:
     image_prompts: tuple[ImagePrompt, ...]  # the first is the one that is used by default; none: pictures prompt nothing here
     kind: Denoiser = Denoiser()  # what methods may take for granted of it
     sizes: Callable[[Config, Config], tuple[int, int]]  # side of the canvas, and what sides are multiples of, in px
+    # What a tensor's name holds in a file of the denoiser alone, where that is what the files of this family are; None: they are whole.
+    lone_denoiser: str | None = None
     largest_side: Callable[[Config, Config], int] | None = None  # of a canvas, in px; None: there is no limit
     window_side: float  # the windows of self- and image attention act at this side and coarser
     self_side: float  # layers that grounding reads where neither the run nor the model says otherwise

@@ -84,7 +84,7 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
             raise ConfigError(
                 f"model: got the file {model.model!r}; allowed: a checkpoint ending in {', '.join(CHECKPOINT_SUFFIXES)}"
             )
-        diffusers_dir = _checkpoint_configs(model, checkpoint)
+        diffusers_dir = _checkpoint_configs(model, _checkpoint_family(checkpoint))
     else:
         diffusers_dir = _diffusers_folder(model)
     option = "model" if checkpoint is None else "model_config"
@@ -274,10 +274,9 @@ def _diffusers_folder(model: ModelConfig) -> Path:
     return root
 
 
-def _checkpoint_configs(model: ModelConfig, checkpoint: Path) -> Path:
+def _checkpoint_configs(model: ModelConfig, family: Family) -> Path:
     if model.model_config is None:
-        configs = _checkpoint_family(checkpoint).configs
-        return download(configs, "model_config", None, ["*.json", "tokenizer*/*", "scheduler/*"])
+        return download(family.configs, "model_config", None, ["*.json", "tokenizer*/*", "scheduler/*"])
     root = local_path(model.model_config)
     if not (root / "model_index.json").is_file():
         raise ConfigError(
@@ -288,8 +287,17 @@ def _checkpoint_configs(model: ModelConfig, checkpoint: Path) -> Path:
 
 
 def _checkpoint_family(checkpoint: Path) -> Family:
-    """Tell a checkpoint's family by its text encoders; the first where that says nothing."""
+    """Tell a checkpoint's family by its text encoders; the first where that says nothing.
+
+    Raises: ConfigError for a file of a denoiser alone.
+    """
     shapes = tensor_shapes(checkpoint)
+    for family in FAMILIES:
+        if family.lone_denoiser is not None and any(family.lone_denoiser in name for name in shapes):
+            raise ConfigError(
+                f"model: got the file {str(checkpoint)!r}, of a {family.title}; allowed: a diffusers folder or a hub id of one, for such files "
+                "lack text encoders and autoencoder"
+            )
     for family in FAMILIES:
         if all(any(name.startswith(encoder.checkpoint) for name in shapes) for encoder in family.text_encoders):
             return family

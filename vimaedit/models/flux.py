@@ -97,6 +97,7 @@ FLUX = Family(
     configs="black-forest-labs/FLUX.1-dev",
     predictions=("flow",),
     image_prompts=(),
+    lone_denoiser="double_blocks.0.img_attn",
     sizes=sizes,
     window_side=1 / PATCH,
     self_side=1 / PATCH,

@@ -92,8 +92,8 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         scheduler=pipe.scheduler if family.grid is not None else None,
         predicts_velocity=predicts == "v_prediction",
         window_side=family.window_side,
-        self_side=sides.get("self", family.self_side),
-        cross_side=sides.get("cross", family.cross_side),
+        self_side=sides.get("self") or family.self_side,
+        cross_side=sides.get("cross") or family.cross_side,
         unmerged=tuple(keys for keys, _ in merged),
         left_out=(*lost, *(each for _, accounts in merged for each in accounts)),
     )

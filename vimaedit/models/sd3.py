@@ -89,6 +89,7 @@ SD3 = Family(
     configs="stabilityai/stable-diffusion-3.5-medium",
     predictions=("flow",),
     image_prompts=(),
+    lone_denoiser="joint_blocks.0.x_block",
     sizes=sizes,
     largest_side=largest_side,
     window_side=1 / PATCH,
