@@ -18,7 +18,7 @@ from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.listing import own_root
 from pipelines.store.location import is_transient, locate
 from pipelines.store.masking import mask_urls
-from pipelines.store.parquet import BROKEN_CONTENT, take_rows
+from pipelines.store.parquet import BROKEN_CONTENT, rows_together, take_rows
 from vimaedit.decoding import DecodedImage, DecodedMask, decode_whole, decode_whole_mask, turn_mask
 from vimaedit.errors import RequestError
 from vimaedit.images import Box, Size, fit_mask, resize
@@ -50,12 +50,40 @@ def load_pairs(config: ScoreConfig, places: Places, pairs: Sequence[tuple[int, P
 
     Raises: the infrastructure's errors, after retries.
     """
-    sources = {name: places.columns[name] for name in RECORD_COLUMNS if name in places.columns}
-    records = _read_named(places.benchmark_root, [(pair.file, pair.row) for _, pair in pairs], sources)
+    asked = [(places.benchmark_root, [(pair.file, pair.row) for _, pair in pairs], _record_sources(places))]
+    if places.is_table:
+        found = [pair.edited for _, pair in pairs if pair.edited is not None]
+        asked.append((places.edited_root, [(each.file, each.row or 0) for each in found], _edited_sources(config)))
+    size = min(_held_together(*each) for each in asked)
+    parts = (pairs[start : start + size] for start in range(0, len(pairs), size))
+    return [item for part in parts for item in _load_part(config, places, part)]
+
+
+def _record_sources(places: Places) -> dict[str, str]:
+    return {name: places.columns[name] for name in RECORD_COLUMNS if name in places.columns}
+
+
+def _edited_sources(config: ScoreConfig) -> dict[str, str]:
+    return {name: config.edited_columns.get(name, name) for name in EDITED_COLUMNS}
+
+
+def _held_together(root: str, wanted: Sequence[tuple[str, int]], sources: Mapping[str, str]) -> int:
+    """Say how many of some rows may be held decoded at a time."""
+    size = max(1, len(wanted))
+    for file, rows in _by_file(wanted).items():
+        try:
+            size = min(size, rows_together(locate(root) / file, rows, list(sources.values())))
+        except BROKEN_CONTENT as error:  # reading the rows says so again
+            if is_transient(error):
+                raise
+    return size
+
+
+def _load_part(config: ScoreConfig, places: Places, pairs: Sequence[tuple[int, Pair]]) -> list[Loaded]:
+    records = _read_named(places.benchmark_root, [(pair.file, pair.row) for _, pair in pairs], _record_sources(places))
     found = [pair.edited for _, pair in pairs if pair.edited is not None]
     if places.is_table:
-        sources = {name: config.edited_columns.get(name, name) for name in EDITED_COLUMNS}
-        edited = _read_named(places.edited_root, [(each.file, each.row or 0) for each in found], sources)
+        edited = _read_named(places.edited_root, [(each.file, each.row or 0) for each in found], _edited_sources(config))
     else:
         edited = [{"edited_image": each.file} for each in found]
     loaded = []
@@ -78,11 +106,8 @@ def load_pairs(config: ScoreConfig, places: Places, pairs: Sequence[tuple[int, P
 def _read_named(root: str, wanted: Sequence[tuple[str, int]], sources: Mapping[str, str]) -> list[dict[str, Any]]:
     """Read columns of single rows (file, row), by the contract's names; those that a file lacks are null, and a RequestError stands
     where a value, or the file, cannot be read."""
-    files: dict[str, set[int]] = {}
-    for file, row in wanted:
-        files.setdefault(file, set()).add(row)
     read: dict[tuple[str, int], dict[str, Any]] = {}
-    for file, rows in files.items():
+    for file, rows in _by_file(wanted).items():
         try:
             table = take_rows(locate(root) / file, rows, list(sources.values()))
         except BROKEN_CONTENT as error:
@@ -96,6 +121,13 @@ def _read_named(root: str, wanted: Sequence[tuple[str, int]], sources: Mapping[s
         columns = {name: table.column(source) for name, source in sources.items() if source in table.column_names}
         read |= {(file, row): {**named, **read_record(columns, index)} for index, row in enumerate(sorted(rows))}
     return [{name: read[each].get(name) for name in sources} for each in wanted]
+
+
+def _by_file(wanted: Sequence[tuple[str, int]]) -> dict[str, set[int]]:
+    files: dict[str, set[int]] = {}
+    for file, row in wanted:
+        files.setdefault(file, set()).add(row)
+    return files
 
 
 def _sample(

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.store.decoded import Read, reader_of, rows_at_once
+from pipelines.store.decoded import HELD_BYTES, Read, reader_of, row_bytes, rows_at_once
 from pipelines.store.location import Location, is_transient, open_reader, put_atomic, read_bytes, retry_remote
 from pipelines.store.masking import mask_urls
 from pipelines.store.patience import PATIENT_ATTEMPTS
@@ -174,6 +174,18 @@ def take_rows(place: Location, rows: Collection[int], columns: Sequence[str] | N
                     if start > wanted[-1]:
                         break
         return pa.Table.from_batches(found)
+
+    return retry_remote(place, read)
+
+
+def rows_together(place: Location, rows: Collection[int], columns: Sequence[str]) -> int:
+    """Say how many of these rows may be held decoded at a time, at least one."""
+
+    def read() -> int:
+        with _opened(place) as (file, read_at):
+            groups = [n for n, start, end in group_bounds(file.metadata) if any(start <= row < end for row in rows)]
+            largest = [row_bytes(read_at, file.metadata.row_group(n), HELD_BYTES / len(rows), columns) for n in groups]
+            return max(1, min(len(rows), int(HELD_BYTES / max([1.0, *largest]))))
 
     return retry_remote(place, read)
 

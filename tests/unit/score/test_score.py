@@ -30,6 +30,7 @@ from pipelines.score.table import (
     score_row,
     summary_table,
 )
+from pipelines.store.parquet import take_rows
 from tests.contexts import flip_byte
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask, fit_image
@@ -329,6 +330,26 @@ def test_a_broken_page_of_edited_pictures_costs_its_file_only(tmp_path: Path) ->
     items = load(config(tmp_path))
     assert [item.sample is not None for item in items] == [True, True, False, False]
     assert items[2].problem.startswith("record 'r2': 1.parquet: got ")
+
+
+def test_large_rows_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = coded(picture(0))["bytes"] + bytes(100_000)
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 7, pa.int32()), pa.array([value]))
+    columns = {"id": [f"r{n}" for n in range(7)], "image": same, "source_prompt": ["a"] * 7, "target_prompt": ["b"] * 7}
+    for folder in ("bench", "edited"):
+        (tmp_path / folder).mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "bench" / "a.parquet", store_schema=False)
+    write(tmp_path / "edited" / "e.parquet", [{"id": f"r{n}", "edited_image": coded(picture(n))} for n in range(7)], None)
+    monkeypatch.setattr("pipelines.store.parquet.HELD_BYTES", 350_000)
+    sizes: list[int] = []
+
+    def counted(place: Any, rows: Any, columns: Any) -> pa.Table:
+        sizes.append(len(rows))
+        return take_rows(place, rows, columns)
+
+    monkeypatch.setattr("pipelines.score.read.take_rows", counted)
+    assert [item.position for item in load(config(tmp_path)) if item.sample is not None] == list(range(7))
+    assert sizes == [3, 3, 3, 3, 1, 1]
 
 
 def test_resizing_to_its_own_size_changes_nothing() -> None:
