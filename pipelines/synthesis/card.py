@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.edit.sheet import BUFFER_BYTES, draw_sheet, put_sheet
+from pipelines.output.sets import FOLDERS
 from pipelines.store.location import Location, locate, put_atomic
 from pipelines.store.parquet import read_batches
 from pipelines.synthesis.config import SynthesizeConfig
-from pipelines.synthesis.dataset import FOLDERS, Shard, configurations
+from pipelines.synthesis.dataset import Shard, configurations
 from pipelines.synthesis.filters import KEPT, NEEDS, Bound, best_score, outcomes
 from pipelines.synthesis.selection import SPLITS, Selected, Selecting
 from pipelines.tables import Table, markdown_text

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipelines.cluster.session import set_engine
 from pipelines.cluster.tasks import numbered, run_through
 from pipelines.output.parts import open_result_writer
+from pipelines.output.sets import FOLDERS, shard_names
 from pipelines.records.types import IMAGE, with_features
 from pipelines.score.judging import KeptAnswers
 from pipelines.store.location import Location, locate, put_atomic
@@ -31,7 +32,6 @@ from vimaedit.words.phrases import parse_blend
 
 SHARD_SECONDS = 1200.0
 RECORD_BYTES = 4096  # beside its pictures
-FOLDERS = {"default": "data", "preferences": "preferences", "inverted": "inverted"}  # configuration of the set -> its folder
 FIELDS = {"data": DATA_FIELDS, "inverted": DATA_FIELDS, "preferences": PREFERENCE_FIELDS, "rejected": REJECTED_FIELDS}
 PICTURES = tuple(
     {field.name for field in (*DATA_FIELDS, *PREFERENCE_FIELDS) if field.type == IMAGE}
@@ -59,7 +59,7 @@ def cut_shards(selected: Selected, shard_bytes: int) -> list[Shard]:
                 size = 0
             filled[-1].append(group)
             size += in_bytes + rows * RECORD_BYTES
-        names = [f"{split}-{number:05d}-of-{len(filled):05d}.parquet" for number in range(len(filled))]
+        names = shard_names(split, len(filled), "parquet")
         shards += [Shard(name=name, split=split, groups=tuple(groups)) for name, groups in zip(names, filled, strict=True)]
     return shards
 

@@ -41,7 +41,7 @@ def make_run(folder: Path) -> RunContext:
         rows = []
         for _ in range(count):
             row = finished((19, 17))
-            row.id, number = f"r{number}", number + 1
+            row.id, row.input_row, number = f"r{number}", number, number + 1
             rows.append(encode_row(context, unit, row))
         put_atomic(output / "data" / part_name(unit), part_bytes(context, unit, pa.Table.from_pylist(rows, context.schema)))
     parts = read_parts(output, ROWS, context.plan_digest)
@@ -87,6 +87,8 @@ def test_a_finished_run_becomes_shards_in_its_own_order(tmp_path: Path, monkeypa
         assert pq.ParquetFile(file).num_row_groups == 1  # small parts share one
     assert (tmp_path / "shards" / "run.json").read_bytes() == (tmp_path / "run" / "run.json").read_bytes()
     assert (tmp_path / "shards" / "_SUCCESS").exists()
+    state = json.loads((tmp_path / "shards" / "state" / "compact.json").read_text())
+    assert set(state) == {"plan_digest", "shard_mb", "parts"}  # by which outputs begun before are known again
 
 
 def test_what_is_not_compacted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,14 +142,14 @@ from pipelines.output import compact as module
 from pipelines.store.location import new_file
 module.MEGABYTE = int(sys.argv[3])
 write, made = module._write_shard, []
-def killed(source, units, path):
+def killed(work, files, path):
     if made:
         open(path, "wb").write(b"half")
         os.kill(os.getpid(), 9)
     made.append(path)
-    return write(source, units, path)
+    return write(work, files, path)
 module._write_shard = killed
-module.compact(module.CompactConfig(input=sys.argv[1], output=sys.argv[2], shard_mb=1))
+module.compact(module.CompactConfig(input=sys.argv[1], output=sys.argv[2], shard_mb=1, format=sys.argv[4]))
 """
 
 
@@ -160,25 +162,38 @@ def small_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return third
 
 
-def test_it_goes_on_after_a_kill(tmp_path: Path, small_shards: int, capsys: pytest.CaptureFixture[str]) -> None:
-    run, shards = tmp_path / "run", tmp_path / "shards"
-    words = [sys.executable, "-c", KILLED, str(run), str(shards), str(small_shards)]
-    assert subprocess.run(words, timeout=60, check=False).returncode == -signal.SIGKILL
-    (first,) = (shards / "data").glob("*.parquet")
+@pytest.mark.parametrize(("form", "suffix"), [("parquet", "parquet"), ("webdataset", "tar")])
+def test_it_goes_on_after_a_kill(
+    form: str, suffix: str, tmp_path: Path, small_shards: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, shards, whole = tmp_path / "run", tmp_path / "shards", tmp_path / "whole"
+    words = [f"input={run}", "shard_mb=1", f"format={form}"]
+    assert main([*words, f"output={whole}"]) == 0  # never disturbed
+    command = [sys.executable, "-c", KILLED, str(run), str(shards), str(small_shards), form]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    (first,) = (shards / "data").glob(f"*.{suffix}")
     assert len(list((shards / "data").iterdir())) == 2  # what was half written is nobody's yet
     written = first.stat().st_mtime_ns
-    assert main([f"input={run}", f"output={shards}", "shard_mb=1"]) == 0
+    capsys.readouterr()
+    assert main([*words, f"output={shards}"]) == 0
     assert capsys.readouterr().out.startswith("14 rows in 3 shards, ")
     assert first.stat().st_mtime_ns == written
     files = sorted((shards / "data").iterdir())
-    assert [file.name for file in files] == [f"train-{n:05d}-of-00003.parquet" for n in range(3)]
-    assert sorted(row["id"] for file in files for row in pq.read_table(file).to_pylist()) == sorted(f"r{n}" for n in range(14))
-    assert main([f"input={run}", f"output={shards}", "shard_mb=1"]) == 0  # as every finished run
+    assert [file.name for file in files] == [f"train-{n:05d}-of-00003.{suffix}" for n in range(3)]
+    assert [file.read_bytes() for file in files] == [(whole / "data" / file.name).read_bytes() for file in files]
+    assert main([*words, f"output={shards}"]) == 0  # as every finished run
     assert capsys.readouterr().out.startswith("finished before, nothing to do: 14 rows in 3 shards, ")
-    assert main([f"input={run}", f"output={shards}", "shard_mb=2"]) == 2
-    assert "which holds shards of another run, of another state of this one, or of another shard_mb" in capsys.readouterr().err
+    for other in ("shard_mb=2", f"format={'parquet' if form == 'webdataset' else 'webdataset'}"):
+        (name, _) = other.split("=")
+        assert main([*(word for word in words if not word.startswith(name)), other, f"output={shards}"]) == 2
+        text = (
+            "which holds shards of another run, of another state of this one, or of another shard_mb or format; allowed: a new"
+        )
+        assert text in capsys.readouterr().err
     assert status([f"output={shards}"]) == 2
     assert "which holds no run; allowed: the output of jobs.edit" in capsys.readouterr().err
+    assert main([f"input={shards}", f"output={tmp_path / 'again'}"]) == 2
+    assert "which jobs.compact has written; allowed: the output that it was made of" in capsys.readouterr().err
 
 
 def test_of_two_at_once_one_is_told_of_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
