@@ -171,12 +171,18 @@ class ViMAEditPipeline:
             raise ConfigError(f"method: got {config.method}; allowed: any other here, or that in a data job")
         return config
 
+    def _takes_image_prompt(self) -> bool:
+        """Whether the loaded model has an image prompt that was not asked for yet."""
+        from vimaedit.models.files import brings_image_prompt
+
+        assert self._loaded is not None
+        family = self._loaded[1].family
+        return bool(family.image_prompts) and (not family.prompts_by_name or brings_image_prompt(self.model))
+
     def _load(self, config: EditConfig) -> tuple[Any, ModelFiles, ModelFacts]:
         from vimaedit.models.files import model_facts, resolve_model
 
-        if self._loaded is None or (
-            config.image_guidance and self._loaded[1].family.image_prompts and self._loaded[0].clip is None
-        ):
+        if self._loaded is None or (config.image_guidance and self._loaded[0].clip is None and self._takes_image_prompt()):
             files = resolve_model(self.model, image_guidance=config.image_guidance)
             from vimaedit.models.networks import load_networks  # torch, once it is known that there is a model
 

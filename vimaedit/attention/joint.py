@@ -34,6 +34,7 @@ class JointProcessor(nn.Module):
         self.stock = stock
         self.name = name
         self.routes_self = name in choice.self_routing
+        self.routes_image = name in choice.image_routing
         self.records_self = name in choice.self_maps
         self.records_words = name in choice.text_maps
         self._attention_backend = None  # diffusers' `set_attention_backend` sets it per processor
@@ -47,18 +48,24 @@ class JointProcessor(nn.Module):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        ip_hidden_states: list[Tensor] | None = None,
         control: AttentionControl | None = None,
         num_text: int = 0,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """`num_text`: how many of the states of a layer without a text stream of its own are text; they stand first."""
+    ) -> Tensor | tuple[Tensor, ...]:
+        """`num_text`: how many of the states of a layer without a text stream of its own are text; they stand first.
+        `ip_hidden_states`: of image prompts, (R, pictures, I, E) each; a layer that has keys for them gives what it adds as a third."""
+        prompts = [] if ip_hidden_states is None else list(zip(ip_hidden_states, *self._prompt_layers(), strict=False))
         if control is None:
-            rotary = {} if image_rotary_emb is None else {"image_rotary_emb": image_rotary_emb}
-            output: Tensor | tuple[Tensor, Tensor] = self.stock(
+            rotary: dict[str, Any] = {} if image_rotary_emb is None else {"image_rotary_emb": image_rotary_emb}
+            if prompts:
+                rotary["ip_hidden_states"] = ip_hidden_states
+            output: Tensor | tuple[Tensor, ...] = self.stock(
                 attn, hidden_states, encoder_hidden_states, attention_mask, **rotary
             )
             return output
         assert attention_mask is None
         streams = _project(attn, hidden_states)
+        image_query = streams.query  # as it is before it is turned
         if encoder_hidden_states is not None:
             num_text = encoder_hidden_states.shape[1]
             text = _project_text(attn, encoder_hidden_states)
@@ -74,7 +81,25 @@ class JointProcessor(nn.Module):
         of_text, of_image = attended[:, :num_text], attended[:, num_text:]
         if not attn.context_pre_only:
             of_text = attn.to_add_out(of_text)
-        return _leave(attn, of_image), of_text
+        if not prompts:
+            return _leave(attn, of_image), of_text
+        shown = [self._attend_prompt(image_query, states, to_k, to_v, attn.heads, control) for states, to_k, to_v in prompts]
+        return _leave(attn, of_image), of_text, torch.stack(shown).sum(dim=0).flatten(2).to(hidden_states.dtype)
+
+    def _prompt_layers(self) -> tuple[list[Any], list[Any]]:
+        """Return the keys' and values' layers of the image prompts, which the stock processor holds."""
+        return list(getattr(self.stock, "to_k_ip", ())), list(getattr(self.stock, "to_v_ip", ()))
+
+    def _attend_prompt(
+        self, query: Tensor, states: Tensor, to_k: Any, to_v: Any, heads: int, control: AttentionControl
+    ) -> Tensor:
+        """Attend to an image prompt, scaled by row, (R, N, H, D)."""
+        states = states.flatten(1, -2)  # the tokens of several pictures stand in a row
+        key, value = split_heads(to_k(states), heads), split_heads(to_v(states), heads)
+        if self.routes_image and control.image_from is not None:
+            query, key = query[control.image_from], key[control.image_from]
+        shown: Tensor = self._dispatch(query, key, value, backend=self._attention_backend)
+        return control.image_scale[:, None, None, None] * shown
 
     def _attend(self, streams: Heads, num_text: int, control: AttentionControl) -> Tensor:
         """Attend with the text first, (R, T + N, H, D)."""

@@ -30,6 +30,9 @@ class BatchEditor:
     def __init__(self, backbone: Backbone, config: EditConfig, facts: ModelFacts) -> None:
         family = backbone.family
         self.notes: list[str] = []
+        if config.image_guidance and family.prompts_by_name and not backbone.has_image_prompt:
+            config = dataclasses.replace(config, image_guidance=False)
+            self.notes.append("no_image_guidance: no ip_adapter is named, the texts alone steer")
         if config.image_guidance and not family.image_prompts:
             config = dataclasses.replace(config, image_guidance=False)
             self.notes.append(f"no_image_guidance: {family.title} takes no image prompt, the texts alone steer")

@@ -3,6 +3,7 @@ is accounted for."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from vimaedit.models.files import ModelFiles
 
 ADAPTER_PARTS = ("image_proj", "ip_adapter")
+# What other programs call them.
+OTHER_NAMES = {"ip_adapter_proj_model": "image_proj", "double_blocks": "ip_adapter"}
+OTHER_LAYERS = (
+    ("processor.", ""),
+    ("ip_adapter_double_stream_k_proj", "to_k_ip"),
+    ("ip_adapter_double_stream_v_proj", "to_v_ip"),
+)
 PROJECTION = ("norm.bias", "norm.weight", "proj.bias", "proj.weight")  # of the plain kind
 # Tensors of the projection that tell an adapter of another kind, and why that kind is refused.
 OTHER_KINDS = (
@@ -71,8 +79,8 @@ def merge_lora(pipe: Any, files: ModelFiles, path: Path, scale: float) -> tuple[
     return tuple(missed), left_out(f"keys of the LoRA {path.name}", missed, len(tensors), reason)
 
 
-def load_ip_adapter(pipe: Any, path: Path, clip: Any) -> tuple[LeftOut, ...]:
-    """Put an IP-Adapter of the plain kind onto the UNet. Return what of its file is not used.
+def load_ip_adapter(pipe: Any, files: ModelFiles, path: Path, clip: Any) -> tuple[LeftOut, ...]:
+    """Put an IP-Adapter of the plain kind onto the denoiser. Return what of its file is not used.
 
     Raises: ConfigError for one of another kind or for another model, and for weights that are not whole.
     """
@@ -81,7 +89,7 @@ def load_ip_adapter(pipe: Any, path: Path, clip: Any) -> tuple[LeftOut, ...]:
     for pattern, reason in OTHER_KINDS:
         if any(re.fullmatch(pattern, key) for key in projection):
             raise ConfigError(f"ip_adapter: got {str(path)!r}, {reason}; allowed: an IP-Adapter of the plain kind")
-    wanted = _wanted(pipe.unet)
+    wanted = files.family.adapter_tensors(getattr(pipe, files.family.denoiser)) | {f"image_proj.{key}" for key in PROJECTION}
     given = {f"{part}.{key}" for part, tensors in parts.items() for key in tensors}
     name = repr(str(path))
     check_whole("ip_adapter", name, wanted - given, len(wanted))
@@ -96,8 +104,8 @@ def load_ip_adapter(pipe: Any, path: Path, clip: Any) -> tuple[LeftOut, ...]:
         )
     with loading("ip_adapter", str(path), path):
         # No image encoder of its own: it is the vision tower of the CLIP that is loaded beside it.
-        pipe.load_ip_adapter(parts, subfolder="", weight_name=path.name, image_encoder_folder=None)
-    reason = "the plain kind has no such weights in this UNet"
+        pipe.load_ip_adapter(parts, subfolder="", weight_name=path.name, **{files.family.image_encoder_option: None})
+    reason = "the plain kind has no such weights in this model"
     return left_out(f"tensors of the IP-Adapter {path.name}", given - wanted, len(given), reason)
 
 
@@ -106,6 +114,7 @@ def _adapter_parts(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in ADAPTER_PARTS}
     for key, value in content.items():
         part, _, rest = key.partition(".")
+        part, rest = OTHER_NAMES.get(part, part), functools.reduce(lambda text, pair: text.replace(*pair), OTHER_LAYERS, rest)
         if part in parts:
             parts[part] |= value if isinstance(value, dict) else {rest: value}
     lacking = [part for part, tensors in parts.items() if not tensors]
@@ -115,11 +124,3 @@ def _adapter_parts(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str
             "); allowed: tensors under image_proj and ip_adapter"
         )
     return parts
-
-
-def _wanted(unet: Any) -> set[str]:
-    """Name the tensors of an adapter of the plain kind: it numbers all attention layers, and has weights for those to text, the odd
-    ones."""
-    count = sum(not name.endswith("attn1.processor") for name in unet.attn_processors)
-    attention = {f"ip_adapter.{2 * n + 1}.{layer}.weight" for n in range(count) for layer in ("to_k_ip", "to_v_ip")}
-    return attention | {f"image_proj.{key}" for key in PROJECTION}

@@ -112,6 +112,13 @@ def install_jointly(transformer: Any, choice: SiteChoice) -> None:
     install(transformer, choice, JointProcessor)
 
 
+def unet_adapter_tensors(unet: Any) -> set[str]:
+    """Name the attention's tensors of an adapter of the plain kind: it numbers all attention layers, and has weights for those to text,
+    the odd ones."""
+    count = sum(not name.endswith("attn1.processor") for name in unet.attn_processors)
+    return {f"ip_adapter.{2 * n + 1}.{layer}.weight" for n in range(count) for layer in ("to_k_ip", "to_v_ip")}
+
+
 def nothing_more(num_rows: int, size: Size, place: device) -> Texts:
     """Condition on text alone."""
     return {}
@@ -141,6 +148,12 @@ class Family:
     configs: str  # hub id of a model whose configs and tokenizers every checkpoint file of the family can borrow
     predictions: tuple[str, ...]  # what the denoiser may predict, as diffusers calls it
     image_prompts: tuple[ImagePrompt, ...]  # the first is the one that is used by default; none: pictures prompt nothing here
+    prompts_by_name: bool = (
+        False  # an image prompt is used where the run or the bundle brings one, and is no loss where none does
+    )
+    # The tensors of an adapter, `ip_adapter.N.NAME`, for a denoiser; and how its pipeline is told to load no image encoder with it.
+    adapter_tensors: Callable[[Any], set[str]] = unet_adapter_tensors
+    image_encoder_option: str = "image_encoder_folder"
     kind: Denoiser = Denoiser()  # what methods may take for granted of it
     sizes: Callable[[Config, Config], tuple[int, int]]  # side of the canvas, and what sides are multiples of, in px
     # What a tensor's name holds in a file of the denoiser alone, where that is what the files of this family are; None: they are whole.
@@ -180,7 +193,8 @@ class Family:
 
     def fits_image_prompt(self, denoiser: Config) -> bool:
         """Whether the family's public IP-Adapters were trained for models like this one."""
-        return any(denoiser.get("cross_attention_dim") == each.text_width for each in self.image_prompts[:1])
+        width = denoiser.get("cross_attention_dim", denoiser.get("joint_attention_dim"))
+        return any(width == each.text_width for each in self.image_prompts[:1])
 
     def least_latents(self, denoiser: Config, autoencoder: Config) -> int:
         """Return the least side of latents that a denoiser takes."""

@@ -94,7 +94,7 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         raise ConfigError(
             f"ip_adapter: got {model.ip_adapter!r} for a model of {family.title}; allowed: nothing, it takes no image prompt"
         )
-    if image_guidance and family.image_prompts:
+    if image_guidance and family.image_prompts and (not family.prompts_by_name or brings_image_prompt(model)):
         fits = family.fits_image_prompt(_config(diffusers_dir, family.denoiser))
         ip_adapter = find_ip_adapter(model, bundle_root, family, fits)
         clip = find_clip(model, bundle_root, diffusers_dir, family, ip_adapter, fits)
@@ -109,6 +109,12 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         variant=model.variant,
         bundle=_bundle_facts(model.model),
     )
+
+
+def brings_image_prompt(model: ModelConfig) -> bool:
+    """Whether a run names an IP-Adapter, or its bundle has one."""
+    bundled = _bundled_pipeline(model.model)
+    return model.ip_adapter is not None or (bundled is not None and (bundled.parent / "ip_adapter").is_dir())
 
 
 def family_of(index: Config, option: str = "model") -> Family:

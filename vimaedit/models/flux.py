@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vimaedit.attention.sites import Site, joint_sites
 from vimaedit.methods.fit import Denoiser
-from vimaedit.models.family import Config, Family, TextEncoder, Texts, install_jointly, reduction
+from vimaedit.models.family import Config, Family, ImagePrompt, TextEncoder, Texts, install_jointly, reduction
 from vimaedit.step.flow_grids import even_grid
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def call(
     guidance = None
     if transformer.config.guidance_embeds:
         guidance = conditioning.tensors.get("guidance", torch.ones(rows, device=latents.device))
+    images = {"ip_adapter_image_embeds": [conditioning["image"]]} if "image" in conditioning.tensors else {}
     velocity: Tensor = transformer(
         pack(latents),
         conditioning["text"],
@@ -53,7 +54,7 @@ def call(
         img_ids=positions.flatten(0, 1),
         txt_ids=torch.zeros(num_text, 3, device=latents.device),
         guidance=guidance,
-        joint_attention_kwargs=None if control is None else {"control": control, "num_text": num_text},
+        joint_attention_kwargs=images | ({} if control is None else {"control": control, "num_text": num_text}),
         return_dict=False,
     )[0]
     return unpack(velocity, height, width)
@@ -83,6 +84,12 @@ def sites(transformer: Any) -> tuple[Site, ...]:
     return (*double, *single)
 
 
+def adapter_tensors(transformer: Any) -> set[str]:
+    """Name the attention's tensors of an adapter: it has weights for every double block."""
+    layers = [f"{layer}.{kind}" for layer in ("to_k_ip", "to_v_ip") for kind in ("weight", "bias")]
+    return {f"ip_adapter.{number}.{layer}" for number in range(len(transformer.transformer_blocks)) for layer in layers}
+
+
 FLUX = Family(
     name="flux",
     title="FLUX.1",
@@ -96,7 +103,19 @@ FLUX = Family(
     ),
     configs="black-forest-labs/FLUX.1-dev",
     predictions=("flow",),
-    image_prompts=(),
+    image_prompts=(
+        ImagePrompt(
+            adapter="XLabs-AI/flux-ip-adapter",
+            file="ip_adapter.safetensors",
+            clip="openai/clip-vit-large-patch14",
+            text_width=4096,
+            width=768,
+            clip_side=224,
+        ),
+    ),
+    prompts_by_name=True,
+    adapter_tensors=adapter_tensors,
+    image_encoder_option="image_encoder_pretrained_model_name_or_path",
     lone_denoiser="double_blocks.0.img_attn",
     sizes=sizes,
     window_side=1 / PATCH,

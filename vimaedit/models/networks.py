@@ -66,7 +66,7 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
         if has_both_towers(files.clip):
             clip_tokenizer = load_clip_tokenizer("clip", str(files.clip), files.clip)
             _fit_tokenizer("clip", clip_tokenizer, clip.config.text_config)
-        lost += (*clip_lost, *load_ip_adapter(pipe, files.ip_adapter, clip))
+        lost += (*clip_lost, *load_ip_adapter(pipe, files, files.ip_adapter, clip))
     if family.upcasts_vae and dtype == torch.float16 and pipe.vae.config.force_upcast:
         pipe.vae.to(torch.float32)
     for name, network in (*((name, getattr(pipe, name)) for name in family.weights), ("clip", clip)):
