@@ -56,9 +56,9 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 class Windows:
     """How long the target takes over the source's attention, as fractions of the steps (0 = never, 1 = always)."""
 
-    self: float = 0.6  # self-attention, at half the latent's side and coarser
+    self: float = 0.6  # self-attention, at the model's side (of SD 1.x half the latent's) and coarser
     text: float = 0.4  # attention to words, at every layer
-    image: float = 0.1  # attention to the picture embedding, at half the latent's side and coarser
+    image: float = 0.1  # attention to the picture embedding, at the same sides
     feature: float = 0.0  # the features of one decoder layer (pnp)
 
     def __post_init__(self_) -> None:  # noqa: N805 - `self` is a field here

@@ -179,7 +179,7 @@ def _leditspp(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
             "noiseless": parameters["num_zero_noise_steps"],
         },
         grounding="concepts" if "user_mask" not in arrays else "given",
-        quirks=["leditspp-tokens"] if parameters["token_count"] == "padded" else [],
+        quirks=["leditspp-sizes", *(["leditspp-tokens"] if parameters["token_count"] == "padded" else [])],
     )
     case = Case(folder, None, config)
     prompts = parameters["editing_prompt"] if isinstance(parameters["editing_prompt"], list) else [parameters["editing_prompt"]]

@@ -41,12 +41,15 @@ def _encode(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit
     texts, places = _encode_texts(backbone, config, edits)
     x0_BChw = backbone.encode_images(np.stack([edit.image for edit in edits[::shared]])).repeat_interleave(shared, dim=0)
     device = x0_BChw.device
+    canvas = backbone.canvas_of(x0_BChw)
+    if "leditspp-sizes" in config.quirks:
+        canvas = (canvas[1], canvas[0])
     own = [edit.config for edit in edits]
     settings = torch.tensor([(c.target_guidance, c.thresholds.edit, c.thresholds.critical) for c in own], device=device)
     given_mask = _latent_masks(edits, x0_BChw) if config.grounding == "given" else None
 
     def read_by_all(name: str) -> Conditioning:
-        return backbone.condition(texts.rows(places[name]), None, backbone.canvas_of(x0_BChw))
+        return backbone.condition(texts.rows(places[name]), None, canvas)
 
     inversion = None if config.parts.inversion == "none" else read_by_all(config.parts.inversion)
     if inversion is not None and not guides and config.parts.midpoint != "none":  # others invert without guidance
@@ -59,7 +62,7 @@ def _encode(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit
             backbone.condition(
                 texts.rows(_text_rows(config, layout, places)),
                 _image_rows(backbone, config, layout, edits),
-                backbone.canvas_of(x0_BChw),
+                canvas,
             ),
             backbone,
             config,

@@ -16,6 +16,7 @@ QUIRKS = (
     "infedit-crosswise",  # the likeness of a pair of tokens is read from each prompt's embeddings at the other's place
     "infedit-direction",  # the source moves on in the auxiliary branch's direction
     "leditspp-texts",  # with a guided source the empty text and the source prompt exchange places
+    "leditspp-sizes",  # a model that is told the picture's height and width is told them in the other order
     "leditspp-tokens",  # a concept's mask counts all positions between the first and the last, padding included
     "locatedit-variance",  # the full variance leaves the direction everywhere; noise is added everywhere once a mask exists
     "middle-maps",  # local-blend: the maps of the UNet's middle count too where they are of the others' side

@@ -68,6 +68,9 @@ def test_rows_read_both_encoders_the_pooled_text_and_the_sizes(make: Make, xl: t
     torch.testing.assert_close(row["text_embeds"], states[1].text_embeds, rtol=0, atol=1e-5)
     width, height = editor.canvas.canvas_of((192, 96))
     assert width != height and row["time_ids"].tolist() == [[height, width, 0, 0, height, width]]
+    editor = make("leditspp", quirks=["leditspp-sizes"], canvas={"fit": "keep"})
+    turned = rows_of(editor, RowKind.TARGET_COND, image=picture(0, 192, 96), given_mask=None)
+    assert turned["time_ids"].tolist() == [[width, height, 0, 0, width, height]]
 
 
 def test_each_tokenizer_pads_in_its_own_way(xl: tuple[Networks, ModelFacts]) -> None:
