@@ -164,7 +164,7 @@ def test_a_driver_may_be_killed_between_any_two_steps(
     output = drivers.output
     assert drivers.is_killed("pipelines.store.lock:_create:1") and not (output / "state").exists()
     assert drivers.is_killed("pipelines.edit.edit:store_plan:1") and not (output / "plan").exists()
-    assert drivers.is_killed("pipelines.output.plan:put_atomic:2")  # everything but plan.json, which commits it
+    assert drivers.is_killed("pipelines.output.plan:put_json:1")  # everything but plan.json, which commits it
     assert sorted(path.name for path in (output / "plan").iterdir()) == ["files.parquet", "schema.arrow", "units.parquet"]
     assert drivers.is_killed("pipelines.edit.edit:start_ledger:1") and drivers.num_parts() == 0
     assert drivers.is_killed("pipelines.edit.edit:write_manifest:1") and drivers.num_parts() == 4
@@ -204,7 +204,7 @@ def test_a_retry_and_an_extension_may_be_killed_too(
 
     retry = ("resume=retry-failed", "retry_statuses=[rejected]")
     assert drivers.is_killed("pipelines.edit.edit:store_plan:1", *retry)  # _SUCCESS went first, the generation is as it was
-    assert drivers.is_killed("pipelines.output.plan:put_atomic:2", *retry) and contents(output / "data") == before
+    assert drivers.is_killed("pipelines.output.plan:put_json:1", *retry) and contents(output / "data") == before
     assert drivers.is_killed("pipelines.edit.edit:start_ledger:1", *retry)  # the generation is raised
     (output / "data" / part_name("00000-000000004")).unlink()  # to be done again whole
     assert drivers.is_killed("pipelines.edit.edit:write_manifest:1")  # the plain command goes on with what was asked for
@@ -218,7 +218,7 @@ def test_a_retry_and_an_extension_may_be_killed_too(
 
     write_records(tmp_path / "in" / "a.parquet", records(range(6, 9), make_picture))
     assert drivers.is_killed("pipelines.edit.edit:store_plan:1", "resume=extend")
-    assert drivers.is_killed("pipelines.output.plan:put_atomic:2", "resume=extend")
+    assert drivers.is_killed("pipelines.output.plan:put_json:1", "resume=extend")
     assert drivers.is_killed("pipelines.edit.edit:write_manifest:1", "resume=extend")
     code, _, errors = drivers.run("resume=extend")
     assert code == 0, errors
