@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -15,6 +16,7 @@ ATTEMPTS = 5
 FIRST_DELAY_S = 1.0
 TIMEOUT_S = 120.0
 BUSY = frozenset({408, 409, 425, 429})  # worth another try, as are all from 500 on
+TOO_MUCH = frozenset({413, 422})  # of this question
 FILTERED = ("content_filter", "content_policy", "content management policy", "safety")  # in a server's reason for a 400
 SHOWN_CHARACTERS = 160
 
@@ -74,18 +76,20 @@ class ChatServer:
                     self._refuse(request, error)
                 if attempt == ATTEMPTS:
                     raise
-            except OSError:
+            except (OSError, http.client.HTTPException) as error:  # the latter where an answer ends before its end
                 if attempt == ATTEMPTS:
-                    raise
+                    raise error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}") from error
             time.sleep(FIRST_DELAY_S * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
 
     def _refuse(self, request: urllib.request.Request, error: urllib.error.HTTPError) -> None:
-        said = error.read(4096).decode(errors="replace") if error.code == 400 else ""
-        if any(word in said.casefold() for word in FILTERED):
-            raise Refused("filter", " ".join(said.split())) from None
+        said = " ".join(error.read(4096).decode(errors="replace").split())
+        if error.code == 400 and any(word in said.casefold() for word in FILTERED):
+            raise Refused("filter", said) from None
+        if error.code in TOO_MUCH:
+            raise Refused("too_large", f"{error.code} {said}") from None
         where = urllib.parse.urlsplit(request.full_url).netloc.rpartition("@")[2]
         raise ConfigError(
-            f"{self.option}.url: got {where}, which answers {error.code} {error.reason}; allowed: a server that takes POST "
+            f"{self.option}.url: got {where}, which answers {error.code} {error.reason}{f' ({said[:SHOWN_CHARACTERS]})' if said else ''}; allowed: a server that takes POST "
             f"/chat/completions, {self.option}.model one of its models, {self.option}.key_variable the name of a variable with its key"
         ) from None

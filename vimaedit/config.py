@@ -309,7 +309,7 @@ class ModelConfig:
     revision: str | None = None  # of a hub id: branch, tag or commit
     variant: str | None = None  # of the weight files, such as fp16
     lora: list[Lora] = field(default_factory=list)  # [{path: FILE_OR_HUB_ID, scale: 1.0}], merged into the weights
-    dtype: str = "auto"  # float32 on CPU, float16 on CUDA (FLUX: bfloat16)
+    dtype: str = "auto"  # float32 on CPU, the half precision that the model was published for on CUDA
     device: str = "auto"  # cuda where there is one, else cpu
     offload: str = (
         "none"  # encoders: those of texts and pictures leave the GPU between batches, for a card that is small for the model

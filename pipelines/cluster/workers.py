@@ -111,7 +111,7 @@ def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) ->
     if edit.parts.hosts_pipeline:
         return _probe_pipeline(edit, local, threads, device_gib, versions)
     files = resolve_model(local, image_guidance=edit.image_guidance)
-    dtype = model.dtype if model.dtype != "auto" else "float16" if use_gpu and not edit.needs_gradients else "float32"
+    dtype = model.dtype if model.dtype != "auto" else files.family.half if use_gpu and not edit.needs_gradients else "float32"
     unmerged: tuple[tuple[str, ...], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     if not _is_built_in(model):

@@ -10,7 +10,6 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from pipelines.records.types import to_written
 from vimaedit.errors import ConfigError
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -85,11 +84,6 @@ def with_folders(batch: pa.RecordBatch, values: Values) -> pa.RecordBatch:
         if name not in batch.schema.names:
             batch = batch.append_column(name, pa.array([text] * batch.num_rows, pa.string()))
     return batch
-
-
-def folder_column(text: str | None, count: int, kind: pa.DataType) -> pa.Array:
-    """Return a folder's value as a column of so many rows."""
-    return to_written(pa.array([text] * count, pa.string()), kind)
 
 
 def _is_int32(text: str) -> bool:

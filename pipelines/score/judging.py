@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import ray
 
 from pipelines.cluster.session import get
 from pipelines.options import Judge
-from pipelines.store.location import locate, put_json, read_json
+from pipelines.store.location import Damaged, locate, put_json, read_json
 from pipelines.store.masking import mask_urls
 from vimaedit.chat import ChatServer, Refused
 from vimaedit.errors import ConfigError
@@ -24,6 +25,8 @@ from vimaedit.metrics.samples import EditSample
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.edits import CATEGORIES, make_edit
 from vimaedit.scenes.render import render_scene
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "judge"  # below an output
 CALIBRATION_EDITS = 6
@@ -59,7 +62,11 @@ class KeptAnswers:
         text = json.dumps([PROMPT_VERSION, self.model, self.max_tokens, content], sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         place = self.answers / digest[:2] / f"{digest}.json"
-        kept = read_json(place)
+        try:
+            kept = read_json(place, {"answer": str | None, "reason": str | None})
+        except Damaged as error:  # it is asked for again, and written anew
+            logger.warning("%s.output: %s", self.server.option, error)
+            kept = None
         if kept is not None:
             return kept
         try:

@@ -85,7 +85,7 @@ def run_score(
         rows = measure(config, name, pairs, placement, absent, progress)
         table = write_scores(output, name, rows)
         seconds = time.monotonic() - started
-    judged = judge_facts(table, calibrate(config.judge, config.output)) if "judge" in config.groups else None
+    judged = judge_facts(table, calibrate(config.judge, output.url)) if "judge" in config.groups else None
     numbers: Numbers = {
         "judge": judged,
         "name": name,
@@ -157,7 +157,12 @@ def _measured(
         )
         .map_batches(
             ScoreActor,
-            fn_constructor_args=(config, placement.threads, placement.use_gpu, dict(absent)),
+            fn_constructor_args=(
+                dataclasses.replace(config, output=locate(config.output).url),
+                placement.threads,
+                placement.use_gpu,
+                dict(absent),
+            ),
             batch_size=1,  # a block of one row is one unit
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),

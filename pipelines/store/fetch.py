@@ -124,7 +124,7 @@ def _resolve_local(reference: str, folder: str, allowed: str) -> str:
         named = _after_scheme(reference) if scheme else reference
     try:
         path = os.path.realpath(os.path.join(folder, named))
-    except UnicodeError as error:
+    except ValueError as error:  # letters that no path has, a quoted zero byte among them
         raise _outside(reference, allowed) from error
     if os.path.commonpath([folder, path]) != folder:
         raise _outside(reference, allowed)

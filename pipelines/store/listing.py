@@ -228,7 +228,7 @@ def _end(place: Location, size: int) -> bytes | None:
         try:
             if not stat.S_ISREG(os.stat(place.path).st_mode):
                 return None
-        except FileNotFoundError:
+        except OSError:  # it has gone, or is a link that leads nowhere or around
             return None
     return read_bytes(place, start=max(0, size - len(MAGIC)))[-len(MAGIC) :] if size else b""
 
@@ -241,6 +241,8 @@ def _joined(listings: Sequence[Listing], inputs: Inputs) -> Listing:
     if len({type(root.fs) for root in roots}) > 1:
         raise ConfigError(f"input: got {shown_inputs(inputs)}, which lie in several stores; allowed: places in one")
     common = os.path.commonprefix([root.path.rstrip("/").split("/") for root in roots])
+    if not roots[0].is_local and len({root.path.strip("/").partition("/")[0] for root in roots}) > 1:
+        raise ConfigError(f"input: got {shown_inputs(inputs)}, which lie in several buckets; allowed: places in one")
     root = Location(roots[0].fs, "/".join(common) or _top(roots[0]))
     start = len((root / "").path)
     entries = [((listing.root / name), size) for listing in listings for name, size in listing.files]

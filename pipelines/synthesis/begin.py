@@ -166,6 +166,8 @@ def selection_digest(config: SynthesizeConfig, run: Mapping[str, Any]) -> str:
     """Digest what the data set depends on besides the candidates, and which state of them it was."""
     values = dataclasses.asdict(config)
     options = {name: values[name] for name in SELECTION_OPTIONS}
+    if config.rewrite != "none":
+        options["rewriting"] = {name: values[config.rewrite][name] for name in ("model", "max_tokens")}
     state = {name: run.get(name) for name in ("plan_digest", "generation", "counts")}
     text = json.dumps([options, dict(score_settings(config)), state], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

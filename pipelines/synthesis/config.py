@@ -12,6 +12,7 @@ from pipelines.output.config import EditJobConfig
 from pipelines.store.location import locate
 from vimaedit.checks import check_choice, check_range
 from vimaedit.errors import ConfigError
+from vimaedit.metrics.judge import PROMPT_VERSION
 from vimaedit.synthesis.lexicon import CATEGORIES
 
 OPEN_NSFW = "open-nsfw"  # a value of `safety`: packaged weights, no head
@@ -188,6 +189,8 @@ class SynthesizeConfig(Shards, EditJobConfig):
             raise ConfigError(
                 "generator.model: got nothing with pairs=generator; allowed: a folder, a hub id or a server's model"
             )
+        if "judge" in (self.filters.best_by, "judge" if self.filters.min_judge is not None else "") and self.judge.url is None:
+            raise ConfigError("judge.url: got nothing with filters that ask the judge; allowed: a server, and judge.model")
         for name in ("aesthetic", "safety"):
             if getattr(self, name) not in (None, OPEN_NSFW) and self.scoring_clip is None:
                 raise ConfigError(
@@ -211,7 +214,9 @@ def pair_settings(config: SynthesizeConfig, words_digest: str) -> dict[str, Any]
 def score_settings(config: SynthesizeConfig) -> Mapping[str, str | None]:
     """Return what scores depend on besides the pictures."""
     networks = {name: getattr(config, name) for name in ("scoring_clip", "lpips", "lpips_heads", "aesthetic", "safety")}
-    return {**networks, "judge": config.judge.model}
+    judge = config.judge
+    asked = None if judge.url is None else f"{judge.model} {judge.max_tokens} {judge.side_px} {PROMPT_VERSION}"
+    return {**networks, "judge": asked}
 
 
 def _check_optional(name: str, value: float | None, low: float, high: float) -> None:

@@ -69,8 +69,9 @@ def configurations(config: SynthesizeConfig) -> list[str]:
     return [name for name in FOLDERS if name == "default" or getattr(config, name)]
 
 
-def write_dataset(selecting: Selecting, selected: Selected, passed: Mapping[str, pa.DataType]) -> list[Shard]:
-    """Write `<output>/data` whole, and the other folders that are asked for; what stood there is removed first."""
+def write_dataset(selecting: Selecting, selected: Selected, passed: Mapping[str, pa.DataType]) -> tuple[list[Shard], int]:
+    """Write `<output>/data` whole, and the other folders that are asked for; what stood there is removed first. Returns the shards, and
+    in how many records the instruction stayed as it was where it was to be written anew."""
     output, config = locate(selecting.output), selecting.config
     set_engine(unit_seconds=SHARD_SECONDS)
     shards = cut_shards(selected, config.shard_mb * 10**6)
@@ -80,9 +81,8 @@ def write_dataset(selecting: Selecting, selected: Selected, passed: Mapping[str,
     tasks = [(folder, shard.name, shard.split, shard.groups) for folder in folders for shard in shards]
     if config.keep_rejected:
         tasks += [("rejected", group.name, "", (index,)) for index, group in enumerate(selecting.groups)]
-    if tasks:
-        run_through(numbered(len(tasks), _write_objects, selecting=selecting, tasks=tasks, passed=dict(passed)))
-    return shards
+    written = numbered(len(tasks), _write_objects, selecting=selecting, tasks=tasks, passed=dict(passed)) if tasks else None
+    return shards, 0 if written is None else sum(row["unwritten"] for row in run_through(written))
 
 
 def _write_objects(
@@ -99,12 +99,14 @@ def _write_objects(
         tables: Iterator[pa.Table] = (
             _group_rows(selecting, selecting.groups[group], folder, split, schema) for group in groups
         )
+        rewriter = None
         if folder == FOLDERS["default"] and selecting.config.rewrite != "none":
-            tables = map(Rewriter(selecting.config, selecting.output), tables)
-        data, rows = _coded(tables, schema)
+            rewriter = Rewriter(selecting.config, selecting.output)
+            tables = map(rewriter, tables)
+        data, _ = _coded(tables, schema)
         put_atomic(locate(selecting.output) / folder / name, data)
-        counts.append(rows)
-    return pa.table({"rows": counts})
+        counts.append(0 if rewriter is None else rewriter.unwritten)
+    return pa.table({"unwritten": counts})
 
 
 class Rewriter:
@@ -112,13 +114,15 @@ class Rewriter:
 
     def __init__(self, config: SynthesizeConfig, output: str) -> None:
         self.server = KeptAnswers(getattr(config, config.rewrite), output, config.rewrite)
-        self.parallel = config.judge.parallel
+        self.unwritten = 0  # records whose instruction stayed as it was
+        self.parallel = config.judge.parallel if config.rewrite == "judge" else 1
 
     def __call__(self, table: pa.Table) -> pa.Table:
         old = table.column("edit_prompt").to_pylist()
         with ThreadPoolExecutor(self.parallel) as pool:
             columns = ("original_image", "edited_image", "mask", "edit_prompt")
             new = list(pool.map(self._write, table.select(columns).to_pylist()))
+        self.unwritten += new.count(None)
         before = [text if written is not None else None for text, written in zip(old, new, strict=True)]
         after = [text if written is None else written for text, written in zip(old, new, strict=True)]
         for name, values in (("edit_prompt", after), ("edit_prompt_before", before)):
@@ -150,7 +154,9 @@ def _group_rows(selecting: Selecting, group: Group, folder: str, split: str, sch
     decisions = read_decisions(output, group)
     if folder == "preferences":
         return _preferences(
-            output, selecting.config, [pair for pair in find_preferences(decisions) if pair[0]["split"] == split]
+            output,
+            selecting.config,
+            [pair for pair in find_preferences(decisions, selecting.config.filters.max_unsafe) if pair[0]["split"] == split],
         )
     build = _inverted if folder == "inverted" else _record
     tables = []

@@ -254,4 +254,5 @@ def _load_text_to_image(making: Making) -> Any:
             f"model: got {making.config.model!r}, a checkpoint file, with captions alone; allowed: a bundle or diffusers folder, which "
             "can draw their pictures, or an input with an image column"
         )
-    return load_text_to_image(files, making.device, making.dtype)
+    is_settled = making.config.dtype != "auto" or making.device == "cpu"
+    return load_text_to_image(files, making.device, making.dtype if is_settled else files.family.half)

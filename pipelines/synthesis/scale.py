@@ -23,9 +23,9 @@ from pipelines.synthesis.config import SynthesizeConfig, score_settings
 from pipelines.synthesis.filters import make_bounds
 from pipelines.synthesis.input import Chunk, cut_chunks
 from pipelines.synthesis.making import Maker, Making
-from pipelines.synthesis.scoring import Scorer
+from pipelines.synthesis.scoring import Scorer, network_names
+from vimaedit.errors import ConfigError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask
-from vimaedit.models.names import absolute_name
 from vimaedit.types import Status
 
 SAMPLE_RECORDS = 4
@@ -150,6 +150,10 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     from vimaedit.engine.load import load_editor
     from vimaedit.models.files import model_facts, resolve_model, weights_gib
 
+    if making.config.parts.hosts_pipeline:
+        raise ConfigError(
+            "dry_run: got true with a hosted pipeline; allowed: false, or a small limit, whose time tells the rate"
+        )
     torch.set_num_threads(making.threads)
     config = dataclasses.replace(making.config, device=making.device, dtype=making.dtype)
     gib = torch.cuda.get_device_properties(0).total_memory / 2**30 if making.device == "cuda" else None
@@ -191,9 +195,7 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     edit_batch(editor, [row for _, row in chosen])
     editing_s = (time.perf_counter() - started) / len(chosen)
     outputs = [_output(values, row) for values, row in chosen]
-    scorer = Scorer(
-        {name: absolute_name(value) for name, value in score_settings(config).items() if value is not None}, making.device
-    )
+    scorer = Scorer(network_names(config), making.device)
     scorer.score_rows(outputs, "", 0)
     started = time.perf_counter()
     scorer.score_rows(outputs, "", 0)

@@ -63,12 +63,17 @@ def score_parts(config: SynthesizeConfig, units: Sequence[Unit], placement: Plac
         return 0
     logger.info("scoring candidates: %d of %d parts are done", len(names) - len(todo), len(names))
     set_engine(unit_seconds=PART_SECONDS)
-    named = {name: value for name, value in score_settings(config).items() if value is not None and name != "judge"}
-    networks = {name: value if value == OPEN_NSFW else absolute_name(value) for name, value in named.items()}
+    networks = network_names(config)
     judge = config.judge if config.judge.url is not None else None
     arguments = (output.url, networks, [(name, marks[name]) for name in todo], device, placement.threads, judge)
     run_actors(len(todo), ScoreActor, arguments, placement, needs_device=bool(networks))
     return len(todo)
+
+
+def network_names(config: SynthesizeConfig) -> dict[str, str]:
+    """Return what the filters' networks are called on every worker."""
+    named = {name: value for name, value in score_settings(config).items() if value is not None and name != "judge"}
+    return {name: value if value == OPEN_NSFW else absolute_name(value) for name, value in named.items()}
 
 
 def score_mark(config: SynthesizeConfig, size: int, generation: int) -> str:

@@ -81,7 +81,7 @@ class Selected:
 
     `counts`: outcome -> candidates; `by_category`: category -> outcome -> candidates; `kept`: split -> group -> (records, bytes);
     `histograms`: score -> (of all scored, of kept), bins of `SPANS`; `examples`: outcome -> (part, row) of a few. `preferences`:
-    split -> pairs of a better and a worse candidate; `seconds`: that devices took for the edits of all candidates.
+    split -> pairs of a better and a worse candidate; `unjudged`: edits without a score of the judge; `seconds`: that devices took for the edits of all candidates.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -89,6 +89,7 @@ class Selected:
     kept: dict[str, dict[int, tuple[int, int]]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     histograms: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
     preferences: Counter[str] = field(default_factory=Counter)
+    unjudged: int = 0
     seconds: float = 0.0
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -237,17 +238,22 @@ def _decide_group(selecting: Selecting, index: int) -> dict[str, Any]:
         "kept": [{"split": split, "rows": len(found), "bytes": sum(found)} for split, found in sizes.items()],
         "histograms": [{"score": score, **_histogram(decisions, score)} for score in SCORES],
         "examples": _examples(decisions),
-        "preferences": Counter(best["split"] for best, _ in find_preferences(decisions)),
+        "preferences": Counter(best["split"] for best, _ in find_preferences(decisions, config.filters.max_unsafe)),
         "seconds": _editing_seconds(output, group),
+        "unjudged": sum(row["source_digest"] is not None and row["judge"] is None for row in decisions),
     }
 
 
-def find_preferences(decisions: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Return of each pair with a kept candidate the best kept one and the worst that was edited, by rank; none where they are equal,
-    and none whose worst is not safe to show."""
+def find_preferences(
+    decisions: Sequence[Mapping[str, Any]], max_unsafe: float | None
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Return of each pair with a kept candidate the best kept one and the worst that was edited and is safe to show, by rank; none
+    where they are equal."""
     by_pair: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in decisions:
-        if row["rank"] is not None and math.isfinite(row["rank"]) and row["outcome"] not in ("edit", "unsafe"):
+        # The first filter that it did not pass may be another one.
+        is_safe = max_unsafe is None or row["unsafe"] is None or row["unsafe"] <= max_unsafe
+        if row["rank"] is not None and math.isfinite(row["rank"]) and row["outcome"] != "edit" and is_safe:
             by_pair[row["pair_id"]].append(row)
     found = []
     for rows in by_pair.values():
@@ -303,6 +309,7 @@ def _add(selected: Selected, row: Mapping[str, Any], num_examples: int) -> None:
             selected.kept[each["split"]][row["group"]] = (each["rows"], each["bytes"])
     selected.preferences.update(row["preferences"])
     selected.seconds += row["seconds"]
+    selected.unjudged += row["unjudged"]
     for each in row["histograms"]:
         before = selected.histograms.get(each["score"], ([0] * BINS, [0] * BINS))
         sums = [

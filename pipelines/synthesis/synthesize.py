@@ -122,7 +122,13 @@ def _select(
     selected = select(selecting, EXAMPLES)
     passed = _passed_types(output, stored)
     lock.check()
-    shards = write_dataset(selecting, selected, passed)
+    shards, unwritten = write_dataset(selecting, selected, passed)
+    if unwritten:
+        warnings.append(
+            f"rewrite: the instruction of {unwritten} records stayed as it was, for {config.rewrite} gave none that can be used"
+        )
+    if config.judge.url is not None and selected.unjudged:
+        warnings.append(f"judge: {selected.unjudged} edits have no score, and pass its filter")
     warnings += run.get("warnings", [])
     if run.get("exit_reason"):
         warnings += [*losses_lines(losses_from_json(run.get("losses"))), f"candidates: {run['exit_reason']}"]

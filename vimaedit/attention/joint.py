@@ -1,4 +1,4 @@
-"""Joint attention of picture and text (SD3, FLUX) that obeys an `AttentionControl`.
+"""Joint attention of picture and text that obeys an `AttentionControl`.
 
 Queries, keys and values of both streams stand in one softmax. A row that takes over another row's attention takes the queries and
 keys of its picture alone: whole maps would set the text of one prompt against the weights of another.

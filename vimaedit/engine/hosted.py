@@ -59,10 +59,18 @@ class HostedEditor:
         ready = [slot for slot in slots if isinstance(slot, _Ready)]
         if not ready:
             return [slot for slot in slots if not isinstance(slot, _Ready)]
-        # A request keeps its place in a batch of that shape, whatever became of its neighbours.
-        places = [slot if isinstance(slot, _Ready) else ready[0] for slot in slots]
-        common = self.facts.batches and len({each.guidance for each in ready}) == 1
-        pictures = self.draw(places) if common else self._draw_alone(slots)
+        # A request keeps its place in a batch of that shape, whatever its neighbours are; one with a guidance of its own is drawn alone.
+        together = [
+            self.facts.batches and isinstance(slot, _Ready) and slot.guidance == self.config.target_guidance for slot in slots
+        ]
+        pictures: list[Any] = [None] * len(slots)
+        if any(together):
+            filler = next(slot for slot, is_common in zip(slots, together, strict=True) if is_common)
+            places = [slot if is_common else filler for slot, is_common in zip(slots, together, strict=True)]
+            pictures = list(self.draw([each for each in places if isinstance(each, _Ready)]))
+        for place, slot in enumerate(slots):
+            if isinstance(slot, _Ready) and not together[place]:
+                (pictures[place],) = self.draw([slot])
         seconds = (time.perf_counter() - started) / len(ready)
         return [
             self._result(slot, picture, seconds) if isinstance(slot, _Ready) else slot
@@ -77,8 +85,11 @@ class HostedEditor:
         given = {name: value for name, value in canvas.items() if name in names.taken}
         if names.guidance is not None:
             given[names.guidance] = edits[0].guidance
-        if self.config.negative_prompt is not None and "negative_prompt" in names.taken:
-            given["negative_prompt"] = [self.config.negative_prompt] * len(edits)
+        negative = self.config.negative_prompt
+        if negative is None and names.guidance == TRUE_GUIDANCE:
+            negative = NOTHING
+        if negative is not None and "negative_prompt" in names.taken:
+            given["negative_prompt"] = [negative] * len(edits)
         given |= {
             names.steps: steps or self.config.steps,
             names.image: [Image.fromarray(edit.image) for edit in edits],
@@ -118,9 +129,6 @@ class HostedEditor:
             return EditResult(
                 id=request.id, status=Status.REJECTED, error_stage="prepare", error_type=error.code, message=message
             )
-
-    def _draw_alone(self, slots: Sequence[_Ready | EditResult | None]) -> list[Any]:
-        return [self.draw([slot])[0] if isinstance(slot, _Ready) else None for slot in slots]
 
     def _result(self, edit: _Ready, drawn: Any, seconds: float) -> EditResult:
         """Build the result of an edit; where it changed is seen by its difference to the source."""
@@ -170,8 +178,6 @@ class HostedEditor:
         alone = np.concatenate([self.draw([edit], PROBE_STEPS) for edit in edits])
         try:
             together = self.draw(edits, PROBE_STEPS)
-        except torch.OutOfMemoryError:
-            raise
         except Exception:  # a pipeline refuses lists, or two pictures, each in its own way: it is asked one by one then
             return False
         if together.shape != alone.shape:
@@ -211,12 +217,16 @@ def find_arguments(pipe: Any, config: EditConfig) -> Arguments:
             f"model: got a {kind}, which takes no {', '.join(missing)}; allowed: pipelines that edit a picture by a prompt, or pipeline.image=, "
             "pipeline.prompt=, pipeline.steps= naming its arguments"
         )
+    if config.negative_prompt is not None and "negative_prompt" not in plain:
+        raise ConfigError(f"negative_prompt: got {config.negative_prompt!r}, which a {kind} does not take; allowed: null")
     guidance = options.guidance or next((name for name in GUIDANCE if _has_default(parameters.get(name))), None)
     return Arguments(**found, guidance=guidance, taken=plain)
 
 
 DEFAULT_NAMES = {"image": "image", "prompt": "prompt", "steps": "num_inference_steps"}
-GUIDANCE = ("guidance_scale", "true_cfg_scale")  # the first that a pipeline uses by itself
+TRUE_GUIDANCE = "true_cfg_scale"  # without a negative prompt such pipelines leave it out
+NOTHING = " "  # the negative prompt of such a pipeline where there is none
+GUIDANCE = ("guidance_scale", TRUE_GUIDANCE)  # the first that a pipeline uses by itself
 
 
 def _has_default(parameter: inspect.Parameter | None) -> bool:

@@ -73,7 +73,7 @@ def merge_lora(pipe: Any, files: ModelFiles, path: Path, scale: float) -> tuple[
                 f"lora: got {str(path)!r}, of which 0 of {len(tensors)} keys reach a weight of this model ({some(missed)}); allowed: a LoRA "
                 f"of its {' or '.join(names)}"
             )
-        pipe.fuse_lora(lora_scale=scale)
+        pipe.fuse_lora(components=list(pipe._lora_loadable_modules), lora_scale=scale)
     pipe.unload_lora_weights()
     reason = "they reach no weight of the model"
     return tuple(missed), left_out(f"keys of the LoRA {path.name}", missed, len(tensors), reason)

@@ -292,7 +292,7 @@ class Backbone:
         """
         if self.family.grid is None:
             return method_schedule(config, self.alphas_cumprod)
-        (h, w), _ = self.map_sizes(latent_hw)
+        h, w = (int(side * self.family.cross_side) for side in latent_hw)  # tokens, whatever grid grounding reads
         timesteps, sigmas = self.family.grid(self.networks.scheduler, config.steps, h * w)
         return flow_schedule(timesteps, sigmas).after(num_skipped(config))
 

@@ -125,7 +125,7 @@ def edit_layout(num_requests: int, config: EditConfig, num_concepts: int = 1, *,
     kinds.append(RowKind.TARGET_UNCOND)
     if parts.has_auxiliary and config.source_guidance != 1:
         kinds.append(RowKind.AUXILIARY_UNCOND)
-    if is_read or (parts.guides_source and config.source_guidance != 0):
+    if is_read or (parts.guides_source and (config.source_guidance != 0 or not guides)):
         kinds.append(RowKind.SOURCE_COND)
     kinds += [RowKind(TARGET, True, number) for number in range(num_concepts)]
     if parts.has_auxiliary:

@@ -73,6 +73,7 @@ def test_scores_are_the_least_of_their_parts_and_answers_are_kept(
         ((200, said(None, refusal="I cannot help with faces")), "refusal: I cannot help with faces"),
         ((200, {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}), "filter: the answer was held back"),
         ((400, b'{"error": {"code": "content_filter", "message": "blocked"}}'), "filter: {"),
+        ((413, b"too many pixels"), "too_large: 413 too many pixels"),
         ((200, b"<html>"), "unreadable: '<html>'"),
     ],
 )  # fmt: skip
@@ -136,7 +137,9 @@ def test_what_is_refused(server: Server, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="judge.key_variable: got 'NOT_SET', which is not set on the worker"):
         AskingJudge(judge(server, key_variable="NOT_SET"), str(tmp_path))
     server.answer = lambda content, times: (401, b"who are you?")
-    with pytest.raises(ConfigError, match=r"^judge.url: got 127.0.0.1:\d+, which answers 401 Unauthorized; allowed: a server"):
+    with pytest.raises(
+        ConfigError, match=r"^judge.url: got 127.0.0.1:\d+, which answers 401 Unauthorized \(who are you\?\); allowed: a server"
+    ):
         AskingJudge(judge(server), str(tmp_path))([sample(1)])
     for text in ("", "score: 3", '{"score": [1]}', '{"score": ["a", "b"]}', '{"score": [nan, 3]}'):
         with pytest.raises(Unreadable):

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.store import fetch as references
 from pipelines.store import location as storage
-from pipelines.store.fetch import ReferenceRules, fetch, public_address, resolve
+from pipelines.store.fetch import ReferenceRules, fetch, known_size, public_address, resolve
 from vimaedit.errors import RequestError
 
 
@@ -72,9 +72,15 @@ def test_a_file_url_means_what_path_as_uri_says(folder: Path) -> None:
     (folder / "100%.png").write_bytes(b"quoted")
     assert fetch(f"file://{folder}/100%25.png", rules(str(folder))) == b"quoted"
     assert fetch("sub/a.png", rules(folder.as_uri())) == b"picture"
-    for reference in ((folder.parent / "secret.png").as_uri(), f"file://{folder}/%2e%2e/secret.png", "file://host/a.png"):
+    for reference in (
+        (folder.parent / "secret.png").as_uri(),
+        f"file://{folder}/%2e%2e/secret.png",
+        "file://host/a.png",
+        "file:///a%00b",
+    ):
         with pytest.raises(RequestError, match="allowed: a (path under|file that is there)"):
             fetch(reference, rules(str(folder)))
+        assert known_size(reference, rules(str(folder))) == 0
 
 
 def test_keys_are_taken_as_they_stand() -> None:

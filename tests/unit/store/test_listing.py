@@ -173,6 +173,10 @@ def test_inputs_that_are_no_whole_are_refused(tmp_path: Path) -> None:
     other.fs.pipe_file(other.path, b"PAR1")
     with pytest.raises(ConfigError, match="which lie in several stores; allowed: places in one"):
         list_input([str(tmp_path / "in"), "memory://vault/in"])
+    other.fs.pipe_file("/other/a.parquet", b"PAR1")
+    with pytest.raises(ConfigError, match="which lie in several buckets; allowed: places in one"):
+        list_input(["memory://vault/in", "memory://other"])
+    other.fs.rm("/other", recursive=True)
     other.fs.rm("/vault", recursive=True)
     for inputs in ([], [str(tmp_path / "in"), ""]):
         with pytest.raises(ConfigError, match="allowed: a path or URL, or a list of them"):

@@ -13,7 +13,7 @@ from pipelines.synthesis.columns import SCORES
 from pipelines.synthesis.config import Filters
 from pipelines.synthesis.filters import best_score, choose_best, judge, make_bounds, outcomes, rank_of
 from pipelines.synthesis.scoring import pixel_scores
-from pipelines.synthesis.selection import split_of
+from pipelines.synthesis.selection import find_preferences, split_of
 
 ALL = {"scoring_clip": "clip", "lpips": "net", "lpips_heads": None, "aesthetic": "head", "safety": "head"}
 GOOD: dict[str, Any] = {
@@ -144,3 +144,23 @@ def test_a_picture_has_one_split() -> None:
     assert splits != [split_of(f"picture {n}", 1, 0.3) for n in range(500)]
     assert {split_of(f"{n}", 0, 0.0) for n in range(50)} == {"train"}
     assert {split_of(f"{n}", 0, 1.0) for n in range(50)} == {"validation"}
+
+
+def test_preferences_pair_the_best_with_the_worst_that_is_safe() -> None:
+    def decision(pair: str, candidate: int, rank: float | None, outcome: str, unsafe: float | None = -0.4) -> dict[str, Any]:
+        return {"pair_id": pair, "candidate": candidate, "rank": rank, "outcome": outcome, "unsafe": unsafe}
+
+    decisions = [
+        decision("a", 0, 0.9, "kept"),
+        decision("a", 1, 0.1, "clip_direction", unsafe=0.3),  # another filter took it out first
+        decision("a", 2, 0.4, "best_of_pair"),
+        decision("b", 0, 0.5, "kept"),
+        decision("b", 1, 0.5, "best_of_pair"),
+        decision("c", 0, 0.7, "mask_size"),
+        decision("c", 1, 0.2, "mask_size"),
+        decision("d", 0, 0.7, "kept"),
+        decision("d", 1, None, "pair"),
+        decision("d", 2, -math.inf, "edit"),
+    ]
+    assert [(best["candidate"], worst["candidate"]) for best, worst in find_preferences(decisions, 0.0)] == [(0, 2)]
+    assert [(best["candidate"], worst["candidate"]) for best, worst in find_preferences(decisions, None)] == [(0, 1)]
