@@ -7,7 +7,7 @@ from dataclasses import replace
 from vimaedit.methods.base import Method
 
 # FlowEdit (arXiv 2412.08629): no inversion; the edit moves by what the two prompts' velocities differ on the freshly noised picture.
-# Published for Stable Diffusion 3: 33 of 50 steps. For FLUX: `steps=28 skip=0.142 source_guidance=1.5 target_guidance=5.5`. The
+# Published for Stable Diffusion 3: 33 of 50 steps. What it is published with for FLUX, that family states. The
 # published loop carries z_edit; that is the picture and the distance of the two branches, which `couples` keeps.
 FLOWEDIT = Method(
     defaults={

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vimaedit.attention.sites import Site, list_sites
@@ -148,6 +148,7 @@ class Family:
     configs: str  # hub id of a model whose configs and tokenizers every checkpoint file of the family can borrow
     predictions: tuple[str, ...]  # what the denoiser may predict, as diffusers calls it
     image_prompts: tuple[ImagePrompt, ...]  # the first is the one that is used by default; none: pictures prompt nothing here
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # options that suit it, `methods` among them, as a bundle's recipe
     prompts_by_name: bool = (
         False  # an image prompt is used where the run or the bundle brings one, and is no loss where none does
     )

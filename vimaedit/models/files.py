@@ -26,7 +26,7 @@ from vimaedit.models.sd1 import SD1
 from vimaedit.models.sd3 import SD3
 from vimaedit.models.sdxl import SDXL
 from vimaedit.models.stated import field, mapping, read_json, sides, sizes, text, whole
-from vimaedit.recipes import config_of, recipe_of
+from vimaedit.recipes import config_of, merge_recipes, recipe_of
 
 FAMILIES = (SD1, SDXL, SD3, FLUX)  # the first is that of a checkpoint file which comes without configs
 BUNDLE_FILE = "bundle.json"
@@ -196,14 +196,25 @@ def bytes_loaded(path: Path, item: int) -> int:
 
 
 def bundle_recipe(name: str) -> dict[str, Any]:
-    """Return the options of `EditConfig` that a bundle states as its own, nested as in a file; empty for other models."""
-    if name in DRAWN:  # it need not be built to know that it states none
+    """Return the options of `EditConfig` that suit a model: its family's, where it is told without asking a hub, and what a bundle states
+    as its own, nested as in a file."""
+    for family in FAMILIES:
+        # A drawn one need not be built to know what it states.
+        if name == family.configs or (name in DRAWN and name.endswith(f"-{family.name}")):
+            return merge_recipes(family.recipe)
+    if name in DRAWN:
         return {}
     index = local_path(name) / "model_index.json"
     if index.is_file():  # what its class is published with, where it is hosted as it is
-        return {"methods": {"pipeline": PUBLISHED.get(str(read_json("model", index).get("_class_name")), {})}}
-    recipe: dict[str, Any] = _bundle_facts(name).get("recipe", {})
-    return recipe
+        named = str(read_json("model", index).get("_class_name"))
+        own = next((family.recipe for family in FAMILIES if named in family.layouts), {})
+        return merge_recipes(own, {"methods": {"pipeline": PUBLISHED.get(named, {})}})
+    bundled = _bundled_pipeline(name)
+    own = next((family.recipe for family in FAMILIES if bundled is not None and bundled.name == family.folder), {})
+    stated: dict[str, Any] = _bundle_facts(name).get("recipe", {})
+    methods = [recipe.get("methods", {}) for recipe in (own, stated)]
+    both = {method: merge_recipes(*(each.get(method, {}) for each in methods)) for method in merge_recipes(*methods)}
+    return merge_recipes(own, stated, {"methods": both} if both else {})
 
 
 def recipe_config(name: str, method: str | None = None) -> EditConfig:

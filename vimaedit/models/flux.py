@@ -113,6 +113,11 @@ FLUX = Family(
             clip_side=224,
         ),
     ),
+    recipe={
+        "target_guidance": 3.5,
+        # As FlowEdit is published for it: 24 of 28 steps.
+        "methods": {"flowedit": {"steps": 28, "skip": 0.142, "source_guidance": 1.5, "target_guidance": 5.5}},
+    },
     prompts_by_name=True,
     adapter_tensors=adapter_tensors,
     image_encoder_option="image_encoder_pretrained_model_name_or_path",

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vimaedit.config import Lora, ModelConfig
+from vimaedit.config import EditConfig, Lora, ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.random_flow import KINDS, random_flow_bundle
 from vimaedit.models.backbone import Networks
-from vimaedit.models.files import ModelFacts, resolve_model
+from vimaedit.models.files import ModelFacts, recipe_config, resolve_model
 from vimaedit.models.networks import load_networks
+from vimaedit.recipes import method_config
+from vimaedit.step.solvers import num_skipped
 
 Flow = tuple[Networks, ModelFacts]
 LAYER = "transformer_blocks.1.attn.to_q"
@@ -63,3 +65,26 @@ def test_another_scheduler_or_a_missing_part_is_named(name: str, tmp_path: Path)
     shutil.rmtree(pipeline / "text_encoder_2")
     with pytest.raises(ConfigError, match="text_encoder_2, which holds no weights"):
         load(str(bundle))
+
+
+@pytest.mark.parametrize("name", ["random-flux", "black-forest-labs/FLUX.1-dev", "folder", "bundle"])
+def test_options_that_suit_a_family_stand_beneath_a_bundles_own(name: str, tmp_path: Path) -> None:
+    given = tmp_path / "bundle"
+    if name in ("folder", "bundle"):
+        shutil.copytree(random_flow_bundle("random-flux"), given)
+        name = str(given / "flux" if name == "folder" else given)
+    config = recipe_config(name, "flowedit")
+    assert (config.steps, config.source_guidance, config.target_guidance) == (28, 1.5, 5.5)
+    assert config.steps - num_skipped(config) == 24
+    assert recipe_config(name).target_guidance == 3.5
+    if name == str(given):
+        stated = json.loads((given / "bundle.json").read_text())
+        stated["recipe"] = {"methods": {"flowedit": {"target_guidance": 4.5}}}
+        (given / "bundle.json").write_text(json.dumps(stated))
+        config = recipe_config(name, "flowedit")
+        assert (config.steps, config.target_guidance) == (28, 4.5)
+
+
+def test_other_families_have_the_published_options() -> None:
+    for name in ("random", "random-xl", "random-sd3", "owner/name"):
+        assert recipe_config(name, "flowedit") == method_config("flowedit") and recipe_config(name) == EditConfig()
