@@ -1,4 +1,4 @@
-"""Turn PIE-Bench or PIE-Bench++ as published into records to edit, each with its category and the mask for scoring."""
+"""Turn a benchmark as published (PIE-Bench, PIE-Bench++, GEdit-Bench, ImgEdit-Bench, MagicBrush, EMU-Edit, ...) into records to edit, with what scoring needs."""
 
 from __future__ import annotations
 

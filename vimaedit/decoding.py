@@ -113,6 +113,20 @@ def decode_whole_mask(data: bytes, *, max_pixels: int = MAX_PIXELS, field: str =
     return _marked(_upright(image)[0], field, notes)
 
 
+def decode_holes(data: bytes, *, max_pixels: int = MAX_PIXELS, field: str = "reference_mask") -> DecodedMask:
+    """Decode a mask that is a picture with holes: what is not opaque is edited.
+
+    Raises: RequestError as `decode_whole`, with the field; `mask_without_holes` for a picture that has none.
+    """
+    image, notes = _load(data, field=field, min_side_px=1, max_pixels=max_pixels)
+    image = _upright(image)[0]
+    if not image.has_transparency_data or (alpha := np.asarray(_convert(image, "RGBA", field))[..., 3]).min() == 255:
+        raise RequestError(
+            "mask_without_holes", field=field, got="an opaque picture", allowed="one that is transparent in places"
+        )
+    return DecodedMask(pixels=alpha < 255, warnings=tuple(notes))
+
+
 def read_picture(picture: Picture) -> DecodedImage:
     """Return a picture given as a PIL image, an array, encoded bytes or a local file.
 

@@ -18,7 +18,7 @@ from pipelines.evaluate.report.leaderboard import leaderboard
 from pipelines.evaluate.report.page import made_of
 from pipelines.exits import EXIT_LOSSES
 from pipelines.ingest.ingest import FILE_NAME, IngestConfig, IngestSummary, read_summary, run_ingest
-from pipelines.ingest.sources import is_published
+from pipelines.ingest.layouts import is_published
 from pipelines.output.finish import read_run
 from pipelines.score.begin import begin_score, find_kept
 from pipelines.score.pairs import scan_benchmark
@@ -30,6 +30,13 @@ from pipelines.tables import Table
 from vimaedit.errors import ConfigError
 
 REPORT_NAME = "report.html"
+OWN_LIMITS = (
+    "min_side_px",
+    "max_pixels",
+    "image_root",
+    "allow_http",
+    "http_hosts",
+)  # of the pictures of a benchmark that is taken in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +175,7 @@ def _records(config: EvaluateConfig, output: Location, seconds: dict[str, float]
     started = time.monotonic()
     folder = output / "benchmark"
     ingest = run_ingest(
-        IngestConfig(input=config.benchmark, output=folder.url, min_side_px=config.min_side_px, max_pixels=config.max_pixels)
+        IngestConfig(input=config.benchmark, output=folder.url, **{each: getattr(config, each) for each in OWN_LIMITS})
     )
     seconds["ingest"] = time.monotonic() - started
     return (folder / FILE_NAME).url, ingest

@@ -19,9 +19,10 @@ from vimaedit.errors import ConfigError
 from vimaedit.methods import METHODS
 
 VARIANT_OPTIONS = {each.name for kind in (EditConfig, ModelConfig) for each in dataclasses.fields(kind)} - {"method"} | {
-    "columns"
+    *("columns", "label")
 }
 LABEL = r"([A-Za-z0-9-][A-Za-z0-9.-]*)?"
+LONGEST_NAME = 200  # of a run, which names a folder and files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,9 @@ class Variant:
 class EvaluateConfig(EditingPlace, GoingOn, Scoring, Frame, Rejects, Pictures, Requests, EditConfig, ModelConfig):
     """`jobs.evaluate`: a benchmark, one editor or several, their scores and the report. One flat namespace."""
 
-    benchmark: Inputs = ""  # records to edit (Parquet; [A, B] for several), or PIE-Bench or PIE-Bench++ as published
+    benchmark: Inputs = ""  # records to edit (Parquet; [A, B] for several), or one as published (see jobs.ingest)
     output: str = ""  # folder, local or any fsspec URL; gets runs/ scores/ report.html leaderboard.md
-    methods: list[str] = field(default_factory=list)  # several editors, also with options: [p2p, vimaedit grounding=laplacian]
+    methods: list[str] = field(default_factory=list)  # several editors, also with options: [p2p, vimaedit model=A label=a]
     label: str = ""  # name of the run below runs/ and in the report; empty: the method's
     blend: str = "given"  # as published runs: given (blend_words alone); auto, none
     missing_blend: str = "ignore"  # as published runs: ignore a phrase that its prompt lacks; reject
@@ -76,9 +77,10 @@ class EvaluateConfig(EditingPlace, GoingOn, Scoring, Frame, Rejects, Pictures, R
 
 
 def read_variant(text: str) -> Variant:
-    """Read an entry of a list of methods: the method, then options of its own as `key=value`.
+    """Read an entry of a list of methods: the method, then options of its own as `key=value`, its model's among them; `label=` names
+    its run, which is otherwise named by all of them.
 
-    Raises: ConfigError for an unknown method, or an option that is not the edit's.
+    Raises: ConfigError for an unknown method, an option that is not the edit's, or a name that is none.
     """
     method, *words = text.split() or [""]
     check_choice("method", method, METHODS)
@@ -86,9 +88,16 @@ def read_variant(text: str) -> Variant:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key.partition(".")[0] not in VARIANT_OPTIONS:
-            raise ConfigError(f"method: got {word!r} behind {method}; allowed: options of the edit as key=value")
+            raise ConfigError(
+                f"method: got {word!r} behind {method}; allowed: options of the edit as key=value, and label=NAME"
+            )
         options[key] = value
-    return Variant(name=re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-."), method=method, options=options)
+    name = options.pop("label", "") or re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+    if len(name) > LONGEST_NAME or not re.fullmatch(LABEL, name):
+        raise ConfigError(
+            f"method: got {text!r}; allowed: a name of at most {LONGEST_NAME} letters, digits, hyphens, dots: label=NAME behind it"
+        )
+    return Variant(name=name, method=method, options=options)
 
 
 def edit_job(config: EvaluateConfig, records: Inputs) -> EditJobConfig:

@@ -1,4 +1,4 @@
-"""PIE-Bench's official layout and PIE-Bench++ -> records to edit, with the annotation masks for scoring."""
+"""Published benchmarks -> records to edit, with what they know of the answer for scoring."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.ingest.sources import Entry, Source, open_source
-from pipelines.options import Rejects, check_bases, check_given
+from pipelines.ingest.layouts import NAMES, open_source
+from pipelines.ingest.sources import Entry, Source
+from pipelines.options import Pictures, Rejects, check_bases, check_given
 from pipelines.records.schema import BENCHMARK_FIELDS
 from pipelines.records.types import with_features
 from pipelines.store.location import (
@@ -34,10 +35,10 @@ from pipelines.store.location import (
 from pipelines.store.masking import mask_urls, printable
 from pipelines.store.parquet import GROUP_BYTES, BrokenParquet, open_writer, read_footer, write_group
 from vimaedit.config import check_choice
-from vimaedit.decoding import decode_image
+from vimaedit.decoding import decode_whole
 from vimaedit.errors import ConfigError, RequestError
-from vimaedit.images import encode_mask, fit_mask
-from vimaedit.piebench.annotations import CATEGORIES, NOTES, SIDE, with_frame
+from vimaedit.images import Size, encode_mask, fit_mask
+from vimaedit.piebench.annotations import SIDE, with_frame
 from vimaedit.types import BoolArray
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,6 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "records.parquet"
 SUMMARY_NAME = "ingest.json"
 BENCHMARK_KEY = b"vimaedit_benchmark"  # in the footer: which benchmark this is, and of what source
-LAYOUTS = ("auto", "piebench", "piebench++")
 READ_THREADS = 8
 GROUP_ROWS = 50  # of about 100 kB each
 OTHER_SIZE = "picture_not_512"  # the published mask is of 512 x 512 pixels all the same
@@ -53,17 +53,21 @@ DUPLICATE = "duplicate_id"
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(Rejects):
+class IngestConfig(Rejects, Pictures):
     """What is taken in (`jobs.ingest`)."""
 
-    input: str = ""  # PIE-Bench: folder with mapping_file.json and annotation_images/; PIE-Bench++: folder of Parquet files
+    input: str = ""  # folder, file or glob of a benchmark as published
     output: str = ""  # folder, local or any fsspec URL; gets records.parquet and ingest.json
-    layout: str = "auto"  # what the input is: piebench, piebench++; auto: by what lies in it
+    layout: str = "auto"  # piebench, piebench++, gedit, imgedit, magicbrush, emu-edit, instructions (any with columns=); auto: by what lies there
+    columns: dict[str, str] = field(
+        default_factory=dict
+    )  # of instructions: name in the contract -> name in the input (a+b: both)
+    language: str = "en"  # of instructions that come in several (gedit: en, cn); empty: all
 
     def __post_init__(self) -> None:
         check_bases(self, IngestConfig)
         check_given(self, ("input", "output"))
-        check_choice("layout", self.layout, LAYOUTS)
+        check_choice("layout", self.layout, NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +122,13 @@ def run_ingest(config: IngestConfig) -> IngestSummary:
     """
     output = locate(config.output)
     check_writable(output)
-    source = open_source(config.input, config.layout)
+    source = open_source(config.input, config.layout, columns=config.columns, language=config.language, pictures=config)
     digest = source.digest(config.min_side_px, config.max_pixels)
     done = _finished(output, digest)
     if done is not None:
         logger.info("%s holds this benchmark already", mask_urls(output.url))
         return done
-    tally = _Tally()
+    tally = _Tally(source.notes)
     schema = _schema(source, digest)
     with new_file(output / FILE_NAME) as path:
         with open_writer(path, schema) as writer:
@@ -181,9 +185,8 @@ def _finished(output: Location, digest: str) -> IngestSummary | None:
 
 
 def _schema(source: Source, digest: str) -> pa.Schema:
-    fields = [*BENCHMARK_FIELDS, *(pa.field(name, pa.string()) for name in source.extra_columns)]
     facts = {"benchmark": source.name, "source_digest": digest}
-    return with_features(fields, metadata={BENCHMARK_KEY: json.dumps(facts)})
+    return with_features([*BENCHMARK_FIELDS, *source.extra_fields], metadata={BENCHMARK_KEY: json.dumps(facts)})
 
 
 def _groups(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -203,7 +206,9 @@ def _groups(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
 class _Tally:
     """Counts entries while they are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, passed: Mapping[str, int]) -> None:
+        """`passed`: entries that the source passes over, counted by itself."""
+        self.passed = passed
         self.entries = 0
         self.records = 0
         self.left_out: list[Defect] = []
@@ -219,70 +224,84 @@ class _Tally:
             records=self.records,
             left_out=tuple(self.left_out),
             incomplete=tuple(self.incomplete),
-            notes={name: self.notes[name] for name in (*NOTES, OTHER_SIZE, DUPLICATE) if self.notes[name]},
+            notes={**+self.notes, **self.passed},
             blend_words={f"{n} pair{'s' * (n != 1)}": self.pairs[n] for n in sorted(self.pairs)},
-            categories={name: self.categories[name] for name in (*CATEGORIES, "none") if self.categories[name]},
+            categories={
+                name: self.categories[name] for name in sorted(self.categories, key=lambda name: (name == "none", name))
+            },
         )
 
 
 def _records(config: IngestConfig, source: Source, tally: _Tally) -> Iterator[dict[str, Any]]:
     """Yield the records in the order of the source, and count everything."""
     seen: set[str] = set()
-    for entry, pixels in _loaded(config, source):
+    for entry, loaded in _loaded(config, source):
         tally.entries += 1
         annotation = entry.annotation
-        if isinstance(pixels, RequestError) or annotation is None:
-            problem = pixels if annotation is not None else entry.problem
+        if isinstance(loaded, RequestError) or annotation is None:
+            problem = loaded if annotation is not None else entry.problem
             tally.left_out.append(Defect(entry=entry.id, place=entry.place, problem=str(problem)))
             continue
-        data, size = pixels
+        size, mask = loaded.size, annotation.mask
+        problems = (*annotation.problems, *loaded.problems)
         tally.records += 1
-        tally.incomplete += [Defect(entry=entry.id, place=entry.place, problem=str(each)) for each in annotation.problems]
+        tally.incomplete += [Defect(entry=entry.id, place=entry.place, problem=str(each)) for each in problems]
         tally.notes.update(annotation.notes)
-        tally.notes[OTHER_SIZE] += size != (SIDE, SIDE)
+        tally.notes[OTHER_SIZE] += mask is not None and size != (SIDE, SIDE)
         tally.notes[DUPLICATE] += entry.id in seen
         tally.pairs[len(annotation.blend)] += 1
         tally.categories[annotation.category or "none"] += 1
         seen.add(entry.id)
         yield {
             "id": entry.id,
-            "image": {"bytes": data, "path": entry.picture},
+            "image": {"bytes": loaded.data, "path": entry.picture},
             "source_prompt": annotation.source_prompt,
             "target_prompt": annotation.target_prompt,
             "blend_words": [dataclasses.asdict(phrase) for phrase in annotation.blend] or None,
             "category": annotation.category,
             "instruction": annotation.instruction,
-            "reference_mask": None
-            if annotation.mask is None
-            else {"bytes": encode_mask(_over(annotation.mask, size)), "path": None},
+            "reference_mask": None if mask is None else {"bytes": encode_mask(_over(mask, size)), "path": None},
             **entry.extra,
+            **loaded.references,
         }
 
 
-def _over(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
+def _over(mask: BoolArray, size: Size) -> BoolArray:
     """Return a benchmark's mask as it lies over a picture: published masks are square, stretched over pictures that are not."""
     if size[0] == size[1]:
         return mask
     return with_frame(fit_mask(mask, size, (0, 0, *size), size[::-1]))
 
 
-def _loaded(config: IngestConfig, source: Source) -> Iterator[tuple[Entry, tuple[bytes, tuple[int, int]] | RequestError]]:
-    """Yield every entry with its coded picture and its size, or with what is wrong with it; several are read at a time."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Loaded:
+    """An entry's picture as it is coded, its size (width, height), further pictures by column, and what is wrong with these."""
 
-    def load(entry: Entry) -> tuple[bytes, tuple[int, int]] | RequestError:
+    data: bytes
+    size: Size
+    references: dict[str, Any]
+    problems: list[RequestError]
+
+
+def _loaded(config: IngestConfig, source: Source) -> Iterator[tuple[Entry, _Loaded | RequestError]]:
+    """Yield every entry with its pictures, or with what is wrong with it; several are read at a time."""
+
+    def load(entry: Entry) -> _Loaded | RequestError:
         if entry.annotation is None:
             assert entry.problem is not None
             return entry.problem
         try:
             data = entry.read()
-            height, width, _ = decode_image(data, min_side_px=config.min_side_px, max_pixels=config.max_pixels).shape
+            picture = decode_whole(data, min_side_px=config.min_side_px, max_pixels=config.max_pixels)
+            height, width, _ = picture.pixels.shape
+            references, problems = entry.references((width, height), picture.orientation)
         except RequestError as error:
             return error
         except OSError as error:
             if is_transient(error):
                 raise
             return RequestError("unreadable", field="image", got=f"{type(error).__name__}: {error}", allowed="a picture")
-        return data, (width, height)
+        return _Loaded(data=data, size=(width, height), references=references, problems=problems)
 
     entries = source.entries()
     with ThreadPoolExecutor(READ_THREADS) as pool:

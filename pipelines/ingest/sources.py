@@ -1,26 +1,25 @@
-"""The two forms in which the benchmark is published, entry by entry."""
+"""A benchmark as published, entry by entry: PIE-Bench and PIE-Bench++."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-import logging
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from pipelines.records.values import find_coded
 from pipelines.store.fetch import ReferenceRules, fetch
-from pipelines.store.listing import is_parquet, list_input
-from pipelines.store.location import Location, exists, list_files, locate
+from pipelines.store.location import Location, list_files
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, read_batches, read_footer
 from vimaedit.errors import ConfigError, RequestError
+from vimaedit.images import Size
 from vimaedit.piebench.annotations import Annotation, read_entry, read_row
-
-logger = logging.getLogger(__name__)
 
 MAPPING = "mapping_file.json"
 PICTURES = "annotation_images"
@@ -31,7 +30,8 @@ INGEST_VERSION = 1  # raised where the same source gives other records
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
-    """One entry: its `annotation`, or the `problem` with it. `read` returns the coded picture, `picture` names it."""
+    """One entry: its `annotation`, or the `problem` with it. `read` returns the coded picture, `picture` names it. `references`: of a
+    picture of a size (width, height), stored in an EXIF orientation, further columns, and what is wrong with them."""
 
     id: str
     place: str
@@ -40,13 +40,19 @@ class Entry:
     annotation: Annotation | None
     problem: RequestError | None
     extra: dict[str, str | None] = field(default_factory=dict)
+    references: Callable[[Size, int], tuple[dict[str, Any], list[RequestError]]] = lambda size, orientation: ({}, [])
 
 
 class Source(Protocol):
     """A benchmark as published."""
 
     name: str
-    extra_columns: tuple[str, ...]
+    extra_fields: tuple[pa.Field, ...]
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """How many entries were passed over on purpose, by kind, once all have been read."""
+        ...
 
     def entries(self) -> Iterator[Entry]:
         """Yield all entries in the order of the source."""
@@ -57,72 +63,21 @@ class Source(Protocol):
         ...
 
 
-def open_source(url: str, layout: str) -> Source:
-    """Find out what an input is and open it. `layout`: `auto`, `piebench` or `piebench++`.
-
-    Raises: ConfigError where it is not that.
-    """
-    place = locate(url)
-    mapping = place if posixpath.basename(place.path).endswith(".json") else place / MAPPING
-    if layout in ("auto", "piebench") and exists(mapping):
-        return PieBench(mapping)
-    root, files = _parquet_files(place)
-    if files and layout != "piebench":
-        return PieBenchPlusPlus(root, files)
-    wanted = {
-        "piebench": f"a folder with {MAPPING} and {PICTURES}/",
-        "piebench++": "a folder of Parquet files such as 0_random_140/V1-00000-of-00001.parquet",
-    }
-    allowed = ", or ".join(text for name, text in wanted.items() if layout in ("auto", name))
-    raise ConfigError(f"input: got {mask_urls(url)}, where nothing of that kind lies; allowed: {allowed}")
-
-
-def is_published(url: str) -> bool:
-    """Whether an input is a benchmark as published, and not yet one of records to edit."""
-    place = locate(url)
-    if posixpath.basename(place.path) == MAPPING or exists(place / MAPPING):
-        return True
-    root, files = _parquet_files(place)
-    try:
-        return bool(files) and {"blended_words", "mask"} <= set(_columns(root / files[0][0]))
-    except ConfigError:  # a broken file among records is the editing run's to report
-        return False
-
-
-def _parquet_files(place: Location) -> tuple[Location, list[tuple[str, int]]]:
-    """List a folder's Parquet files, or the one that is named itself; returns what their names are relative to."""
-    try:
-        listing = list_input(place.url)
-    except ConfigError:  # there is none
-        return place, []
-    name, size = listing.files[0]
-    if len(listing.files) == 1 and not name.endswith(".parquet") and not is_parquet(listing.root / name, size):
-        return place, []
-    for each in listing.left_out:
-        logger.warning("%s", each.text())
-    return listing.root, listing.files
-
-
 class PieBench:
     """`mapping_file.json` beside `annotation_images/`."""
 
     name = "PIE-Bench"
-    extra_columns: tuple[str, ...] = ()
+    extra_fields: tuple[pa.Field, ...] = ()
+    notes: Mapping[str, int] = {}
 
     def __init__(self, mapping: Location) -> None:
         folder = Location(mapping.fs, posixpath.dirname(mapping.path))
         self._pictures = folder / PICTURES
         # Who made the benchmark may have put links there: what they lead to has to lie in the folder that was named.
         self._rules = ReferenceRules(root=folder.url, allow_http=False, http_hosts=())
-        try:
-            self._content = fetch(posixpath.basename(mapping.path), self._rules)
-        except RequestError as error:
-            raise ConfigError(f"input: got {error.got}; allowed: {error.allowed}") from error
-        try:
-            content = json.loads(self._content, object_pairs_hook=_Pairs)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"input: got {mask_urls(mapping.url)}, which is no JSON ({error}); allowed: {MAPPING}") from error
-        if not isinstance(content, _Pairs):
+        self._content = read_file(mapping, self._rules)
+        content = parse_json(self._content, mapping, allowed=MAPPING)
+        if not isinstance(content, Pairs):
             raise ConfigError(
                 f"input: got {mask_urls(mapping.url)}, which holds a {type(content).__name__}; allowed: an object of entries by id"
             )
@@ -133,7 +88,7 @@ class PieBench:
             place = f"{MAPPING}, entry {number}"
             picture, annotation, problem = None, None, None
             try:
-                if not isinstance(value, _Pairs):
+                if not isinstance(value, Pairs):
                     raise RequestError("wrong_type", field="entry", got=f"{value!r:.80}", allowed="an object")
                 fields = dict(value)
                 picture = _relative_path(fields.get("image_path"))
@@ -153,13 +108,14 @@ class PieBenchPlusPlus:
     """Parquet files in folders named like the categories."""
 
     name = "PIE-Bench++"
-    extra_columns: tuple[str, ...] = PLUS_EXTRA
+    extra_fields = tuple(pa.field(name, pa.string()) for name in PLUS_EXTRA)
+    notes: Mapping[str, int] = {}
 
     def __init__(self, root: Location, files: list[tuple[str, int]]) -> None:
         self._root = root
         self._files = files
         for name, _ in files:
-            missing = [column for column in PLUS_COLUMNS if column not in _columns(root / name)]
+            missing = [column for column in PLUS_COLUMNS if column not in column_names(root / name)]
             if missing:
                 raise ConfigError(
                     f"input: got {mask_urls((root / name).url)} without the columns {', '.join(missing)}; "
@@ -192,8 +148,30 @@ class PieBenchPlusPlus:
         return hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()
 
 
-class _Pairs(list[tuple[str, Any]]):
+class Pairs(list[tuple[str, Any]]):
     """A JSON object in which a name may stand twice."""
+
+
+def read_file(place: Location, rules: ReferenceRules) -> bytes:
+    """Read a file that lies under the rules' root.
+
+    Raises: ConfigError where it is none that may be read.
+    """
+    try:
+        return fetch(posixpath.basename(place.path), rules)
+    except RequestError as error:
+        raise ConfigError(f"input: got {error.got}; allowed: {error.allowed}") from error
+
+
+def parse_json(content: bytes, place: Location, *, allowed: str) -> Any:
+    """Read JSON; its objects are `Pairs`.
+
+    Raises: ConfigError naming the file.
+    """
+    try:
+        return json.loads(content, object_pairs_hook=Pairs)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"input: got {mask_urls(place.url)}, which is no JSON ({error}); allowed: {allowed}") from error
 
 
 def _relative_path(value: Any) -> str:
@@ -219,7 +197,7 @@ def _picture_bytes(value: Any) -> bytes:
     return data
 
 
-def _columns(place: Location) -> list[str]:
+def column_names(place: Location) -> list[str]:
     try:
         return list(read_footer(place).schema.to_arrow_schema().names)
     except BrokenParquet as error:

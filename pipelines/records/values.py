@@ -30,6 +30,7 @@ ALLOWED = {
     "image": PICTURE,
     "source_prompt": "a string that is not empty",
     "target_prompt": "a string that is not empty, or a list of such strings",
+    "instruction": "a string that is not empty",
     "id": "a string, a UUID or a whole number",
     "blend_words": BLEND_FORMS,
     "given_mask": PICTURE,

@@ -19,7 +19,7 @@ from pipelines.store.listing import own_root
 from pipelines.store.location import is_transient, locate
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import BROKEN_CONTENT, rows_together, take_rows
-from vimaedit.decoding import DecodedImage, DecodedMask, decode_whole, decode_whole_mask, turn_mask
+from vimaedit.decoding import decode_whole, decode_whole_mask, turn_mask
 from vimaedit.errors import RequestError
 from vimaedit.images import Box, Size, fit_mask, resize
 from vimaedit.metrics.samples import EditSample
@@ -32,7 +32,7 @@ SCENE_COLUMNS = ("source_scene", "target_scene", "edited_object")
 RECORD_COLUMNS = ("image", "reference_mask", "reference_image", "target_determined", *SCENE_COLUMNS)
 EDITED_COLUMNS = ("edited_image", "edit_mask", "crop_box", "original_size")
 
-Decoded = TypeVar("Decoded", DecodedImage, DecodedMask)
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -146,14 +146,14 @@ def _sample(
         if prompt is None:
             raise RequestError("null_value", field=name, got="null", allowed="a string")
     edited_rules = ReferenceRules(root=places.edited_root, allow_http=False, http_hosts=())
-    edited = _decoded(result.get("edited_image"), "edited_image", edited_rules, decode_whole, config.max_pixels).pixels
+    edited = decode_value(result.get("edited_image"), "edited_image", edited_rules, decode_whole, config.max_pixels).pixels
     # In this order: squares side by side were published in one JPEG, and colours run over their borders.
     if config.jpeg_quality is not None:
         edited = through_jpeg(edited, config.jpeg_quality)
     if config.part == "last":
         side = min(edited.shape[:2])
         edited = np.ascontiguousarray(edited[-side:, -side:])
-    original = _decoded(record.get("image"), "image", rules, decode_whole, config.max_pixels)
+    original = decode_value(record.get("image"), "image", rules, decode_whole, config.max_pixels)
     source = original.pixels
     size = (source.shape[1], source.shape[0])
     box = frame_box(size, edited.shape[:2], converted(result.get("crop_box")), converted(result.get("original_size")))
@@ -208,7 +208,9 @@ def read_references(
     target = None
     # Where the prompts leave the answer open, one picture of it is no measure of another.
     if record.get("reference_image") is not None and record.get("target_determined") is not False:
-        target = resize(_decoded(record["reference_image"], "reference_image", rules, decode_whole, max_pixels).pixels, size)
+        target = resize(
+            decode_value(record["reference_image"], "reference_image", rules, decode_whole, max_pixels).pixels, size
+        )
         target = resize(cut(target, box), (shape[1], shape[0]))
     return References(mask=mask, framed=framed, target=target)
 
@@ -294,10 +296,10 @@ def _scene_values(sample: EditSample, record: Mapping[str, Any]) -> dict[str, fl
 
 def _mask(value: Any, field: str, rules: ReferenceRules, max_pixels: int, size: Size, orientation: int) -> BoolArray:
     """Decode the mask of a picture of `size` (width, height) that is stored in an EXIF orientation."""
-    return turn_mask(_decoded(value, field, rules, decode_whole_mask, max_pixels).pixels, size, orientation, field)[0]
+    return turn_mask(decode_value(value, field, rules, decode_whole_mask, max_pixels).pixels, size, orientation, field)[0]
 
 
-def _decoded(value: Any, field: str, rules: ReferenceRules, decode: Callable[..., Decoded], max_pixels: int) -> Decoded:
+def decode_value(value: Any, field: str, rules: ReferenceRules, decode: Callable[..., Decoded], max_pixels: int) -> Decoded:
     """Decode a picture, fetched where the record only names it.
 
     Raises: RequestError naming the field, also where it cannot be fetched; the infrastructure's transient errors as they are.

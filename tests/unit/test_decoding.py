@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 from tests import profiles
 from tests.coded import LIMITS, encoded, picture
 from vimaedit.decoding import (
+    decode_holes,
     decode_image,
     decode_mask,
     decode_whole,
@@ -486,3 +487,12 @@ def test_a_mask_of_another_aspect_is_rejected() -> None:
     assert str(error.value) == "given_mask: got 32x24 px for a picture of 24x32 px; allowed: any size of the picture's aspect"
     with pytest.raises(RequestError, match="^reference_mask: got 32x24 px for a picture of 512x512 px"):
         turn_mask(SHAPE, (512, 512), 6, "reference_mask")
+
+
+def test_holes_of_a_picture_are_what_is_not_opaque() -> None:
+    colours = np.full((3, 4, 4), 255, np.uint8)
+    colours[..., :3] = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+    with pytest.raises(RequestError, match="reference_mask: got an opaque picture; allowed: one that is transparent in places"):
+        decode_holes(encoded(Image.fromarray(colours)))
+    colours[1, 2:, 3] = 0, 254
+    assert np.argwhere(decode_holes(encoded(Image.fromarray(colours))).pixels).tolist() == [[1, 2], [1, 3]]

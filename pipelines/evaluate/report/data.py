@@ -93,7 +93,7 @@ class Board:
     @property
     def is_piebench(self) -> bool:
         """Whether the published figures are of this benchmark's records, or of ones in its form."""
-        return self.ingest is not None
+        return self.ingest is not None and self.ingest.benchmark.startswith("PIE-Bench")
 
     def _has_values(self, method: MethodBoard, name: str) -> bool:
         found = method.scores["overall"].get(name) or {}

@@ -13,21 +13,31 @@ from vimaedit.metrics.names import METRICS
 FILE_NAME = "leaderboard.md"
 # What a benchmark with exact answers settles, and a CLIP that steers no edit, come first.
 HEADLINES = (
-    *("scene_success", "scene_edited_right", "scene_others_unchanged", "clip_edited", "clip_whole", "target_psnr"),
-    *("background_psnr", "structure_distance", "mask_iou"),
+    *(
+        "scene_success",
+        "scene_edited_right",
+        "scene_others_unchanged",
+        "judge_overall",
+        "clip_edited",
+        "clip_whole",
+        "target_psnr",
+    ),
+    *("background_psnr", "structure_distance", "mask_iou", "shift_px"),
 )
+OF_TASKS = ("judge_overall", "background_psnr", "shift_px")  # also by category where that is the task of an instruction
 NOTHING = "-"
 
 
 def leaderboard(board: Board) -> list[Table]:
-    """Return the methods ranked by the first metric, their paired differences, and the first metric by category, as far as there are
-    any."""
+    """Return the methods ranked by the first metric, their paired differences, and the first metric by category (of a benchmark of
+    instructions: what is done, kept and moved too), as far as there are any."""
     metrics = [name for name in HEADLINES if name in board.metrics]
+    by_task = [name for name in OF_TASKS if name in metrics[1:] and board.ingest is not None and not board.is_piebench]
     ranked = _ranked(board, metrics)
     tables = [
         _means(board, ranked, metrics),
         _differences(ranked, metrics),
-        *(_by_category(board, ranked, name) for name in metrics[:1]),
+        *(_by_category(board, ranked, name) for name in (*metrics[:1], *by_task)),
     ]
     return [table for table in tables if table.rows]
 

@@ -140,9 +140,10 @@ def _summary_notes(board: Board) -> str:
         settings = board.methods[0].scores["settings"]
         jpeg = settings.get("jpeg_quality")
         clip, dino = (settings.get(name) or "none" for name in ("scoring_clip", "dino"))
+        models = dict.fromkeys(method.run["model"] for method in board.methods)
         here = f"through JPEG of quality {jpeg}" if jpeg else "lossless (jpeg_quality=75 makes background figures comparable)"
         notes.append(
-            f"Here: {board.records} records of {_form(board)}, model {board.methods[0].run['model']}, results scored {here}; "
+            f"Here: {board.records} records of {_form(board)}, model {', '.join(models)}, results scored {here}; "
             f"CLIP {clip} (published: ViT-L/14), DINO {dino} (ViT-B/8)."
         )
     return "".join(_note(text) for text in notes)

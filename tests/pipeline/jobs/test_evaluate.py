@@ -21,7 +21,10 @@ from pipelines.evaluate.begin import EvaluationSummary
 from pipelines.evaluate.config import EvaluateConfig, edit_job, score_job
 from pipelines.tables import Table
 from tests.command_lines import instead
+from tests.hosted import write_pix2pix
+from tests.instruction_sets import drawn_edits, write_gedit
 from tests.piebench_tree import write_mapping, write_tree
+from vimaedit.scenes.edits import CATEGORIES
 
 COUNT = 6
 NO_NETWORKS = ("scoring_clip=", "dino=")
@@ -48,6 +51,12 @@ def output(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     write_mapping(folder / "pie", mapping)
     assert main([f"benchmark={folder / 'pie'}", f"output={folder / 'out'}", *QUICK]) == 0
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def pix2pix(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An entry of a list of methods: a hosted pipeline, a model and steps of its own."""
+    return f"pipeline model={write_pix2pix(tmp_path_factory.mktemp('model'))} steps=2 label=pix2pix"
 
 
 def data_of(report: Path) -> dict[str, Any]:
@@ -106,35 +115,71 @@ def test_other_settings_are_refused(output: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.timeout(900)
-def test_several_methods_stand_side_by_side(tmp_path: Path, cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_methods_and_models_stand_side_by_side(
+    tmp_path: Path, cluster: None, pix2pix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert write_scenes([f"output={tmp_path / 'records'}", "count=4", "size=128"]) == 0
     words = [
         f"benchmark={tmp_path / 'records'}",
         f"output={tmp_path / 'out'}",
         *QUICK,
-        "method=[p2p, vimaedit grounding=cross-attention]",
+        f"method=[p2p, vimaedit grounding=cross-attention, {pix2pix}]",
         "gallery=3",
     ]
-    names = ["p2p", "vimaedit-grounding-cross-attention"]
+    names = ["p2p", "vimaedit-grounding-cross-attention", "pix2pix"]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
-    assert "2 methods on 4 records" in said and "Edit right, rest kept by category" in said
+    assert "3 methods on 4 records" in said and "Edit right, rest kept by category" in said
     shown = (tmp_path / "out/leaderboard.md").read_text()
     assert all(f"| {name} | " in shown for name in names) and "## Differences to p2p, record by record" in shown
-    for name in names:
-        row = pq.read_table(tmp_path / "out" / "runs" / name / "data").to_pylist()[0]
-        assert row["method"] == name.partition("-")[0]
-        config = json.loads((tmp_path / "out" / "runs" / name / "run.json").read_text())["config"]
-        assert config["grounding"] == ("cross-attention" if "-" in name else "local-blend")  # its published one
+    runs = {name: json.loads((tmp_path / "out" / "runs" / name / "run.json").read_text()) for name in names}
+    rows = {name: pq.read_table(tmp_path / "out" / "runs" / name / "data").to_pylist() for name in names}
+    assert [row["method"] for row, *_ in rows.values()] == ["p2p", "vimaedit", "pipeline"]
+    assert [run["config"]["grounding"] for run in runs.values()] == ["local-blend", "cross-attention", "difference"]
+    assert [run["config"]["steps"] for run in runs.values()] == [1, 1, 2]
+    assert [row["family"] for row, *_ in rows.values()] == ["sd1", "sd1", "StableDiffusionInstructPix2PixPipeline"]
+    assert len({run["model_digest"] for run in runs.values()}) == 3  # p2p loads no IP-Adapter
+    assert all(row["model_digest"] == runs[name]["model_digest"] for name in names for row in rows[name])
+    for name in names:  # the pixel reader has judged all of them
+        scores = pq.read_table(tmp_path / "out" / "scores" / f"{name}.parquet").to_pylist()
+        assert all(row["scene_success"] is not None for row in scores)
     compared = json.loads((tmp_path / f"out/scores/{names[1]}.json").read_text())["compared"]
     assert compared["against"] == "p2p" and compared["metrics"]["background_psnr"]["pairs"] == 4
     data = data_of(tmp_path / "out/report.html")
     assert data["methods"] == names and len(data["samples"]) == 3
     for sample in data["samples"]:
-        assert sample["picture"] and [result["status"] for result in sample["results"]] == ["ok", "ok"]
+        assert sample["picture"] and [result["status"] for result in sample["results"]] == ["ok"] * 3
     text = (tmp_path / "out/report.html").read_text()
     assert "The first 3 of 4 records" in text and "vimaedit-grounding-cross-attention − p2p" in text and "Published" not in text
+
+
+@pytest.mark.timeout(900)
+def test_instructions_as_published_are_told_by_task(
+    tmp_path: Path, cluster: None, pix2pix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = drawn_edits(2)
+    write_gedit(tmp_path / "gedit", drawn)
+    words = [
+        f"benchmark={tmp_path / 'gedit'}",
+        f"output={tmp_path / 'out'}",
+        *QUICK,
+        f"method=[vimaedit model=random-xl label=xl, {pix2pix}]",
+    ]
+    assert main(words) == 0
+    said, tasks = capsys.readouterr().out, {CATEGORIES[each.category] for each in drawn}
+    assert "2 methods on 2 records" in said and "Shift (px) by category" in said and all(task in said for task in tasks)
+    text = (tmp_path / "out/report.html").read_text()
+    assert "GEdit-Bench: xl, pix2pix" in text and "prompts_from_instruction 2" in text and "Published" not in text
+    for name, family in (("xl", "sdxl"), ("pix2pix", "StableDiffusionInstructPix2PixPipeline")):
+        rows = pq.read_table(tmp_path / "out" / "runs" / name / "data").to_pylist()
+        assert all(row["family"] == family and row["model_digest"] for row in rows)
+        assert [(row["instruction"], row["prompts_from"]) for row in rows] == [
+            (each.edit.instruction, "instruction") for each in drawn
+        ]
+        scores = json.loads((tmp_path / "out" / "scores" / f"{name}.json").read_text())
+        assert scores["overall"]["changed_fraction"]["count"] == 2 and set(scores["categories"]) == tasks
+        assert not any(scores["overall"][absent]["count"] for absent in ("background_psnr", "mask_iou", "target_psnr"))
 
 
 @pytest.mark.timeout(900)
@@ -217,6 +262,14 @@ def test_a_list_of_methods_is_an_option_of_its_own() -> None:
         (
             ["benchmark=b", "output=o", "method=[vimaedit limit=3]"],
             "method: got 'limit=3' behind vimaedit; allowed: options of the",
+        ),
+        (
+            ["benchmark=b", "output=o", "method=[vimaedit label=a/b]"],
+            "method: got 'vimaedit label=a/b'; allowed: a name of at most 200 letters",
+        ),
+        (
+            ["benchmark=b", "output=o", "method=[vimaedit label=p2p, p2p]"],
+            "method: got p2p twice; allowed: every method once, or with",
         ),
         (
             ["benchmark=b", "output=o", "method=[vimaedit fast]"],

@@ -18,7 +18,8 @@ from PIL import Image
 
 from jobs.ingest import main
 from pipelines.ingest.ingest import IngestConfig, run_ingest
-from pipelines.ingest.sources import PLUS_EXTRA, is_published
+from pipelines.ingest.layouts import is_published
+from pipelines.ingest.sources import PLUS_EXTRA
 from pipelines.records.scan import scan_inputs
 from pipelines.records.schema import BENCHMARK_FIELDS
 from pipelines.records.types import IMAGE, input_features
