@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from vimaedit.attention.routing import open_to_text
 from vimaedit.config import EditConfig
 from vimaedit.errors import RequestError
 from vimaedit.types import BlendPhrase, EditRequest
@@ -51,6 +53,7 @@ def settle(
     target: str,
     *blend: tuple[str | None, str | None],
     reweight: tuple[tuple[str, float], ...] = (),
+    word_windows: tuple[tuple[str, float], ...] = (),
     **settings: Any,
 ) -> EditTokens:
     request = EditRequest(
@@ -60,6 +63,7 @@ def settle(
         target_prompt=target,
         blend=tuple(BlendPhrase(source=old, target=new) for old, new in blend),
         reweight=reweight,
+        word_windows=word_windows,
     )
     return settle_tokens(request, EditConfig(**settings), tokenizer)
 
@@ -407,6 +411,19 @@ def test_refine_edits_as_written_out(tokenizer: CLIPTokenizer) -> None:
     source, own = np.random.default_rng(0).random((2, 5, LENGTH))
     expected = np.where(alignment.mapper >= 0, source[:, alignment.mapper], own) * factors
     np.testing.assert_allclose(source @ words.fold + own * words.keep, expected, rtol=1e-6)
+
+
+def test_words_may_have_windows_of_their_own(tokenizer: CLIPTokenizer) -> None:
+    words = settle(tokenizer, "a cat on the grass", "a tiger on the red grass", word_windows=(("tiger", 0.3), ("red", 1.0)))
+    assert words.text_shares is not None
+    assert words.text_shares[:9].tolist() == [-1, -1, 0.3, 0.3, -1, -1, 1.0, -1, -1]  # "tiger" is two tokens
+    assert settle(tokenizer, "a cat", "a tiger").text_shares is None
+    text = rejected("word_windows_factor", tokenizer, "a cat", "a tiger", word_windows=(("tiger", 1.5),))
+    assert text == "word_windows: got 1.5 for 'tiger'; allowed: 0 to 1"
+    rejected("word_windows_phrase_not_found", tokenizer, "a cat", "a tiger", word_windows=(("cat", 0.5),))
+    config = EditConfig(steps=4)
+    open_SBT = open_to_text(config, torch.tensor([[0.0, 0.3, 0.5, 1.0]], dtype=torch.float64), 4)
+    assert open_SBT.sum(dim=0).tolist() == [[0, 1, 2, 4]]  # int(f (N + 1)) steps, of which there are four
 
 
 def test_replace_maps_word_to_word(tokenizer: CLIPTokenizer) -> None:
