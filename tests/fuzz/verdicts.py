@@ -26,6 +26,9 @@ class Verdict:
     fields: frozenset[str] = frozenset()
 
 
+CANARY_PIXELS = 16  # the canary is of one colour, of which single pixels stand in drawn pictures by chance
+
+
 def ok() -> Verdict:
     return Verdict(statuses=frozenset({"ok"}))
 
@@ -80,4 +83,4 @@ def shows_canary(row: Mapping[str, Any]) -> bool:
         return False
     with Image.open(io.BytesIO(picture["bytes"])) as image:
         pixels = np.asarray(image.convert("RGB"))
-    return bool((pixels == CANARY_COLOUR).all(axis=-1).any())
+    return int((pixels == CANARY_COLOUR).all(axis=-1).sum()) >= CANARY_PIXELS

@@ -44,6 +44,10 @@ class BatchEditor:
             self.notes.append(
                 "joint_attention: picture and text share their attention, so the text window and weights of words have no effect"
             )
+        if family.kind.embeds_guidance and not backbone.networks.denoiser.config.guidance_embeds:
+            self.notes.append(
+                "no_guidance: this model was distilled without guidance, so source_guidance and target_guidance have no effect"
+            )
         if config.parts.midpoint != "none" and not family.kind.embeds_guidance and config.source_guidance != 1:
             raise ConfigError(
                 f"source_guidance: got {config.source_guidance} with method={config.method} and {facts.name!r}; allowed: 1, for the "
