@@ -21,6 +21,7 @@ from pipelines.evaluate.report.tables import (
     title,
     warning_list,
 )
+from pipelines.ingest.instructions import FILLED
 from pipelines.output.thumbnails import MASK_COLOURS
 from pipelines.store.location import Location, exists, retry
 from pipelines.store.masking import cut, without_secrets
@@ -29,8 +30,8 @@ from vimaedit.metrics.names import METRICS
 from vimaedit.piebench.published import PUBLISHED
 
 # Which value stands for "the edit does what was asked" and which for "all else is as it was", most telling first.
-ALIGNMENT = ("scene_edited_right", "clip_edited", "clip_whole", "target_psnr")
-PRESERVATION = ("background_psnr", "structure_distance", "background_lpips", "scene_others_unchanged")
+ALIGNMENT = ("scene_edited_right", "judge_overall", "clip_edited", "clip_whole", "target_psnr")
+PRESERVATION = ("background_psnr", "structure_distance", "background_lpips", "scene_others_unchanged", "shift_px")
 TEMPLATES = files("pipelines.evaluate.report") / "template"
 DIGEST = re.compile(rb'<meta name="made-of" content="([0-9a-f]+)">')
 HEAD_BYTES = 2000  # of a page, in which its digest stands
@@ -96,6 +97,11 @@ def notes(board: Board) -> list[str]:
     if board.ingest is not None and board.ingest.incomplete:
         texts.append(
             f"{len(board.ingest.incomplete)} fields that scoring needs are broken in the benchmark, so they are absent"
+        )
+    if board.ingest is not None and (filled := board.ingest.notes.get(FILLED)):
+        texts.append(
+            f"{filled} of {board.ingest.records} records come without captions: their target prompt is the instruction, which editors by "
+            "description read and CLIP scores compare with"
         )
     return list(dict.fromkeys(texts))
 

@@ -170,7 +170,7 @@ def test_instructions_as_published_are_told_by_task(
     said, tasks = capsys.readouterr().out, {CATEGORIES[each.category] for each in drawn}
     assert "2 methods on 2 records" in said and "Shift (px) by category" in said and all(task in said for task in tasks)
     text = (tmp_path / "out/report.html").read_text()
-    assert "GEdit-Bench: xl, pix2pix" in text and "prompts_from_instruction 2" in text and "Published" not in text
+    assert "GEdit-Bench: xl, pix2pix" in text and "2 of 2 records come without captions" in text and "Published" not in text
     for name, family in (("xl", "sdxl"), ("pix2pix", "StableDiffusionInstructPix2PixPipeline")):
         rows = pq.read_table(tmp_path / "out" / "runs" / name / "data").to_pylist()
         assert all(row["family"] == family and row["model_digest"] for row in rows)
@@ -243,6 +243,13 @@ def test_a_list_of_methods_is_an_option_of_its_own() -> None:
         ("vimaedit", {}, "random", 4),
     ]
     assert {each.target_guidance for each in configs} == {3.0}  # what is given holds for all, whatever their recipes
+    models = "[vimaedit, pipeline model=a/b revision=main variant=fp16 dtype=bfloat16 ip_adapter= clip= label=hosted]"
+    configs, _ = read_methods(parse_command_line([*words[:2], f"method={models}", "ip_adapter=c", "clip=d"]), REQUIRED)
+    assert [(each.model, each.revision, each.variant, each.dtype, each.ip_adapter, each.clip) for each in configs] == [
+        ("miniature", None, None, "auto", "c", "d"),
+        ("a/b", "main", "fp16", "bfloat16", None, None),
+    ]
+    assert [each.names for each in configs] == [("vimaedit",), ("hosted",)]
     config = EvaluateConfig(benchmark="b", output="o", methods=["vimaedit", "p2p thresholds.edit=0.3 steps=7"])
     assert config.names == ("vimaedit", "p2p-thresholds.edit-0.3-steps-7")
     assert config.variants[1].options == {"thresholds.edit": "0.3", "steps": "7"}

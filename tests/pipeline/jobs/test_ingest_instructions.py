@@ -121,6 +121,15 @@ def test_columns_of_any_list_are_named_and_broken_entries_are_counted(tmp_path: 
     assert "secret" not in (tmp_path / "out" / "records.parquet").read_bytes().decode(errors="replace")
 
 
+def test_lists_and_pictures_in_a_store(tmp_path: Path, bucket: str) -> None:
+    WRITERS["imgedit"](tmp_path / "in", drawn_edits(2))
+    store = locate(f"{bucket}/imgedit")
+    store.fs.put(str(tmp_path / "in"), store.path, recursive=True)
+    assert is_published(f"{bucket}/imgedit")
+    rows, _ = ingested([f"input={bucket}/imgedit"], tmp_path / "out")
+    assert rows == ingested([f"input={tmp_path / 'in'}"], tmp_path / "local")[0] and len(rows) == 2
+
+
 def test_columns_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pq.write_table(pa.table({"image": [b"x"], "ask": ["a"]}), tmp_path / "some.parquet")
     (tmp_path / "list").mkdir()

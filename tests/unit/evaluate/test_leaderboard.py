@@ -50,3 +50,12 @@ def test_differences_are_shown_with_what_they_say() -> None:
     shown = dict(zip(differences.columns[1:], cells, strict=True))
     assert name == "p2p" and shown["Edit right, rest kept"] == "+0.300 [+0.100, +0.500] better"
     assert shown["Background PSNR (dB)"] == "-1.00 [-2.00, +0.00]" and shown["Mask IoU"] == "-"
+
+
+def test_of_instructions_what_is_kept_and_moved_is_told_by_task_too() -> None:
+    made = make_board(12, METHODS[:2])
+    assert made.ingest is not None
+    instructions = dataclasses.replace(made, ingest=dataclasses.replace(made.ingest, benchmark="GEdit-Bench"))
+    by_task = [table.title for table in leaderboard(instructions) if table.title.endswith("by category")]
+    assert len(by_task) == len(set(by_task)) and "Background PSNR (dB) by category" in by_task
+    assert len([table for table in leaderboard(made) if table.title.endswith("by category")]) == 1

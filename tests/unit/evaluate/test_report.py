@@ -192,6 +192,10 @@ def test_what_must_be_known_first_is_said_once(several: Board) -> None:
     incomplete = dataclasses.replace(several.ingest, incomplete=several.ingest.left_out)
     said = notes(dataclasses.replace(several, ingest=incomplete))[-1]
     assert said == "1 fields that scoring needs are broken in the benchmark, so they are absent"
+    filled = dataclasses.replace(several.ingest, benchmark="GEdit-Bench", notes={"prompts_from_instruction": 12})
+    instructions = dataclasses.replace(several, ingest=filled)
+    assert notes(instructions)[-1].startswith("12 of 12 records come without captions: their target prompt is the instruction")
+    assert several.is_piebench and not instructions.is_piebench and "published" not in summary_table(instructions)
     one = dataclasses.replace(several.methods[1], common_warnings=())
     other = dataclasses.replace(several, methods=(several.methods[0], one))
     assert "vimaedit: random_weights: model=random has random weights; its pictures mean nothing" in notes(other)
