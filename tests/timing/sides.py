@@ -33,7 +33,7 @@ from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.models.networks import load_networks
 from vimaedit.step.noise import START, SeededNoise
 from vimaedit.step.rows import TARGET, RowKind
-from vimaedit.step.solvers import add_noise, build_schedule, move
+from vimaedit.step.solvers import add_noise, move
 from vimaedit.types import BlendPhrase, EditRequest
 
 # The attention layers, sides and picture of SD 1.5, narrow enough for a CPU: what a program does with the maps costs what it costs there.
@@ -140,9 +140,10 @@ def run_fused(editor: BatchEditor, edits: Sequence[PreparedEdit], batch: EditBat
 
 @torch.inference_mode()
 def run_stock(editor: BatchEditor, edits: Sequence[PreparedEdit], batch: EditBatch) -> Outcome:
-    """Denoise source and target of one edit after the other with classifier-free guidance, four rows at every step."""
+    """Denoise source and target of one edit after the other with classifier-free guidance, four rows at every step, or by
+    guidance as an input with two."""
     backbone, config = editor.backbone, editor.config
-    schedule = build_schedule(config.solver, backbone.alphas_cumprod, config.steps)
+    schedule = backbone.schedule(config, (batch.x0.shape[-2], batch.x0.shape[-1]))
     device = batch.x0.device
     timesteps = torch.tensor(schedule.timesteps, device=device)
     scale = torch.tensor([1.0, config.target_guidance], device=device).view(2, 1, 1, 1)
@@ -151,17 +152,22 @@ def run_stock(editor: BatchEditor, edits: Sequence[PreparedEdit], batch: EditBat
         shape = (batch.x0.shape[1], batch.x0.shape[2], batch.x0.shape[3])
         noise = SeededNoise([edit.request.seed], shape).draw(START).to(device)
         x = add_noise(batch.x0[slot : slot + 1], noise, schedule.levels[0]).expand(2, -1, -1, -1)
-        conditioning = _four_rows(batch, slot)
+        conditioning = _rows_of_both(batch, slot)
+        repeats = len(conditioning) // 2
         for i, (level, next_level) in enumerate(zip(schedule.levels, schedule.next_levels, strict=True)):
-            uncond, cond = backbone.predict(torch.cat([x, x]), timesteps[i], conditioning, None).float().chunk(2)
-            eps = uncond + scale * (cond - uncond)
-            x = move(x, eps, level, next_level)
+            predicted = backbone.predict(torch.cat([x] * repeats), timesteps[i], conditioning, None).float()
+            if repeats == 2:
+                uncond, cond = predicted.chunk(2)
+                predicted = uncond + scale * (cond - uncond)
+            x = move(x, predicted, level, next_level)
         finals.append(x[TARGET])
     return Outcome(torch.stack(finals).cpu().numpy(), None)
 
 
-def _four_rows(batch: EditBatch, slot: int) -> Conditioning:
-    """Return what source and target are conditioned on, without and with text, both without first."""
-    kinds = (RowKind.TARGET_UNCOND, RowKind.TARGET_UNCOND, RowKind.SOURCE_COND, RowKind.TARGET_COND)
+def _rows_of_both(batch: EditBatch, slot: int) -> Conditioning:
+    """Return what source and target are conditioned on, with text, and before that without where there are such rows."""
+    kinds = [RowKind.SOURCE_COND, RowKind.TARGET_COND]
+    if RowKind.TARGET_UNCOND in batch.layout.kinds:
+        kinds = [RowKind.TARGET_UNCOND, RowKind.TARGET_UNCOND, *kinds]
     rows = torch.tensor([batch.layout.block(kind).start + slot for kind in kinds], device=batch.x0.device)
     return batch.conditioning.rows(rows)
