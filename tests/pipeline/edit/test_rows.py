@@ -184,9 +184,9 @@ def test_lists_of_targets_and_equal_bytes_with_one_and_two_actors(
     tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
 ) -> None:
     write_lists(tmp_path / "in", make_picture)
-    columns = {"image": "photo"}
-    first = run_edit(make_job(columns=columns, batch_size=2, output=str(tmp_path / "one")))
-    second = run_edit(make_job(columns=columns, batch_size=2, output=str(tmp_path / "two"), actors=2))
+    job = {"columns": {"image": "photo"}, "batch_size": 2, "model": "random-flux"}
+    first = run_edit(make_job(**job, output=str(tmp_path / "one")))
+    second = run_edit(make_job(**job, output=str(tmp_path / "two"), actors=2))
     assert first.exit_code == second.exit_code == 0 and first.counts == second.counts
     assert first.warnings[0].endswith("written under another: status as input_status")
 
@@ -195,6 +195,7 @@ def test_lists_of_targets_and_equal_bytes_with_one_and_two_actors(
     assert [row["status"] for row in one] == ["ok", "ok", "rejected", "rejected", "ok", "rejected", "ok"]
     assert [row["id"] for row in one] == ["7", "7", "7", "7", "deep/a.parquet#2", "deep/a.parquet#3", "deep/a.parquet#4"]
     assert [row["input_status"] for row in one] == ["own 0"] * 3 + ["own 1", "own 2", "own 3", "own 4"]
+    assert {row["family"] for row in one} == {"flux"}
     assert one[6]["score"] == [4, 2] and one[6]["category"] == "animals"
     assert "got an empty list; allowed: at least one target prompt" in one[3]["error_message"]
     assert one[0]["seed"] == one[1]["seed"] != one[6]["seed"] and one[4]["seed"] == 11

@@ -36,7 +36,7 @@ def test_records_come_from_and_go_to_object_storage(
     put_atomic(root / "b.parquet", buffer.getvalue()[:-29])
     put_atomic(root / "c.parquet", other.getvalue())
     put_atomic(root / "pictures" / "a.png", images[1])
-    summary = run_edit(make_job(input=f"{bucket}/in", output=f"{bucket}/out", sheet=3))
+    summary = run_edit(make_job(input=f"{bucket}/in", output=f"{bucket}/out", model="random-sd3", sheet=3))
     assert summary.counts == {"ok": 3, "rejected": 3, "failed": 0, "quarantined": 0}
     assert summary.warnings[0].startswith("b.parquet: the file does not end as a Parquet file does")
     output = locate(f"{bucket}/out")
@@ -73,7 +73,7 @@ def test_records_come_from_and_go_to_object_storage(
     assert [row["error_type"] for row in parts[2]] == [None, "missing_image"]
     assert parts[2][0]["edited_image"] is not None
 
-    again = run_edit(make_job(input=f"{bucket}/in", output=f"{bucket}/out"))
+    again = run_edit(make_job(input=f"{bucket}/in", output=f"{bucket}/out", model="random-sd3"))
     assert again.was_finished and (again.rows, again.counts) == (6, summary.counts)
 
 
