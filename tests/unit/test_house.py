@@ -32,7 +32,7 @@ FLOORS = (
     ("output",),
     ("score",),
     ("edit",),
-    ("ingest",),
+    ("ingest", "publish"),
     ("evaluate", "synthesis"),
 )
 PRIVATE_RAY = re.compile(r"\bray\._(?!_)\w+|\bray(\.\w+)+\._(?!_)\w+")

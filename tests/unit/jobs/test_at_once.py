@@ -71,6 +71,7 @@ CASES = [
         "words: got '{0}/none.toml', which cannot",
     ),
     ("compact", ["input={0}/none", "output={0}/out"], "input: got {0}/none, which has no _SUCCESS"),
+    ("publish", ["input={0}/none", "repository=me/edits"], "input: got {0}/none, which has no _SUCCESS"),
     ("status", ["output={0}/none"], "output: got {0}/none, which holds no run"),
     ("ingest", ["input={0}/none", "output={0}/out"], "input: got {0}/none, where nothing of that kind"),
     ("train_miniature", ["output={0}/out", "minutes=0"], "minutes: got 0.0; allowed: 0.1 to"),

@@ -23,6 +23,7 @@ from pipelines.ingest.scenes import ScenesConfig
 from pipelines.output.compact import CompactConfig
 from pipelines.output.config import EditJobConfig
 from pipelines.output.status import StatusConfig
+from pipelines.publish.publish import PublishConfig
 from pipelines.score.config import ScoreConfig
 from pipelines.synthesis.config import SynthesizeConfig
 from vimaedit.config import EditConfig, Lora, ModelConfig, Windows
@@ -33,7 +34,7 @@ from vimaedit.pipeline import ViMAEditPipeline
 
 SETTINGS = (
     *(EditJobConfig, EvaluateConfig, ScoreConfig, SynthesizeConfig, EditImageConfig, SweepConfig),
-    *(IngestConfig, CompactConfig, StatusConfig, ScenesConfig, TrainConfig),
+    *(IngestConfig, CompactConfig, PublishConfig, StatusConfig, ScenesConfig, TrainConfig),
 )
 JOBS = Path(jobs.__file__).parent
 REQUIRED = ("input", "output")

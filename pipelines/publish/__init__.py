@@ -1,0 +1,1 @@
+"""Finished data sets pushed to a hub."""
