@@ -37,7 +37,7 @@ def load_checkpoint(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[L
         tensors = network.state_dict()
         # What a file lacks is left without numbers.
         check_whole(
-            "model", f"{files.name!r}, whose {name}", [key for key, value in tensors.items() if value.is_meta], len(tensors)
+            "model", f"the {name} of {files.name!r}", [key for key, value in tensors.items() if value.is_meta], len(tensors)
         )
     total, beside, within = _names(files.checkpoint, checkpoint_names(files.family))
     if len(within) != sum(len(network.state_dict()) for network in networks.values()):

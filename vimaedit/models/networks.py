@@ -74,7 +74,7 @@ def _load(files: ModelFiles, model: ModelConfig) -> Networks:
             waits = model.offload == "encoders" and (network is clip or name in text_encoders)
             network.to("cpu" if waits else device).eval().requires_grad_(False)
             option = "clip" if network is clip else "model"
-            check_finite(option, f"{files.name!r}, whose {name}", all_tensors(network))
+            check_finite(option, f"the {name} of {files.name!r}", all_tensors(network))
     mean, std = clip_normalisation("clip", files.clip)
     sides = files.bundle.get("grounding_sides", {})
     networks = Networks(
@@ -184,7 +184,12 @@ def load_network(
     options = {"dtype": dtype, "variant": variant, "use_safetensors": weights[0].suffix == ".safetensors"}
     with loading(option, name, folder / "config.json", kind.__init__):
         network, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    check_whole(option, f"{name!r}, whose {folder.name}", info["missing_keys"], len(network.state_dict()))
+    check_whole(
+        option,
+        f"the {folder.name} of {name!r}, as its {folder.name}/config.json describes it",
+        info["missing_keys"],
+        len(network.state_dict()),
+    )
     unused = list(info["unexpected_keys"])
     total = len(network.state_dict()) + len(unused)
     return network, left_out(f"tensors of {folder.name}", unused, total, f"{kind.__name__} has no such weights")
