@@ -52,14 +52,17 @@ def oracle() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def package_loggers() -> None:
-    """Start every test with the packages' loggers as they are at first: code of a worker that ran here has set them up for a
-    whole process."""
-    for name in PACKAGES:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.NOTSET)
-        logger.propagate = True
-        logger.handlers.clear()
+def fresh_loggers() -> None:
+    """Start every test with loggers as they are at first: code of a worker or a job that ran here has set them up for a whole
+    process, and so have libraries."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    for name, logger in list(logging.getLogger().manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in (*PACKAGES, "jobs"):
+            logger.setLevel(logging.NOTSET)
+            logger.propagate, logger.disabled = True, False
+            logger.handlers.clear()
+            logger.filters.clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,7 +33,7 @@ def write_samples(path: str, batches: Iterable[pa.RecordBatch]) -> int:
         for batch in batches:
             identity = next(names for names in IDENTITIES if set(names) <= set(batch.schema.names))
             names = _member_names(batch.schema)
-            for row in batch.to_pylist():
+            for row in _rows(batch):
                 if row.get("status", Status.OK) != Status.OK:
                     continue
                 count += 1
@@ -45,6 +45,25 @@ def write_samples(path: str, batches: Iterable[pa.RecordBatch]) -> int:
     return count
 
 
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return rows as Python values; a column of which Python cannot hold one (times beyond its years, unknown zones) as text or numbers."""
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = column.to_pylist()
+        except (OverflowError, ValueError, pa.ArrowException):
+            columns[name] = _without_times(column).to_pylist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _without_times(column: pa.Array) -> pa.Array:
+    """Return a column of times as the numbers that it holds; others as their text."""
+    kind = column.type
+    if pa.types.is_temporal(kind):
+        return column.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+    return pa.array([str(value) for value in column], pa.string())
+
+
 def _key(identity: list[Any]) -> str:
     """Return a sample's key: no dot in it, since readers take what stands before the first for the key."""
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=10).hexdigest()
@@ -52,7 +71,7 @@ def _key(identity: list[Any]) -> str:
 
 def _member_names(schema: pa.Schema) -> dict[str, str]:
     """Name the columns that are members of their own. One whose name is taken by a column of the run is an `input_<name>`."""
-    taken = {MEMBERS[name] for name in schema.names if name in MEMBERS}
+    taken = {MEMBERS[name] for name in schema.names if name in MEMBERS} | {"json"}
     names = {}
     for field in schema:
         if pa.types.is_struct(field.type):
@@ -60,8 +79,11 @@ def _member_names(schema: pa.Schema) -> dict[str, str]:
         else:
             is_member = pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
         if is_member:
-            own = f"input_{field.name}" if field.name in taken else quote(field.name, safe="")
+            own = quote(field.name, safe="")
+            while field.name not in MEMBERS and own.casefold() in taken:  # readers know no capitals
+                own = f"input_{own}"
             names[field.name] = MEMBERS.get(field.name, own)
+            taken.add(names[field.name].casefold())
     return names
 
 

@@ -126,6 +126,9 @@ def read_status(config: StatusConfig) -> RunStatus:
         foreign = find_foreign(output, units)
         if config.check:
             broken, checked = _check(output, units)
+        if finished and run:  # a limit takes the first units
+            present = {name for name, _ in list_files(output / "data", ".parquet")}
+            broken += [(part_name(unit), "it is not there") for unit in units[: run["units"]] if part_name(unit) not in present]
     edited = None if finished or is_released else lock.get("rows_edited")
     return RunStatus(
         finished=finished,

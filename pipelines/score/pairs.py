@@ -334,7 +334,10 @@ def _read_label(label: str, value: Any) -> Any:
                 raise ValueError(value)
             return number
         if kind == NUMBER:
-            return float(value)
+            measured = float(value)
+            if not math.isfinite(measured):
+                raise ValueError(value)
+            return measured
         if kind == TRUTH:
             if not isinstance(value, bool):
                 raise ValueError(value)

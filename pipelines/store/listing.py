@@ -89,7 +89,7 @@ def named_inputs(inputs: Inputs) -> str:
 
 def own_root(root: str, roots: Sequence[str], name: str) -> str:
     """Return the root of the input that a file belongs to, by its path relative to what all inputs have in common."""
-    path = f"{root.rstrip('/')}/{name}"
+    path = f"{root}{name}" if root.endswith("://") else f"{root.rstrip('/')}/{name}"  # all buckets have no name in common
     return max((each for each in roots if path.startswith(f"{each.rstrip('/')}/")), key=len, default=root)
 
 
@@ -241,8 +241,6 @@ def _joined(listings: Sequence[Listing], inputs: Inputs) -> Listing:
     if len({type(root.fs) for root in roots}) > 1:
         raise ConfigError(f"input: got {shown_inputs(inputs)}, which lie in several stores; allowed: places in one")
     common = os.path.commonprefix([root.path.rstrip("/").split("/") for root in roots])
-    if not roots[0].is_local and len({root.path.strip("/").partition("/")[0] for root in roots}) > 1:
-        raise ConfigError(f"input: got {shown_inputs(inputs)}, which lie in several buckets; allowed: places in one")
     root = Location(roots[0].fs, "/".join(common) or _top(roots[0]))
     start = len((root / "").path)
     entries = [((listing.root / name), size) for listing in listings for name, size in listing.files]

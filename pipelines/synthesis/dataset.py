@@ -31,6 +31,33 @@ from vimaedit.synthesis.rewriting import read_instruction, rewriting_question
 from vimaedit.words.phrases import parse_blend
 
 SHARD_SECONDS = 1200.0
+CANDIDATE_COLUMNS = (  # of the editing run, that records are made of
+    *(
+        "image",
+        "edited_image",
+        "edit_mask",
+        "instruction",
+        "source_prompt",
+        "target_prompt",
+        "blend_words_used",
+        "candidate_overrides",
+    ),
+    *(
+        "category",
+        "id",
+        "pair_id",
+        "caption_file",
+        "caption_row",
+        "candidate",
+        "source_seed",
+        "seed",
+        "steps",
+        "method",
+        "model",
+        "family",
+    ),
+    *("model_digest", "config_digest", "version"),
+)
 RECORD_BYTES = 4096  # beside its pictures
 FIELDS = {"data": DATA_FIELDS, "inverted": DATA_FIELDS, "preferences": PREFERENCE_FIELDS, "rejected": REJECTED_FIELDS}
 PICTURES = tuple(
@@ -162,7 +189,8 @@ def _group_rows(selecting: Selecting, group: Group, folder: str, split: str, sch
     tables = []
     for part, wanted in _by_part([row for row in decisions if _belongs(row, split)]).items():
         rows = take_rows(output / "candidates" / "data" / part, wanted)
-        records = [build(row, wanted[number]) for number, row in zip(sorted(wanted), rows.to_pylist(), strict=True)]
+        values = rows.select(CANDIDATE_COLUMNS).to_pylist()  # others may hold what Python cannot
+        records = [build(row, wanted[number]) for number, row in zip(sorted(wanted), values, strict=True)]
         own = pa.Table.from_pylist(records, schema=pa.schema(list(schema)[: len(records[0])]))
         others = [rows.column(name) for name in schema.names[len(own.schema) :]]
         tables.append(pa.table([*own.columns, *others], schema=schema))
@@ -182,7 +210,7 @@ def _preferences(
     """Build the records of pairs of a better and a worse candidate; their pictures may stand in different parts."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for part, wanted in _by_part([row for pair in pairs for row in pair]).items():
-        rows = take_rows(output / "candidates" / "data" / part, wanted).to_pylist()
+        rows = take_rows(output / "candidates" / "data" / part, wanted, CANDIDATE_COLUMNS).to_pylist()
         found |= {(part, number): row for number, row in zip(sorted(wanted), rows, strict=True)}
     score = best_score(config.filters, vars(config))
     records = []

@@ -6,6 +6,7 @@ Nothing here imports torch, nor diffusers where nothing is downloaded, so that p
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -153,7 +154,8 @@ def model_facts(files: ModelFiles) -> ModelFacts:
 
 
 def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> str:
-    """Digest the contents of every weight file used, and the scales of the LoRAs: 32 hexadecimal digits.
+    """Digest the contents of every weight file used, and of all files that say how they are used (configs, tokenizers, levels, a bundle's
+    own), and the scales of the LoRAs: 32 hexadecimal digits.
 
     `unmerged`: the keys of each LoRA that reach no weight here, for what is not merged is no part of the model.
     """
@@ -162,16 +164,25 @@ def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> s
     if files.checkpoint is None:
         for network in files.family.weights:
             weights += network_weights("model", files.diffusers / network, files.variant)[1]
+    settings = _settings(files.diffusers, "*/*")
     if files.ip_adapter is not None and files.clip is not None:
         weights += [files.ip_adapter, *network_weights("clip", files.clip, None)[1]]
-    for path in weights:
+        settings += _settings(files.clip, "*")
+    for path in (*weights, *settings):
         _add_file(digest, path)
+    stated = {name: files.bundle[name] for name in ("canvas_size", "grounding_sides") if name in files.bundle}
+    digest.update(json.dumps(stated, sort_keys=True).encode() if stated else b"")
     for number_, (path, scale) in enumerate(files.loras):
         digest.update(f"lora {scale!r}".encode())
         _add_file(digest, path)
         if number_ < len(unmerged) and unmerged[number_]:
             digest.update(f"without {sorted(unmerged[number_])!r}".encode())
     return digest.hexdigest()[:32]
+
+
+def _settings(folder: Path, pattern: str) -> list[Path]:
+    """List the small files of a folder that say how its weights are used."""
+    return sorted(path for path in folder.glob(pattern) if path.suffix in (".json", ".txt", ".model") and path.is_file())
 
 
 def weights_gib(files: ModelFiles, dtype: str) -> float:

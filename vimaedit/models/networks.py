@@ -20,7 +20,18 @@ from vimaedit.models.family import pipeline_class, reduction, without_extras
 from vimaedit.models.files import ModelFiles, network_weights
 from vimaedit.models.image_prompt import has_both_towers
 from vimaedit.models.losses import all_tensors, check_finite, check_whole, left_out
-from vimaedit.models.stated import field, library_and_class, loading, number, numbers, read_json, text, token, truth
+from vimaedit.models.stated import (
+    factor,
+    factors,
+    field,
+    library_and_class,
+    loading,
+    numbers,
+    read_json,
+    text,
+    token,
+    truth,
+)
 from vimaedit.types import LeftOut
 
 if TYPE_CHECKING:
@@ -282,7 +293,7 @@ def clip_normalisation(option: str, folder: Path | None) -> tuple[tuple[float, f
         return CLIP_MEAN, CLIP_STD
     stated = read_json(option, path)
     mean = field(option, path, stated, "image_mean", numbers, CLIP_MEAN)
-    return tuple(mean), tuple(field(option, path, stated, "image_std", numbers, CLIP_STD))
+    return tuple(mean), tuple(field(option, path, stated, "image_std", factors, CLIP_STD))
 
 
 def _predicted(files: ModelFiles, path: Path) -> str:
@@ -312,7 +323,7 @@ def _try(files: ModelFiles, networks: Networks) -> None:
     """Make one pass of every network at the smallest size, so that what its config has wrong is known before any edit."""
     family, denoiser, vae, clip = networks.family, networks.denoiser, networks.vae, networks.clip
     path = files.diffusers / "vae" / "config.json"
-    field("model", path, vae.config, "scaling_factor", number)
+    field("model", path, vae.config, "scaling_factor", factor)
     with loading("model", files.name, path, type(vae).__init__):
         side = reduction(vae.config) * 2
         latents = vae.encode(torch.zeros(1, 3, side, side, device=vae.device, dtype=vae.dtype)).latent_dist.mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,16 @@ def whole(value: object) -> bool:
 def number(value: object) -> bool:
     """A number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def factor(value: object) -> bool:
+    """A number other than zero, finite."""
+    return number(value) and value != 0 and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def factors(value: object) -> bool:
+    """Three finite numbers other than zero, one for each channel of colour."""
+    return isinstance(value, list) and len(value) == 3 and all(map(factor, value))
 
 
 def truth(value: object) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,12 +50,13 @@ def test_facts_come_from_the_configs(bundle: Path) -> None:
     assert facts.warning is not None and "mean nothing" in facts.warning
 
 
-def test_a_bundle_and_its_parts_named_one_by_one_are_the_same_model(bundle: Path) -> None:
+def test_a_bundle_and_its_parts_named_one_by_one_have_the_same_weights(bundle: Path) -> None:
     whole = resolve_model(ModelConfig(model=str(bundle)))
     parts = resolve_model(
         ModelConfig(model=str(bundle / "sd"), ip_adapter=str(bundle / "ip_adapter"), clip=str(bundle / "clip"))
     )
-    assert model_digest(whole) == model_digest(parts)
+    assert model_digest(whole) != model_digest(parts)  # it states grounding sides of its own
+    assert model_digest(dataclasses.replace(whole, bundle={})) == model_digest(parts)
     assert (whole.ip_adapter, whole.clip) == (parts.ip_adapter, parts.clip)
     assert same_weights(load(model=str(bundle)).denoiser, load(model=str(bundle / "sd")).denoiser)
 
@@ -306,3 +308,21 @@ def test_without_an_adapter_only_image_guidance_false_runs(bundle: Path) -> None
     editor = load_editor(config, ModelConfig(model=str(bundle / "sd"), device="cpu"))
     (result,) = editor([request(0)])
     assert result is not None and result.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        ("sd/vae/config.json", "scaling_factor", 1.7),
+        ("sd/scheduler/scheduler_config.json", "prediction_type", "v_prediction"),
+        ("clip/preprocessor_config.json", "image_std", [1, 1, 1]),
+        ("bundle.json", "canvas_size", 256),
+    ],
+)
+def test_how_weights_are_used_is_of_the_digest(bundle: Path, tmp_path: Path, file: str, name: str, value: Any) -> None:
+    shutil.copytree(bundle, tmp_path / "other")
+    model = ModelConfig(model=str(tmp_path / "other"))
+    before = model_digest(resolve_model(model))
+    content = json.loads((tmp_path / "other" / file).read_text())
+    (tmp_path / "other" / file).write_text(json.dumps({**content, name: value}))
+    assert model_digest(resolve_model(model)) != before

@@ -341,7 +341,7 @@ def test_help_names_every_key_with_type_default_and_comment() -> None:
     assert "folder, local or any fsspec URL" in lines["output"]
     assert "integer or text = auto" in lines["actors"]
     assert lines["dry_run"].split()[1:5] == ["true", "or", "false", "="]
-    assert lines["windows.self"].endswith("at half the latent's side and coarser")
+    assert lines["windows.self"].endswith("(of SD 1.x half the latent's) and coarser")
     # Every option says what it is for, nested ones too.
     assert {key for key, line in lines.items() if len(line) < 67} == set()
     assert "integer or null = null" in lines["limit"] and lines["limit"].endswith("the first N requests only")

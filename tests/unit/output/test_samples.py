@@ -178,3 +178,25 @@ def test_a_data_set_that_is_not_whole_is_refused(lost: str, tmp_path: Path, caps
     error = capsys.readouterr().err
     assert "not all shards of one data set" in error or "holds 0 records of validation, where 1 were counted" in error
     assert not (tmp_path / "shards").exists()
+
+
+def test_values_that_python_cannot_hold_and_names_that_are_taken(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            **{name: [value] for name, value in (("input_file", "a.parquet"), ("input_row", 0), ("edit_index", 0))},
+            "edited_image": pa.array([coded(9)], IMAGE),
+            "far": pa.array([10**14], pa.timestamp("s")),
+            "day": pa.array([10**7], pa.date32()),
+            "mars": pa.array([5], pa.timestamp("us", "Mars/Phobos")),
+            "source": pa.array([b"A"]),
+            "input_source": pa.array([b"B"]),
+            "Edited": pa.array([b"C"]),
+            "json": pa.array([b"D"]),
+        }
+    )
+    assert write_samples(str(tmp_path / "a.tar"), table.to_batches()) == 1
+    (sample,) = read_samples(tmp_path / "a.tar").values()
+    record = json.loads(sample.pop("json"))
+    assert (record["far"], record["day"], record["mars"]) == (10**14, 10**7, 5)
+    assert sorted(sample) == ["edited.png", "input_Edited.bin", "input_json.bin", "input_source.bin", "source.bin"]
+    assert {sample[name] for name in sample if name.endswith(".bin")} == {b"A", b"B", b"C", b"D"}

@@ -192,3 +192,14 @@ def test_a_broken_part_and_a_foreign_file_are_named(run: Run, capsys: pytest.Cap
     assert said[-4] == "check:  2 parts read, 1 broken"
     assert said[-3].startswith("broken: part-00000-000000004.parquet: ")
     assert said[-3].endswith("; remove it, then jobs.edit with the same options edits its unit again")
+
+
+def test_a_part_that_has_gone_from_a_finished_run_is_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.plan()
+    run.write_parts(0, 1, 2)
+    write_run(run.output, run.context, {"exit_code": 0, "rows": 11, "units": 3, "counts": {"ok": 11}, "rows_per_second": 2.5})
+    write_success(run.output)
+    assert main([f"output={run.output.path}"]) == 0 and "broken" not in capsys.readouterr().out
+    (Path(run.output.path) / "data" / "part-00000-000000004.parquet").unlink()
+    assert main([f"output={run.output.path}"]) == 1
+    assert "broken: part-00000-000000004.parquet: it is not there; " in capsys.readouterr().out

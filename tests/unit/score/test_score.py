@@ -260,7 +260,7 @@ def test_rows_whose_identity_cannot_be_read_belong_to_no_request(tmp_path: Path)
 def test_numbers_of_any_type_and_nan_are_read_as_what_they_mean(tmp_path: Path) -> None:
     write(tmp_path / "bench" / "a.parquet", [record(n) for n in range(3)])
     columns = {"id": ["r0", "r1", "r2"], "edited_image": [encode_image(picture(n), "png") for n in range(3)]}
-    columns |= {"edit_index": [0.0, float("nan"), 0.0], "seconds": ["2.5", "fast", None], "grounded": ["yes", None, "no"]}
+    columns |= {"edit_index": [0.0, float("nan"), 0.0], "seconds": ["2.5", "fast", "inf"], "grounded": ["yes", None, "no"]}
     columns |= {"status": ["ok", "done", "ok"], "method": ["../../escaped"] * 3}
     (tmp_path / "edited").mkdir()
     pq.write_table(pa.table(columns), tmp_path / "edited" / "e.parquet")
@@ -276,7 +276,7 @@ def test_numbers_of_any_type_and_nan_are_read_as_what_they_mean(tmp_path: Path) 
     pa.Table.from_pylist(rows, schema=SCORE_SCHEMA)  # as it is written at the end
     assert [text.split(";")[0] for text in found.warnings] == [
         "edited: e.parquet: 2 values of grounded are taken as null",
-        "edited: e.parquet: 1 values of seconds are taken as null",
+        "edited: e.parquet: 2 values of seconds are taken as null",
     ]
     assert default_name(settings, found.pairs) == "edited"  # what anybody's rows say is no path
 
