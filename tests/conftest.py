@@ -52,17 +52,15 @@ def oracle() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def fresh_loggers() -> None:
+def fresh_loggers(caplog: pytest.LogCaptureFixture) -> None:
     """Start every test with loggers as they are at first: code of a worker or a job that ran here has set them up for a whole
-    process, and so have libraries."""
-    logging.disable(logging.NOTSET)
-    logging.getLogger().setLevel(logging.WARNING)
-    for name, logger in list(logging.getLogger().manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and name.partition(".")[0] in (*PACKAGES, "jobs"):
-            logger.setLevel(logging.NOTSET)
-            logger.propagate, logger.disabled = True, False
-            logger.handlers.clear()
-            logger.filters.clear()
+    process, and has turned down handlers of streams, that of `caplog` among them."""
+    caplog.handler.setLevel(logging.NOTSET)
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+        logger.handlers.clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

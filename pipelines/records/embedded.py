@@ -30,6 +30,14 @@ def is_embedded(text: str) -> bool:
     return SIGNATURES.match(_decoded(head)) is not None
 
 
+def as_text(data: bytes) -> str | None:
+    """Return bytes that are a text which holds a picture itself, as programs write it that know no binary columns; None for others."""
+    if SIGNATURES.match(data) or not data[: 2 * HEAD_CHARACTERS].isascii():
+        return None
+    text = data.decode("ascii", errors="replace")
+    return text if is_embedded(text) else None
+
+
 def read_embedded(text: str, field: str) -> bytes:
     """Return the bytes that a text holds.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.records.embedded import is_embedded, read_embedded
+from pipelines.records.embedded import as_text, is_embedded, read_embedded
 from pipelines.records.types import is_list_type
 from pipelines.store.fetch import MAX_IMAGE_BYTES
 from vimaedit.errors import RequestError, shown
@@ -84,7 +84,8 @@ def find_coded(value: Any, field: str) -> bytes | str:
     if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         path, value = value.get("path"), value.get("bytes")
     if isinstance(value, bytes):
-        return _no_larger(value, field)
+        text = as_text(value)
+        return _no_larger(value if text is None else read_embedded(text, field), field)
     reference = value if value is not None else path
     if reference is None:
         raise RequestError("null_value", field=field, got="null", allowed=PICTURE)

@@ -17,6 +17,7 @@ from vimaedit.metrics.pixels import to_pictures
 PAIR = "edit_inside"
 
 
+@pytest.mark.parity
 def test_every_recorded_value_holds(oracle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--oracle", str(oracle), "--save", str(tmp_path / "out.json")]) == 0
     assert "126 values of 7 pairs, 0 misses, 0 pairs unreadable" in capsys.readouterr().out

@@ -57,6 +57,7 @@ def wait_for(condition: Callable[[], object], job: subprocess.Popen[bytes], log:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_signal_to_a_dry_run_leaves_nothing(repository: Path, tmp_path: Path) -> None:
     assert write_scenes([f"output={tmp_path / 'records'}", "count=5"]) == 0

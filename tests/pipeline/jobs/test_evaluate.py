@@ -154,6 +154,7 @@ def test_several_methods_and_models_stand_side_by_side(
     assert "The first 3 of 4 records" in text and "vimaedit-grounding-cross-attention − p2p" in text and "Published" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_instructions_as_published_are_told_by_task(
     tmp_path: Path, cluster: None, pix2pix: str, capsys: pytest.CaptureFixture[str]

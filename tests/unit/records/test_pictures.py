@@ -100,6 +100,7 @@ def test_pictures_as_text_are_read(image_format: str) -> None:
     for form in (text, lines, url_safe, f"data:image/png;base64,{text}", f"DATA:;base64,{quote(text)}", f"data:,{quote(data)}"):
         assert find_coded(form, "image") == data
         assert find_coded({"bytes": None, "path": form}, "given_mask") == data
+        assert find_coded(form.encode(), "image") == data == find_coded(data, "image")  # a text in a binary column
     row, *_ = rows_of(text, data)
     assert row.image_path is None and row.status is None
 
