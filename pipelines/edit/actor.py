@@ -172,7 +172,7 @@ def _load(context: RunContext) -> Editor:
     if job.parts.hosts_pipeline:
         from vimaedit.engine.hosted import load_hosted_editor
 
-        return load_hosted_editor(job, job)
+        return load_hosted_editor(job, job, batches=context.facts.batches)  # as the probe has settled it for all
     from vimaedit.engine.load import load_editor
 
     return load_editor(job, job)

@@ -34,6 +34,20 @@ CALIBRATION_PX = 256
 KINDS = ("done", "nothing done", "another edit")  # of which a judge has to like the first best
 
 
+def server_key(option: str, variable: str | None) -> str | None:
+    """Return the key of a server, which stands in a variable of this worker's environment; None where none is named.
+
+    Raises: ConfigError where the variable is not set.
+    """
+    key = None if variable is None else os.environ.get(variable)
+    if variable is not None and not key:
+        raise ConfigError(
+            f"{option}.key_variable: got {variable!r}, which is not set on the worker; allowed: the name of an environment variable of the "
+            "workers that holds the key"
+        )
+    return key
+
+
 class KeptAnswers:
     """A chat server whose answers are kept below an output: what was answered is not asked for again."""
 
@@ -42,14 +56,7 @@ class KeptAnswers:
 
         Raises: ConfigError where the key's variable is not set on this worker.
         """
-        key = None
-        if options.key_variable is not None:
-            key = os.environ.get(options.key_variable)
-            if not key:
-                raise ConfigError(
-                    f"{option}.key_variable: got {options.key_variable!r}, which is not set on the worker; allowed: the name of an "
-                    "environment variable of the workers that holds the key"
-                )
+        key = server_key(option, options.key_variable)
         self.model, self.max_tokens = options.model, options.max_tokens
         self.answers = locate(output) / FOLDER
         self.server = ChatServer(options.url, model=options.model, key=key, max_tokens=options.max_tokens, option=option)

@@ -17,13 +17,12 @@ from pipelines.records.parse import read_label
 from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.records.values import read_column, whole_number, wrong_type
 from pipelines.score.config import UNSCORED, ScoreConfig
-from pipelines.store.listing import list_input
+from pipelines.store.listing import READABLE_SUFFIXES, list_input
 from pipelines.store.location import Location, is_complete, list_files, locate
 from pipelines.store.parquet import BrokenParquet, read_batches, read_footer
 from vimaedit.errors import ConfigError, RequestError, shown
 from vimaedit.types import LeftOut, Status
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 LABELS = ("source_prompt", "target_prompt", "category", "instruction")
 # Columns of an edited Parquet besides the picture; all are optional, but it has to say whose pictures they are.
 TEXT, WHOLE_NUMBER, NUMBER, TRUTH = "a text", "a whole number from 0 on", "a number", "true or false"
@@ -248,9 +247,9 @@ def _find_edited(config: ScoreConfig, warnings: list[str]) -> tuple[Location, li
     if is_run and not is_complete(place):
         warnings.append(f"edited: {config.shown_edited} is an unfinished run (it has no _SUCCESS); what is there is scored")
     there = [] if is_run else [name for name, _ in list_files(place)]
-    pictures = [name for name in there if name.lower().endswith(PICTURE_SUFFIXES)]
+    pictures = [name for name in there if name.lower().endswith(READABLE_SUFFIXES)]
     if pictures:
-        others = [name for name in there if not name.lower().endswith(PICTURE_SUFFIXES)]
+        others = [name for name in there if not name.lower().endswith(READABLE_SUFFIXES)]
         if others:
             examples = tuple(others[:SHOWN_EXAMPLES])
             reason = "they are no pictures, and the folder has some"
@@ -262,7 +261,7 @@ def _find_edited(config: ScoreConfig, warnings: list[str]) -> tuple[Location, li
     except ConfigError as error:
         raise ConfigError(
             f"edited: got {config.shown_edited}, where there is neither Parquet nor a picture; allowed: the output of jobs.edit, "
-            f"a Parquet file, folder or glob, or a folder of pictures ({', '.join(PICTURE_SUFFIXES)})"
+            f"a Parquet file, folder or glob, or a folder of pictures ({', '.join(READABLE_SUFFIXES)})"
         ) from error
     names = [name for name, _ in listing.files]
     if is_run and (stored := load_plan(place)) is not None:

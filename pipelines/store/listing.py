@@ -24,7 +24,8 @@ from vimaedit.types import LeftOut
 SUFFIX = ".parquet"
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"  # the last bytes of a file
 # Taken at their word, for records may lie beside a million pictures that they name.
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2")
+READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")  # of pictures
+PICTURE_SUFFIXES = (*READABLE_SUFFIXES, ".heic", ".jp2")
 MAGIC_SIGNS = re.compile(r"[*?\[]")
 OUTPUT_OBJECTS = ("data/part-0.parquet", "manifest.parquet", "plan/files.parquet")  # of a run, as an input might list them
 LOOKING_THREADS = 16

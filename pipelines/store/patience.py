@@ -1,6 +1,6 @@
 """How often what failed is tried again, and how long anything is waited for: every number of the pipeline, in one table.
 
-Only a text generator's own (`vimaedit/synthesis/generator.py`) stand elsewhere.
+Only those of a chat server (`vimaedit/chat.py`) stand elsewhere.
 """
 
 from __future__ import annotations

@@ -189,7 +189,8 @@ class SynthesizeConfig(Shards, EditJobConfig):
             raise ConfigError(
                 "generator.model: got nothing with pairs=generator; allowed: a folder, a hub id or a server's model"
             )
-        if "judge" in (self.filters.best_by, "judge" if self.filters.min_judge is not None else "") and self.judge.url is None:
+        asks_judge = self.filters.best_by == "judge" or self.filters.min_judge is not None
+        if asks_judge and self.judge.url is None:
             raise ConfigError("judge.url: got nothing with filters that ask the judge; allowed: a server, and judge.model")
         for name in ("aesthetic", "safety"):
             if getattr(self, name) not in (None, OPEN_NSFW) and self.scoring_clip is None:

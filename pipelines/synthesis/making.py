@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pyarrow as pa
 from pipelines.cluster.weights import local_copy, with_local_weights
 from pipelines.records.parse import parse_edit, read_prompt
 from pipelines.records.pictures import find_picture
+from pipelines.score.judging import server_key
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.listing import own_root
 from pipelines.store.masking import mask_urls
@@ -233,14 +233,7 @@ def _load_generator(making: Making) -> TextGenerator:
         return LocalGenerator(
             name, batch_size=options.batch_size, max_tokens=options.max_tokens, device=making.device, dtype=making.dtype
         )
-    key = None
-    if options.key_variable is not None:
-        key = os.environ.get(options.key_variable)
-        if not key:
-            raise ConfigError(
-                f"generator.key_variable: got {options.key_variable!r}, which is not set on the worker; allowed: the name of an "
-                "environment variable of the workers that holds the key"
-            )
+    key = server_key("generator", options.key_variable)
     return EndpointGenerator(options.url, model=options.model, key=key, max_tokens=options.max_tokens)
 
 

@@ -45,13 +45,16 @@ class _Ready:
 class HostedEditor:
     """Edits with a pipeline as it is; an `Editor`. Every row has a generator of its own, so that it does not depend on its batch."""
 
-    def __init__(self, pipe: Any, config: EditConfig, facts: ModelFacts) -> None:
+    def __init__(self, pipe: Any, config: EditConfig, facts: ModelFacts, batches: bool | None = None) -> None:
+        """`batches`: whether rows may go together, as was found before; None: it is tried."""
         self.pipe, self.config = pipe, config
         self.arguments = find_arguments(pipe, config)
         self.canvas = CanvasSpec(
             fit=config.canvas.fit, size=config.canvas.size or facts.canvas_size, granularity=facts.granularity
         )
-        self.facts = dataclasses.replace(facts, batches=config.pipeline.batch == "auto" and self._batches_alike())
+        if batches is None:
+            batches = config.pipeline.batch == "auto" and self._batches_alike()
+        self.facts = dataclasses.replace(facts, batches=batches)
 
     def __call__(self, requests: Sequence[EditRequest | None]) -> list[EditResult | None]:
         started = time.perf_counter()
@@ -233,8 +236,10 @@ def _has_default(parameter: inspect.Parameter | None) -> bool:
     return parameter is not None and parameter.default not in (None, inspect.Parameter.empty)
 
 
-def load_hosted_editor(config: EditConfig, model: ModelConfig, files: HostedFiles | None = None) -> HostedEditor:
-    """Load a pipeline, and try whether it may be asked in batches.
+def load_hosted_editor(
+    config: EditConfig, model: ModelConfig, files: HostedFiles | None = None, *, batches: bool | None = None
+) -> HostedEditor:
+    """Load a pipeline, and try whether it may be asked in batches where `batches` does not say so.
 
     Raises: ConfigError for what cannot be loaded.
     """
@@ -252,7 +257,7 @@ def load_hosted_editor(config: EditConfig, model: ModelConfig, files: HostedFile
         raise ConfigError(
             f"model: got {model.model!r}, a {files.kind} that does not load ({first_line(error)}); allowed: a whole pipeline of diffusers"
         ) from error
-    return HostedEditor(pipe, config, hosted_facts(files))
+    return HostedEditor(pipe, config, hosted_facts(files), batches)
 
 
 def _levels(drawn: Any) -> UInt8Array:

@@ -55,7 +55,7 @@ def find_pipeline(model: ModelConfig) -> HostedFiles:
     return HostedFiles(name=model.model, folder=folder, kind=kind, variant=model.variant)
 
 
-def hosted_facts(files: HostedFiles, *, batches: bool = True) -> ModelFacts:
+def hosted_facts(files: HostedFiles) -> ModelFacts:
     """Read a pipeline's sizes from its configs: the canvas that it was trained at, and what its sides are multiples of."""
     autoencoder = _config(files, "vae")
     denoiser = next((config for name in DENOISERS if (config := _config(files, name))), {})
@@ -71,7 +71,6 @@ def hosted_facts(files: HostedFiles, *, batches: bool = True) -> ModelFacts:
         granularity=granularity,
         clip_side=granularity,  # nothing looks at it
         warning=None,
-        batches=batches,
     )
 
 

@@ -110,6 +110,7 @@ def test_a_pipeline_whose_batches_are_wrong_is_asked_one_by_one(hosted: HostedEd
         for result, asked in zip(editor([request(0), request(1)]), (request(0), request(1)), strict=True):
             assert difference(result, stock(hosted.pipe, asked)) == 0
     assert not HostedEditor(hosted.pipe, config(pipeline={"batch": "never"}), hosted.facts).facts.batches
+    assert not HostedEditor(hosted.pipe, config(), hosted.facts, batches=False).facts.batches  # as it was settled elsewhere
 
 
 @pytest.mark.parametrize(

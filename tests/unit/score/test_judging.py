@@ -17,7 +17,7 @@ from pipelines.options import Judge
 from pipelines.score.begin import ScoreSummary
 from pipelines.score.config import SCORE_SCHEMA, ScoreConfig
 from pipelines.score.judging import CALIBRATION_EDITS, KINDS, AskingJudge, _calibrate, calibration_samples, judge_facts
-from pipelines.score.table import judge_table
+from pipelines.score.table import judge_table, overall
 from tests.chat_server import Reply, Server, said, scored
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.judge import Unreadable, judge_values, read_scores
@@ -122,9 +122,11 @@ def test_calibration_tells_a_judge_that_sees_from_one_that_guesses(server: Serve
     rows = [{"judge_reason": reason} for reason in (None, "filter: a", "refusal: b; unreadable: c", "filter: d")]
     facts = judge_facts(pa.Table.from_pylist(rows, schema=SCORE_SCHEMA), seeing)
     assert facts["without_score"] == {"filter": 2, "refusal": 1}
-    text = judge_table(facts).text()
-    assert "Judge m, questions 1" in text and "1.00 of 12 pairs" in text and "edits without a score: filter" in text
-    assert ScoreSummary.text  # the table stands in it
+    table = judge_table(facts).text()
+    assert "Judge m, questions 1" in table and "1.00 of 12 pairs" in table and "edits without a score: filter" in table
+    scores = pa.Table.from_pylist(rows, schema=SCORE_SCHEMA)
+    numbers = {"overall": overall(scores), "records": 4, "statuses": {}, "unmatched": 0, "compared": None, "judge": facts}
+    assert table in ScoreSummary(exit_code=0, name="n", aggregates=numbers, places=(), warnings=()).text()
 
 
 def test_what_is_refused(server: Server, tmp_path: Path) -> None:
