@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import time
 import urllib.error
 import urllib.parse
@@ -30,6 +31,20 @@ class Refused(VimaeditError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return Refused, (self.kind, str(self).partition(": ")[2])
+
+
+def server_key(option: str, variable: str | None) -> str | None:
+    """Return the key of a server, which stands in a variable of this worker's environment; None where none is named.
+
+    Raises: ConfigError where the variable is not set.
+    """
+    key = None if variable is None else os.environ.get(variable)
+    if variable is not None and not key:
+        raise ConfigError(
+            f"{option}.key_variable: got {variable!r}, which is not set on the worker; allowed: the name of an environment variable of the "
+            "workers that holds the key"
+        )
+    return key
 
 
 class ChatServer:

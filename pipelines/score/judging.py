@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,7 @@ from pipelines.cluster.session import get
 from pipelines.options import Judge
 from pipelines.store.location import Damaged, locate, put_json, read_json
 from pipelines.store.masking import mask_urls
-from vimaedit.chat import ChatServer, Refused
-from vimaedit.errors import ConfigError
+from vimaedit.chat import ChatServer, Refused, server_key
 from vimaedit.metrics.judge import PROMPT_VERSION, Content, Unreadable, judge_values, question, read_scores, request_of
 from vimaedit.metrics.samples import EditSample
 from vimaedit.scenes.benchmark import benchmark_seed
@@ -32,20 +30,6 @@ FOLDER = "judge"  # below an output
 CALIBRATION_EDITS = 6
 CALIBRATION_PX = 256
 KINDS = ("done", "nothing done", "another edit")  # of which a judge has to like the first best
-
-
-def server_key(option: str, variable: str | None) -> str | None:
-    """Return the key of a server, which stands in a variable of this worker's environment; None where none is named.
-
-    Raises: ConfigError where the variable is not set.
-    """
-    key = None if variable is None else os.environ.get(variable)
-    if variable is not None and not key:
-        raise ConfigError(
-            f"{option}.key_variable: got {variable!r}, which is not set on the worker; allowed: the name of an environment variable of the "
-            "workers that holds the key"
-        )
-    return key
 
 
 class KeptAnswers:

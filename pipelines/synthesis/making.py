@@ -14,13 +14,13 @@ import pyarrow as pa
 from pipelines.cluster.weights import local_copy, with_local_weights
 from pipelines.records.parse import parse_edit, read_prompt
 from pipelines.records.pictures import find_picture
-from pipelines.score.judging import server_key
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.listing import own_root
 from pipelines.store.masking import mask_urls
 from pipelines.synthesis.columns import pair_row, rejected_row
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.input import CaptionSet, Chunk, Record, read_records
+from vimaedit.chat import server_key
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import encode_image
 from vimaedit.marks import GENERATED, make_mark
