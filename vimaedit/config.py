@@ -159,7 +159,7 @@ class EditConfig:
     guidance_end: float = 1.0  # share of the steps that run, from the first, in which branches are guided; later ones save rows
     blend: str = "auto"  # what changes: auto (blend_words, else the difference of the prompts), given (blend_words), none
     missing_blend: str = "reject"  # a given phrase that its prompt lacks: reject the record, or ignore the phrase
-    long_prompt: str = "truncate"  # a prompt beyond the text encoder's length: truncate with a warning, or reject
+    long_prompt: str = "truncate"  # a prompt beyond the longest text encoder: truncate with a warning, or reject
     canvas: Canvas = field(default_factory=Canvas)
     skip: float = 0.0  # share of the steps left out at the noisy end; leditspp: how far the grid stays from that end
     start: str = "image"  # the first latents: the noised picture, or noise alone (virtual inversion)

@@ -38,26 +38,34 @@ SEAM_PX = 2  # of the canvas: a quarter of a latent's cell, the least that a mas
 
 @dataclass(frozen=True)
 class CanvasSpec:
-    """The model's canvas: `fit` as in `Canvas`, `size` its square side and `granularity` what sides are multiples of, in px."""
+    """The model's canvas: `fit` as in `Canvas`, `size` its square side, `granularity` what sides are multiples of and `largest` the
+    longest side that there may be (None: any), in px."""
 
     fit: str
     size: int
     granularity: int
+    largest: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("canvas.fit", self.fit, FITS)
         if self.granularity < 1 or self.size < 1 or self.size % self.granularity:
             raise ConfigError(f"canvas.size: got {self.size}; allowed: a multiple of the model's {self.granularity} px")
+        if self.largest is not None and self.size > self.largest:
+            raise ConfigError(
+                f"canvas.size: got {self.size}; allowed: up to {self.largest} px, the longest side that this model takes"
+            )
 
     def canvas_of(self, size: Size) -> Size:
         """Return the canvas (width, height) of a picture of this size.
 
-        `crop` has one square; `keep` takes the nearest bucket by the logarithm of the aspect.
+        `crop` has one square; `keep` takes the nearest bucket by the logarithm of the aspect, of those that the model takes.
         """
         if self.fit == "crop":
             return self.size, self.size
         aspect = math.log(size[0] / size[1])
-        return min(aspect_buckets(self.size, self.granularity), key=lambda b: abs(math.log(b[0] / b[1]) - aspect))
+        buckets = aspect_buckets(self.size, self.granularity)
+        taken = [bucket for bucket in buckets if self.largest is None or max(bucket) <= self.largest]
+        return min(taken, key=lambda b: abs(math.log(b[0] / b[1]) - aspect))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

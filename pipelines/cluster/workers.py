@@ -15,7 +15,6 @@ from pipelines.cluster.place import Placement, place
 from pipelines.cluster.session import connect, get, look_at_cluster
 from pipelines.cluster.weights import with_absolute_names, with_local_weights
 from pipelines.options import Place
-from pipelines.store.masking import mask_urls
 from pipelines.store.patience import GPU_WAIT_S
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.errors import ConfigError
@@ -55,11 +54,7 @@ def probe(edit: EditConfig, model: ModelConfig, placement: Placement) -> Probe:
     """
     named = with_absolute_names(model)
     found: Probe = get(on_worker(_probe, placement).remote(edit, named, placement.threads, placement.use_gpu))
-    size = edit.canvas.size or found.facts.canvas_size
-    if size % found.facts.granularity:
-        raise ConfigError(
-            f"canvas.size: got {size}; allowed: multiples of {found.facts.granularity} px with {mask_urls(model.model)!r}"
-        )
+    found.facts.fit(edit.canvas)  # refuses what no row could have
     return found
 
 

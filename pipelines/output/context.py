@@ -44,8 +44,7 @@ class RunContext:
 
     @property
     def canvas(self) -> CanvasSpec:
-        size = self.job.canvas.size or self.facts.canvas_size
-        return CanvasSpec(fit=self.job.canvas.fit, size=size, granularity=self.facts.granularity)
+        return self.facts.fit(self.job.canvas)
 
     def reference_rules(self, input_file: str) -> ReferenceRules:
         """Where the pictures may lie that the records of an input file name: without an image_root beside the input."""

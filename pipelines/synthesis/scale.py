@@ -24,8 +24,9 @@ from pipelines.synthesis.filters import make_bounds
 from pipelines.synthesis.input import Chunk, cut_chunks
 from pipelines.synthesis.making import Maker, Making
 from pipelines.synthesis.scoring import Scorer, network_names
+from vimaedit.config import Canvas
 from vimaedit.errors import ConfigError
-from vimaedit.images import CanvasSpec, encode_image, encode_mask
+from vimaedit.images import encode_image, encode_mask
 from vimaedit.types import Status
 
 SAMPLE_RECORDS = 4
@@ -179,7 +180,7 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     rules = RecordRules(
         min_side_px=config.min_side_px,
         max_pixels=config.max_pixels,
-        canvas=CanvasSpec(fit="crop", size=config.canvas.size or facts.canvas_size, granularity=facts.granularity),
+        canvas=facts.fit(Canvas(size=config.canvas.size)),
         clip_side=facts.clip_side,
         seed=config.seed,
         reads_masks=False,

@@ -34,7 +34,7 @@ def test_tokens_are_as_recorded(oracle: Path) -> None:
             source_prompt=case["prompt_src"],
             target_prompt=case["prompt_tar"],
         )
-        tokens = settle_tokens(request, config, backbone.tokenizer)
+        tokens = settle_tokens(request, config, backbone.networks.tokenizers)
         # The program takes any text for the word, also one that the prompt lacks.
         word = BlendPhrase(source=None, target=case["blend_word"] or None)
         tokens = type(tokens)(**{**vars(tokens), "blend_used": (word,)})
@@ -48,6 +48,6 @@ def test_tokens_are_as_recorded(oracle: Path) -> None:
         assert np.flatnonzero(linked.word_mask[1]).tolist() == case["alpha_e"], name
         assert np.flatnonzero(linked.word_mask[0]).tolist() == case["alpha_m"], name
 
-        strong = settle_tokens(request, method_config("locatedit", blend="none"), backbone.tokenizer)
+        strong = settle_tokens(request, method_config("locatedit", blend="none"), backbone.networks.tokenizers)
         factors = strong.fold.sum(axis=0) + strong.keep
         assert np.flatnonzero(factors == 15).tolist() == case["locatedit_reweighted_tokens"], name

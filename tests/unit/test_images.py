@@ -104,6 +104,18 @@ def test_impossible_canvases_are_refused() -> None:
         CanvasSpec(fit="crop", size=500, granularity=64)
     with pytest.raises(ConfigError, match=r"^canvas.fit: got 'stretch'; allowed: crop, keep$"):
         CanvasSpec(fit="stretch", size=512, granularity=64)
+    with pytest.raises(
+        ConfigError, match=r"^canvas.size: got 512; allowed: up to 448 px, the longest side that this model takes$"
+    ):
+        CanvasSpec(fit="crop", size=512, granularity=64, largest=448)
+
+
+def test_no_canvas_is_longer_than_the_model_takes() -> None:
+    wide = CanvasSpec(fit="keep", size=512, granularity=64, largest=640)
+    assert (
+        max(wide.canvas_of((4000, 1000))) == 640 < max(CanvasSpec(fit="keep", size=512, granularity=64).canvas_of((4000, 1000)))
+    )
+    assert wide.canvas_of((1000, 1000)) == (512, 512)
 
 
 @pytest.mark.parametrize("mask_size", [(29, 53), (7, 5), (101, 97)])

@@ -15,7 +15,6 @@ from vimaedit.engine.encode import encode_batch
 from vimaedit.engine.loop import denoise
 from vimaedit.engine.prepare import PreparedEdit, prepare_edit
 from vimaedit.errors import ConfigError, RequestError
-from vimaedit.images import CanvasSpec
 from vimaedit.models.backbone import Backbone
 from vimaedit.models.files import ModelFacts
 from vimaedit.step.noise import NoiseSource, SeededNoise
@@ -74,9 +73,7 @@ class BatchEditor:
         self.backbone = backbone
         self.config = config
         self.facts = facts
-        self.canvas = CanvasSpec(
-            fit=config.canvas.fit, size=config.canvas.size or facts.canvas_size, granularity=facts.granularity
-        )
+        self.canvas = facts.fit(config.canvas)
         side = self.canvas.size // backbone.vae_factor
         backbone.schedule(config, (side, side))  # refuses steps that the model's levels cannot give
 

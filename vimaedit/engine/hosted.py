@@ -17,7 +17,7 @@ from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.engine.hosted_files import HostedFiles, find_pipeline, hosted_facts
 from vimaedit.engine.prepare import fit_request, own_config
 from vimaedit.errors import ConfigError, RequestError
-from vimaedit.images import Box, CanvasSpec, change_mask, resize
+from vimaedit.images import Box, change_mask, resize
 from vimaedit.models.files import ModelFacts
 from vimaedit.models.names import first_line
 from vimaedit.models.networks import choose_device, choose_dtype, quiet_libraries
@@ -49,9 +49,7 @@ class HostedEditor:
         """`batches`: whether rows may go together, as was found before; None: it is tried."""
         self.pipe, self.config = pipe, config
         self.arguments = find_arguments(pipe, config)
-        self.canvas = CanvasSpec(
-            fit=config.canvas.fit, size=config.canvas.size or facts.canvas_size, granularity=facts.granularity
-        )
+        self.canvas = facts.fit(config.canvas)
         if batches is None:
             batches = config.pipeline.batch == "auto" and self._batches_alike()
         self.facts = dataclasses.replace(facts, batches=batches)

@@ -71,10 +71,6 @@ def prepare_edit(
     if not 0 <= request.seed < 2**63:
         raise RequestError("seed_out_of_range", field="seed", got=str(request.seed), allowed="0 to 2**63 - 1")
     picture = fit_request(request, canvas, clip_side, takes_mask=config.grounding == "given")
-    height, width = picture.fitted.image.shape[:2]
-    if max(height, width) > backbone.largest_side:
-        got, allowed = f"one whose canvas is {width}x{height} px", f"sides of up to {backbone.largest_side} px on this model"
-        raise RequestError("canvas_too_large", field="image", got=got, allowed=allowed)
     if words is None:
         words = _settle_tokens(request, backbone, config)
     return PreparedEdit(
@@ -135,10 +131,7 @@ def fit_request(request: EditRequest, canvas: CanvasSpec, clip_side: int, *, tak
 
 
 def _settle_tokens(request: EditRequest, backbone: Backbone, config: EditConfig) -> EditTokens:
-    tokens = settle_tokens(request, config, backbone.tokenizer)
-    for name, weight in backbone.family.more_words:
-        more = settle_tokens(request, config, backbone.networks.tokenizers[name]).word_mask
-        tokens = dataclasses.replace(tokens, word_mask=np.concatenate([tokens.word_mask, weight * more], axis=1))
+    tokens = settle_tokens(request, config, backbone.networks.tokenizers, backbone.family.more_words)
     if not config.parts.links_words:
         return tokens
     target = request.target_prompt if config.text_guidance else ""

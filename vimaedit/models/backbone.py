@@ -148,12 +148,6 @@ class Backbone:
         """Pixels per latent."""
         return reduction(self.networks.vae.config)
 
-    @property
-    def largest_side(self) -> float:
-        """Pixels that a side of a canvas may have at most."""
-        limit = self.family.largest_side
-        return math.inf if limit is None else limit(self.networks.denoiser.config, self.networks.vae.config)
-
     @torch.inference_mode()
     def encode_images(self, images: UInt8Array) -> Tensor:
         """Encode pictures to the posterior mean, shifted and scaled: (B, height, width, 3) uint8 -> (B, C, h, w) float32."""

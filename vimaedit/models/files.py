@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from vimaedit.checks import check_choice
-from vimaedit.config import EditConfig, GroundingSides, ModelConfig
+from vimaedit.config import Canvas, EditConfig, GroundingSides, ModelConfig
 from vimaedit.errors import ConfigError
+from vimaedit.images import CanvasSpec
 from vimaedit.methods import METHODS
 from vimaedit.methods.hosted import PUBLISHED
 from vimaedit.models.family import Config, Family, pipeline_class, without_extras
@@ -60,7 +61,8 @@ class ModelFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What planning must know of a model. `canvas_size`, `granularity` (every side is a multiple of it) and `clip_side` in px."""
+    """What planning must know of a model. `canvas_size`, `granularity` (every side is a multiple of it), `clip_side` and
+    `largest_side` (of a canvas; None: any) in px."""
 
     name: str
     family: str
@@ -69,6 +71,15 @@ class ModelFacts:
     clip_side: int
     warning: str | None
     batches: bool = True  # several edits go through it together
+    largest_side: int | None = None
+
+    def fit(self, canvas: Canvas) -> CanvasSpec:
+        """Return the canvas of edits with this model.
+
+        Raises: ConfigError for a size that it does not take.
+        """
+        size = canvas.size or self.canvas_size
+        return CanvasSpec(fit=canvas.fit, size=size, granularity=self.granularity, largest=self.largest_side)
 
 
 def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFiles:
@@ -150,6 +161,7 @@ def model_facts(files: ModelFiles) -> ModelFacts:
         granularity=granularity,
         clip_side=clip_side,
         warning=files.bundle.get("warning"),
+        largest_side=files.family.largest_side(denoiser, autoencoder) if files.family.largest_side is not None else None,
     )
 
 

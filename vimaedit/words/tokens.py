@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ SIDES = ("source", "target")
 
 
 class Tokenizer(Protocol):
-    """What is used of a Hugging Face CLIP tokenizer (a fast one: it knows character offsets)."""
+    """What is used of a Hugging Face tokenizer (a fast one: it knows character offsets)."""
 
     model_max_length: int
     pad_token_id: int | None
@@ -56,8 +56,9 @@ class EditTokens:
     P_edit = P_source @ fold + P_own * keep, for attention weights P of shape (..., T).
 
     Shapes: `source_ids`, `target_ids` (T,) int64, padded; `fold` (T, T), `keep` (T,) float32; `word_mask` (2, T) float32, 1 at
-    the tokens of the blend phrases, row 0 source, row 1 target; `text_shares` (T,) float64, how long the text window of a target's
-    token is open, below 0: as long as the request's; None: all are.
+    the tokens of the blend phrases, row 0 source, row 1 target, where further encoders' states are read with their columns behind
+    and their weights; `text_shares` (T,) float64, how long the text window of a target's token is open, below 0: as long as the
+    request's; None: all are.
     """
 
     source_ids: Int64Array
@@ -111,8 +112,16 @@ def pad_ids(ids: Sequence[int], tokenizer: Tokenizer) -> Int64Array:
     return np.array([*kept, *[padding] * (length - len(kept))], dtype=np.int64)
 
 
-def settle_tokens(request: EditRequest, config: EditConfig, tokenizer: Tokenizer) -> EditTokens:
+def settle_tokens(
+    request: EditRequest,
+    config: EditConfig,
+    tokenizers: Mapping[str, Tokenizer],
+    more_words: Sequence[tuple[str, float]] = (),
+) -> EditTokens:
     """Settle tokens, blend words and text attention of one request.
+
+    `tokenizers` are those of all text encoders by their names: the tokens are the first's, the limit is that of the longest.
+    `more_words` names encoders whose states attention reads behind the first's, with the weight of their words.
 
     Raises: RequestError `prompt_empty`, `prompt_too_long`, `changed_word_truncated`, `blend_phrase_not_found`,
     `replace_word_count`, `reweight_phrase_not_found`, `reweight_factor`.
@@ -123,47 +132,41 @@ def settle_tokens(request: EditRequest, config: EditConfig, tokenizer: Tokenizer
             raise RequestError(
                 "prompt_empty", field=f"{name}_prompt", got=repr(prompt), allowed="a text with at least one word"
             )
+    first, tokenizer = next(iter(tokenizers.items()))
     length = tokenizer.model_max_length
-    texts = [token_spans(prompt, tokenizer) for prompt in prompts]
-    for name, text in zip(SIDES, texts, strict=True):
-        if config.long_prompt == "reject" and len(text.ids) > length:
-            raise RequestError(
-                "prompt_too_long",
-                field=f"{name}_prompt",
-                got=_count_tokens(text),
-                allowed=f"up to {length}, or long_prompt=truncate",
-            )
+    read = {name: [token_spans(prompt, each) for prompt in prompts] for name, each in tokenizers.items()}
+    lengths = {name: each.model_max_length for name, each in tokenizers.items()}
+    if config.long_prompt == "reject":
+        _refuse_long(read, lengths)
     difference = find_changes(*prompts)
     blend = _choose_blend(request, config, difference)
     factors = _phrases_with(request.reweight, "reweight", MAX_REWEIGHT, request.target_prompt)
-    lengths = _phrases_with(request.word_windows, "word_windows", 1.0, request.target_prompt)
+    shares = _phrases_with(request.word_windows, "word_windows", 1.0, request.target_prompt)
 
     # Everything that says what changes has to fit, whether or not it grounds.
     changed = [
         [
             *blend.spans[side],
             *_spans_of((*difference.content, *difference.style), side),
-            *((*factors, *lengths) if side else ()),
+            *((*factors, *shares) if side else ()),
         ]
         for side in (0, 1)
     ]
     warnings = [*blend.warnings, *_weights_in(prompts)]
     for side in (0, 1):
-        warnings += _check_truncation(prompts[side], texts[side], SIDES[side], changed[side], length)
+        texts_of_side = {name: texts[side] for name, texts in read.items()}
+        warnings += _check_truncation(prompts[side], texts_of_side, lengths, SIDES[side], changed[side])
 
-    word_tokens = [tokens_of_spans(text.offsets, spans) for text, spans in zip(texts, blend.spans, strict=True)]
+    texts = read[first]
     equalizer = np.ones(length, dtype=np.float32)
-    word_mask = np.zeros((2, length), dtype=np.float32)
-    word_mask[0, word_tokens[0]] = 1
     if config.text_guidance:
-        word_mask[1, word_tokens[1]] = 1
         for span, factor in factors.items():
-            equalizer[tokens_of_spans(texts[1].offsets, [span])] *= factor
-        equalizer[word_tokens[1]] *= config.blend_weight
+            equalizer[_tokens_read(texts[1], [span], length)] *= factor
+        equalizer[_tokens_read(texts[1], blend.spans[1], length)] *= config.blend_weight
         if config.new_word_weight != 1:
             equalizer[_new_word_tokens(prompts, texts[1], length)] *= config.new_word_weight
     else:
-        texts[1] = token_spans("", tokenizer)
+        texts = [texts[0], token_spans("", tokenizer)]
 
     control = config.text_control
     if control == "auto":
@@ -174,23 +177,38 @@ def settle_tokens(request: EditRequest, config: EditConfig, tokenizer: Tokenizer
     else:
         alignment = align_tokens(truncate_ids(texts[0].ids, length), truncate_ids(texts[1].ids, length), length)
         fold, keep = fold_refine(alignment.mapper, alignment.alphas, equalizer)
+    spans = (blend.spans[0], blend.spans[1] if config.text_guidance else ())
+    columns = [_word_mask(read[name], spans, lengths[name], weight) for name, weight in ((first, 1.0), *more_words)]
     return EditTokens(
         source_ids=pad_ids(texts[0].ids, tokenizer),
         target_ids=pad_ids(texts[1].ids, tokenizer),
         fold=fold,
         keep=keep,
-        word_mask=word_mask,
+        word_mask=np.concatenate(columns, axis=1),
         blend_used=blend.used if config.text_guidance else _source_sides(blend.used),
         warnings=tuple(warnings),
-        text_shares=_text_shares(lengths, texts[1], length) if lengths and config.text_guidance else None,
+        text_shares=_text_shares(shares, texts[1], length) if shares and config.text_guidance else None,
     )
 
 
-def _text_shares(lengths: dict[Span, float], target: TokenSpans, length: int) -> Float64Array:
-    shares = np.full(length, -1.0)
-    for span, share in lengths.items():
-        shares[tokens_of_spans(target.offsets, [span])] = share
-    return shares
+def _tokens_read(text: TokenSpans, spans: Iterable[Span], length: int) -> list[int]:
+    """Return the indices of the tokens of spans that an encoder of this length reads."""
+    return [token for token in tokens_of_spans(text.offsets, spans) if token < length - 1]
+
+
+def _word_mask(texts: Sequence[TokenSpans], spans: Sequence[Iterable[Span]], length: int, weight: float) -> Float32Array:
+    """Mark the tokens of source and target spans that an encoder of this length reads, (2, length)."""
+    mask = np.zeros((2, length), dtype=np.float32)
+    for row, text, own in zip(mask, texts, spans, strict=True):
+        row[_tokens_read(text, own, length)] = weight
+    return mask
+
+
+def _text_shares(shares: dict[Span, float], target: TokenSpans, length: int) -> Float64Array:
+    by_token = np.full(length, -1.0)
+    for span, share in shares.items():
+        by_token[_tokens_read(target, [span], length)] = share
+    return by_token
 
 
 @dataclass(frozen=True)
@@ -320,13 +338,38 @@ def _count_tokens(text: TokenSpans) -> str:
     return f"{len(text.ids)} tokens with begin and end"
 
 
-def _check_truncation(prompt: str, text: TokenSpans, side: str, changed: Iterable[Span], length: int) -> list[str]:
-    """Return the warning of a truncated prompt, if it is one.
+def _longest(lengths: Mapping[str, int]) -> str:
+    """Return the encoder that reads most of a text, the first where several do."""
+    return max(lengths, key=lambda name: lengths[name])
 
-    Raises: RequestError `changed_word_truncated`.
+
+def _refuse_long(read: Mapping[str, Sequence[TokenSpans]], lengths: Mapping[str, int]) -> None:
+    """Raise RequestError `prompt_too_long` for a prompt that no text encoder reads whole."""
+    longest = _longest(lengths)
+    for side, text in zip(SIDES, read[longest], strict=True):
+        if len(text.ids) > lengths[longest]:
+            raise RequestError(
+                "prompt_too_long",
+                field=f"{side}_prompt",
+                got=_count_tokens(text),
+                allowed=f"up to {lengths[longest]}, or long_prompt=truncate",
+            )
+
+
+def _check_truncation(
+    prompt: str, texts: Mapping[str, TokenSpans], lengths: Mapping[str, int], side: str, changed: Iterable[Span]
+) -> list[str]:
+    """Return the warning of a prompt that not every text encoder reads whole, if it is one.
+
+    Raises: RequestError `changed_word_truncated` where no encoder reads a changed word.
     """
-    if len(text.ids) <= length:
-        return []
+    longest = _longest(lengths)
+    text, length = texts[longest], lengths[longest]
+    cut = {name: each for name, each in texts.items() if len(each.ids) > lengths[name]}
+    shorter = [name for name in cut if lengths[name] < length]
+    if longest not in cut:
+        parts = [f"{name} reads {lengths[name]} of its {_count_tokens(cut[name])}" for name in shorter]
+        return [f"prompt_shortened: of {side}_prompt {', '.join(parts)}; {longest} reads it whole"] if parts else []
     size = _count_tokens(text)
     first_cut = text.offsets[length - 1, 0]
     for span in changed:
@@ -337,7 +380,8 @@ def _check_truncation(prompt: str, text: TokenSpans, side: str, changed: Iterabl
                 got=f"{size}, with the changed {prompt[slice(*span)]!r} behind the last that fits",
                 allowed=f"every changed word within the first {length} tokens",
             )
-    return [f"prompt_truncated: {side}_prompt has {size}, the model reads {length}"]
+    beside = "".join(f", {name} {lengths[name]}" for name in shorter)
+    return [f"prompt_truncated: {side}_prompt has {size}, the model reads {length}{beside}"]
 
 
 def _new_word_tokens(prompts: tuple[str, str], target: TokenSpans, length: int) -> list[int]:

@@ -197,14 +197,18 @@ def test_what_needs_a_prediction_without_text_is_refused(flow_model: Flow, optio
         build(flow_model, "vimaedit", **options)
 
 
-def test_a_canvas_beyond_the_table_of_positions_is_rejected(flow_model: Flow) -> None:
+def test_no_canvas_is_beyond_the_table_of_positions(flow_model: Flow) -> None:
     editor = build(flow_model, "vimaedit", steps=1, canvas=Canvas(fit="keep", size=192))
-    own = request(0, image=picture(0, 420, 60), given_mask=None)
+    longest = max(editor.prepare(request(0, image=picture(0, 420, 60), given_mask=None)).image.shape)
     if flow_model[1].family != "sd3":
-        assert max(editor.prepare(own).image.shape) > 256  # rotary positions have no end
+        assert longest > 256  # rotary positions have no end
+        build(flow_model, "vimaedit", canvas=Canvas(size=512))
         return
-    with pytest.raises(RequestError, match="image: got one whose canvas is .*; allowed: sides of up to 256 px on this model"):
-        editor.prepare(own)
+    assert 192 < longest <= 256
+    with pytest.raises(
+        ConfigError, match="^canvas.size: got 272; allowed: up to 256 px, the longest side that this model takes$"
+    ):
+        build(flow_model, "vimaedit", canvas=Canvas(size=272))
 
 
 def test_levels_are_the_schedulers_own(flow_model: Flow) -> None:
@@ -234,3 +238,44 @@ def test_words_are_read_in_both_texts(flow_model: Flow) -> None:
     # a red circle on ...: the third word, behind the CLIPs' begin token, and T5's third
     assert source.nonzero().flatten().tolist() == target.nonzero().flatten().tolist() == [3, 77 + 2]
     assert source[[3, 79]].tolist() == [1.0, pytest.approx(0.3)]
+
+
+LONG = " beside a red flower" * 20
+
+
+def test_the_limit_of_a_prompt_is_that_of_its_longest_encoder(flow_model: Flow) -> None:
+    """T5 reads what the CLIPs do not: the row says what they have lost, and its words count where they are read."""
+    clips = (
+        "text_encoder"
+        if flow_model[1].family == "flux"
+        else "text_encoder reads 77 of its 88 tokens with begin and end, text_encoder_2"
+    )
+    longest = flow_model[0].family.text_encoders[0 if flow_model[1].family == "flux" else 2].network
+    editor = build(flow_model, "vimaedit", steps=1, long_prompt="reject")
+    source, target = (f"a photo of{LONG} and a {noun}" for noun in ("cat", "dog"))
+    own = editor.prepare(request(0, source_prompt=source, target_prompt=target))
+    for side, warning in zip(("source", "target"), own.words.warnings, strict=True):
+        assert warning == (
+            f"prompt_shortened: of {side}_prompt {clips} reads 77 of its 88 tokens with begin and end; {longest} reads it whole"
+        )
+    marked = own.words.word_mask[1].nonzero()[0]
+    assert len(marked) == 1 and (flow_model[1].family == "flux" or marked[0] > 77)
+    batch = editor.encode([own])
+    (result,) = editor.finish([own], batch, editor.run(batch, [own]))
+    assert result.edit_mask is not None and own.words.warnings[0] in result.warnings
+    length = editor.backbone.networks.tokenizers[longest].model_max_length
+    endless = LONG * 7
+    with pytest.raises(
+        RequestError, match=f"target_prompt: got .* tokens with begin and end; allowed: up to {length}, or long_prompt=truncate"
+    ):
+        editor.prepare(request(0, target_prompt=f"a cat{endless}"))
+    cut = build(flow_model, "vimaedit", steps=1).prepare(
+        request(0, source_prompt=f"a dog{endless}", target_prompt=f"a cat{endless}")
+    )
+    beside = ", text_encoder 77" if flow_model[1].family == "flux" else ", text_encoder 77, text_encoder_2 77"
+    assert cut.words.warnings[0].endswith(f"tokens with begin and end, the model reads {length}{beside}")
+    behind = " beside-a-red-flower" * 80  # few words, many tokens
+    with pytest.raises(RequestError, match="with the changed 'dog' behind the last that fits; allowed: .* within the first"):
+        build(flow_model, "vimaedit", steps=1).prepare(
+            request(0, source_prompt=f"a{behind} dog", target_prompt=f"a{behind} cat")
+        )

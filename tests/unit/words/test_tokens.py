@@ -65,7 +65,7 @@ def settle(
         reweight=reweight,
         word_windows=word_windows,
     )
-    return settle_tokens(request, EditConfig(**settings), tokenizer)
+    return settle_tokens(request, EditConfig(**settings), {"text_encoder": tokenizer})
 
 
 def rejected(code: str, *arguments: Any, **settings: Any) -> str:
