@@ -79,6 +79,14 @@ class Case:
         request = EditRequest(id="case", image=picture, source_prompt=source, target_prompt=target, **options)
         return self.editor.prepare(request, words)
 
+    def on_recorded_canvas(self, result: Comparison, edit: PreparedEdit, arrays: Arrays) -> PreparedEdit:
+        """Compare the canvas with the recorded one where that is the model's square, and go on with the recorded one."""
+        if "image" not in arrays:
+            return edit
+        if arrays["image"].shape == edit.image.shape:
+            result.check("canvas", max_error(edit.image.astype(int), arrays["image"].astype(int)), 0.0)
+        return dataclasses.replace(edit, image=arrays["image"])
+
     def run(self, batch: EditBatch, noise: RecordedNoise) -> list[StepState]:
         states: list[StepState] = []
         denoise(self.editor.backbone, batch, self.config, noise, states.append)
@@ -92,7 +100,7 @@ def _text_to_image(result: Comparison, parameters: dict[str, Any], arrays: Array
         start="noise",
         steps=parameters["steps"],
         source_guidance=1.0,
-        target_guidance=parameters["guidance_scale"],
+        target_guidance=max(1.0, parameters["guidance_scale"]),  # below it the pipeline does not guide
         negative_prompt=parameters.get("negative_prompt"),
         windows=CLOSED,
         blend="none",
@@ -100,6 +108,7 @@ def _text_to_image(result: Comparison, parameters: dict[str, Any], arrays: Array
         image_order="conventional",
         image_strength=parameters.get("ip_scale") or 0.0,
     )
+    assert parameters.get("scheduler", "DDIM").startswith("DDIM"), "another scheduler than DDIM"
     case = Case(folder, parameters.get("ip"), config)
     edit = case.prepare(case.picture(parameters.get("ip_image")), parameters["prompt"], parameters["prompt"])
     canvas = np.zeros((parameters["height"], parameters["width"], 3), dtype=np.uint8)
@@ -125,6 +134,8 @@ def _vimaedit(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
         windows=windows,
         grounding_start=_window(None if first is None else first + 1, steps, 0.2),
         solver=SOLVERS[parameters["scheduler"]],
+        eta=parameters.get("eta", 1.0),
+        negative_prompt=parameters.get("negative_prompt"),
         source_guidance=parameters["w_s"],
         target_guidance=parameters["w_t"],
         image_guidance=parameters.get("ip") is not None,
@@ -142,6 +153,7 @@ def _vimaedit(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
     prompts = {"prompt_src": parameters["source"], "prompt_tar": parameters["target"]}
     words = recorded_words(prompts, arrays, case.editor.backbone.tokenizer)
     edit = case.prepare(case.picture(parameters["image"]), parameters["source"], parameters["target"], words)
+    edit = case.on_recorded_canvas(result, edit, arrays)
     batch = dataclasses.replace(case.editor.encode([edit]), x0=torch.from_numpy(arrays["x_0"]))
     step_noise = arrays.get("variance_noise", np.zeros((steps, *arrays["x_0"].shape[1:]), dtype=np.float32))
     states = case.run(batch, RecordedNoise(torch.from_numpy(arrays["init_noise"]), torch.from_numpy(step_noise)[:, None]))
@@ -149,8 +161,6 @@ def _vimaedit(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
     if "image_embeds_edit" in arrays:
         own = _of_kind(batch, "image", RowKind.TARGET_COND)
         result.check("embedding", max_error(own, arrays["image_embeds_edit"]), CONDITION_TOLERANCE)
-    if "image" in arrays:
-        result.check("canvas", max_error(edit.image.astype(int), arrays["image"].astype(int)), 0.0)
     for i, state in enumerate(states if "mask" in arrays else ()):
         exists = bool(state.masks.exists[0])
         if "mask_defined" in arrays and exists != bool(arrays["mask_defined"][i]):
@@ -171,20 +181,21 @@ def _leditspp(result: Comparison, parameters: dict[str, Any], arrays: Arrays, fo
         "leditspp",
         steps=parameters["num_inversion_steps"],
         skip=parameters["skip"],
-        source_guidance=parameters["source_guidance_scale"] if parameters["source_prompt"] else 0.0,
+        source_guidance=parameters.get("source_guidance_scale", 3.5) if parameters["source_prompt"] else 0.0,
         negative_prompt=parameters.get("negative_prompt"),
         concepts={
             "mask": CONCEPT_MASKS[bool(parameters["use_cross_attn_mask"]), bool(parameters["use_intersect_mask"])],
-            "noiseless": parameters["num_zero_noise_steps"],
+            "noiseless": parameters.get("num_zero_noise_steps", 3),
         },
         grounding="concepts" if "user_mask" not in arrays else "given",
-        quirks=["leditspp-sizes", *(["leditspp-tokens"] if parameters["token_count"] == "padded" else [])],
+        quirks=["leditspp-sizes", *(["leditspp-tokens"] if parameters.get("token_count", "padded") == "padded" else [])],
     )
     case = Case(folder, None, config)
     prompts = parameters["editing_prompt"] if isinstance(parameters["editing_prompt"], list) else [parameters["editing_prompt"]]
     picture = case.picture(parameters["image"])
     given = {"given_mask": np.ones(picture.shape[:2], dtype=bool)} if "user_mask" in arrays else {}
     edit = case.prepare(picture, parameters["source_prompt"] or prompts[0], prompts[0], **given)
+    edit = case.on_recorded_canvas(result, edit, arrays)
     edit = dataclasses.replace(edit, concepts=leditspp_concepts(case.editor, config, parameters, prompts))
     batch = dataclasses.replace(case.editor.encode([edit]), x0=torch.from_numpy(arrays["x_0"]))
     if "user_mask" in arrays:
@@ -223,7 +234,7 @@ def _prompt_to_prompt(result: Comparison, parameters: dict[str, Any], arrays: Ar
         blend="given" if blends else "none",
         missing_blend="ignore",
         blend_weight=1.0,
-        thresholds={"edit": parameters.get("blend_threshold", 0.3)},
+        thresholds={"edit": parameters.get("blend_threshold") or 0.3},
         grounding_start=0.0,
         quirks=["absent-words", "middle-maps"],
     )
@@ -296,8 +307,8 @@ def _finish(result: Comparison, case: Case, states: list[StepState], arrays: Arr
     if "timesteps" in arrays:
         assert [state.timestep for state in states] == arrays["timesteps"].tolist(), "another grid"
     for branch, key in zip((1, 0), recorded, strict=False):
-        for step, state in enumerate(states if key in arrays else ()):
-            result.latents(step, state.latents[branch, 0], arrays[key][step])
+        for step, latents in zip(arrays.get(f"{key}_steps", range(len(states))), arrays.get(key, ()), strict=key in arrays):
+            result.latents(int(step), states[int(step)].latents[branch, 0], latents)
     final = states[-1].latents[1]
     for key in ("decoded", "decoded_target"):
         if key in arrays and result.undecided is None:

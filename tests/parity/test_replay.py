@@ -80,6 +80,18 @@ def test_a_wrong_number_of_a_flow_recording_is_a_miss(oracle: Path, tmp_path: Pa
     assert len(outcome.misses) == 2 and outcome.misses[0].startswith("final ") and outcome.misses[1].startswith("map ")
 
 
+def test_what_is_not_recorded_of_a_drawn_picture_is_not_compared(oracle: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(oracle / "flux" / "models")
+    (tmp_path / "cases").mkdir()
+    with np.load(oracle / "flux" / "cases" / "t2i_default.npz") as file:
+        arrays = {key: file[key] for key in ("init_noise", "latents")}
+    np.savez(tmp_path / "cases" / "less.npz", **arrays)
+    entry = json.loads((oracle / "flux" / "cases" / "cases.json").read_text())["cases"]["t2i_default"]
+    kept = {key: entry["parameters"][key] for key in ("prompt", "steps", "guidance_scale", "height", "width")}
+    outcome = replay_flow_case("less", {**entry, "file": "less.npz", "parameters": kept}, tmp_path / "cases")
+    assert outcome.misses == [] and set(outcome.errors) == {"latents", "final"}
+
+
 def test_an_editor_without_a_method_is_a_miss(oracle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "models").symlink_to(oracle / "models")
     (tmp_path / "baselines").mkdir()

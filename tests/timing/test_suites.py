@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.bare import bare_environment
-from tests.timing import engine, gpu, growth, images, pipeline
+from tests.timing import engine, gpu, growth, images, pipeline, stock
 from tests.timing.gpu_figures import GpuBenchConfig
 from tests.timing.pipeline_run import median_gap, steady_rate
 from tests.timing.points import SAVINGS, Point, measure_points
@@ -66,6 +66,15 @@ def test_the_engine_takes_less_memory_than_all_maps_and_gives_the_same(tmp_path:
     text = (tmp_path / "figures.md").read_text()
     assert text.startswith("# `engine`, ") and "steps=4" in text and "## Denoising, 4 steps" in text
     assert " 0 mask pixels of " in text
+
+
+@slow
+def test_whole_edits_are_timed_beside_calls_of_the_library() -> None:
+    tables = list(stock.measure(stock.StockBenchConfig(steps=1, edits=2, batch=[2], rounds=1)))
+    assert [table.title for table in tables] == [f"Whole edits, 1 steps, model random-{kind}" for kind in ("xl", "sd3")]
+    for table in tables:
+        assert [row[:2] for row in table.rows] == [("engine", "2"), ("calls", "1")]
+        assert all(float(row[2]) > 0 and float(row[4]) > 0 for row in table.rows)
 
 
 @slow
