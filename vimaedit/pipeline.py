@@ -16,7 +16,7 @@ from vimaedit.config import FRAMES, PASTES, EditConfig, ModelConfig, check_choic
 from vimaedit.errors import ConfigError, RequestError, VimaeditError
 from vimaedit.models.files import bundle_recipe, recipe_config
 from vimaedit.recipes import with_method
-from vimaedit.types import BlendPhrase, BoolArray, EditRequest, Status
+from vimaedit.types import BlendPhrase, BoolArray, EditRequest, EditResult, Status, UInt8Array
 
 if TYPE_CHECKING:
     import torch
@@ -100,17 +100,15 @@ class ViMAEditPipeline:
         """Edit a picture.
 
         `blend` says what changes: `"cat tiger"`, or (source phrase, target phrase) pairs; left out, the difference of the
-        prompts does. `generator` gives the seed (its initial one). `mask` (any size of
-        the picture's aspect, white = edit) belongs to `grounding="given"`. `frame="original"` pastes the edit back into the picture
-        at its own size: where the mask is, or with `paste="frame"` the whole canvas. `reweight` multiplies the attention to phrases of the target prompt,
-        `word_windows` gives phrases a `windows.text` of their own. `options` are those of
-        `EditConfig`. The callback is called after every step as diffusers does, with `latents` (2, 1, C, h, w), source first,
-        and the `masks`; what it returns is not used.
+        prompts does. `generator` gives the seed (its initial one). `mask` (any size of the picture's aspect, white = edit) belongs to
+        `grounding="given"`. `frame="original"` pastes the edit back into the picture at its own size: where the mask is, or with
+        `paste="frame"` the whole canvas. `reweight` multiplies the attention to phrases of the target prompt, `word_windows` gives
+        phrases a `windows.text` of their own. `options` are those of `EditConfig`. The callback is called after every step as
+        diffusers does, with `latents` (2, 1, C, h, w), source first, and the `masks`; what it returns is not used.
 
         Raises: ConfigError for a wrong option, RequestError for a picture or prompt that cannot be edited.
         """
         from vimaedit.decoding import read_picture
-        from vimaedit.images import paste_back, paste_mask
         from vimaedit.words.phrases import parse_blend
 
         given = {"steps": num_inference_steps, "target_guidance": guidance_scale}
@@ -144,20 +142,8 @@ class ViMAEditPipeline:
         (result,) = editor.finish([edit], batch, editor.run(batch, [edit], report))
         if result.status is not Status.OK:
             raise VimaeditError(result.message)
-        source, edited, box, masks = result.source, result.image, edit.crop_box, [result.edit_mask, result.critical_mask]
-        if frame == "original":
-            source, size = picture.pixels, picture.pixels.shape[1::-1]
-            edited = paste_back(source, edited, result.edit_mask, box, paste)
-            masks, box = [None if each is None else paste_mask(each, size, box) for each in masks], (0, 0, *size)
-        return ViMAEditOutput(
-            images=[Image.fromarray(edited)],
-            sources=[Image.fromarray(source)],
-            masks=[_mask_image(masks[0])],
-            critical_masks=[_mask_image(masks[1])],
-            crop_box=box,
-            blend=result.blend_used,
-            warnings=(*picture.warnings, *warnings, *result.warnings),
-        )
+        original = picture.pixels if frame == "original" else None
+        return _output(result, edit.crop_box, original, paste, (*picture.warnings, *warnings, *result.warnings))
 
     def _configure(self, options: dict[str, Any]) -> EditConfig:
         allowed = {field.name for field in dataclasses.fields(EditConfig)}
@@ -198,6 +184,29 @@ class ViMAEditPipeline:
         from vimaedit.models.backbone import Backbone
 
         return BatchEditor(Backbone(networks, config), config, facts)
+
+
+def _output(
+    result: EditResult, box: tuple[int, int, int, int], original: UInt8Array | None, paste: str, warnings: tuple[str, ...]
+) -> ViMAEditOutput:
+    """Put an edit that lies at `box` together, pasted back into the original where one is given."""
+    from vimaedit.images import paste_back, paste_mask
+
+    source, edited, masks = result.source, result.image, [result.edit_mask, result.critical_mask]
+    assert source is not None and edited is not None
+    if original is not None:
+        source, size = original, original.shape[1::-1]
+        edited = paste_back(source, edited, result.edit_mask, box, paste)
+        masks, box = [None if each is None else paste_mask(each, size, box) for each in masks], (0, 0, *size)
+    return ViMAEditOutput(
+        images=[Image.fromarray(edited)],
+        sources=[Image.fromarray(source)],
+        masks=[_mask_image(masks[0])],
+        critical_masks=[_mask_image(masks[1])],
+        crop_box=box,
+        blend=result.blend_used,
+        warnings=warnings,
+    )
 
 
 def _seed(generator: torch.Generator | int | None, default: int) -> int:

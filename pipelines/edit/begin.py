@@ -14,7 +14,7 @@ from pipelines.output.parts import find_foreign, foreign_text, read_parts
 from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.output.resume import check_inputs, check_mode, check_options, find_work, raise_generation, settle
 from pipelines.output.summary import RunSummary
-from pipelines.records.scan import READING, InputSet, scan_inputs
+from pipelines.records.scan import InputSet, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store.listing import refuse_output_in_input
 from pipelines.store.location import Damaged, check_writable, is_complete, locate
@@ -45,8 +45,7 @@ def begin(job: EditJobConfig) -> Begun:
     if not job.dry_run:
         check_writable(output, "data", "plan", "state")
     refuse_output_in_input(output, job.input)
-    reading = READING if before is None else before.plan.settled.get("reading", 1)  # earlier versions said nothing of it
-    inputs = scan_inputs(job.input, job.columns, reading=reading)
+    inputs = scan_inputs(job.input, job.columns)
     warnings: list[str] = []
     if before is None:
         _refuse_impossible(job, inputs)

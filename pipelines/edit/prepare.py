@@ -15,6 +15,7 @@ from pipelines.cluster.weights import with_absolute_names
 from pipelines.cluster.workers import Probe, await_worker, probe
 from pipelines.edit.begin import Begun, in_full
 from pipelines.edit.sample import Sample, measure
+from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import config_digest
 from pipelines.output.plan import Plan, StoredPlan, count_requests, extend_plan, make_plan, unit_size
@@ -67,31 +68,7 @@ def prepare(
     resolved = dataclasses.replace(in_full(job), device=found.device, dtype=found.dtype)
     absent = find_absent(MetricNetworks.of(resolved, resolved.riding), placement)
     warnings += absent_warnings(absent)
-    context = RunContext(
-        job=with_absolute_names(resolved),  # the digest is that of the names as they were given
-        facts=found.facts,
-        columns=inputs.columns,
-        schema=output_schema(inputs.schema, inputs.columns, resolved.riding),
-        input_root=inputs.root,
-        input_roots=inputs.roots,
-        int96=inputs.int96,
-        batch_size=job.batch_size
-        if isinstance(job.batch_size, int)
-        else auto_batch_size(
-            found.device_gib,
-            job.targets_per_source,
-            canvas_px=job.canvas.size or found.facts.canvas_size,
-            weights_gib=found.weights_gib,
-        ),
-        threads=placement.threads,
-        config_digest=config_digest(resolved),
-        model_digest=found.model_digest,
-        plan_digest="",
-        version=vimaedit.__version__,
-        generation=1,
-        make_editor=make_editor,
-        absent_metrics=tuple(sorted(absent)),
-    )
+    context = _context(resolved, inputs, placement, found, tuple(sorted(absent)), make_editor)
     sample = None
     if before is not None:
         check_weights(before, context)
@@ -111,6 +88,42 @@ def prepare(
         stored=stored,
         sample=sample,
         warnings=(*_input_warnings(inputs), *warnings, *_model_warnings(found)),
+    )
+
+
+def _context(
+    resolved: EditJobConfig,
+    inputs: InputSet,
+    placement: Placement,
+    found: Probe,
+    absent: tuple[str, ...],
+    make_editor: MakeEditor | None,
+) -> RunContext:
+    """Put together what the workers go by, of a job whose device and precision are settled."""
+    return RunContext(
+        job=with_absolute_names(resolved),  # the digest is that of the names as they were given
+        facts=found.facts,
+        columns=inputs.columns,
+        schema=output_schema(inputs.schema, inputs.columns, resolved.riding),
+        input_root=inputs.root,
+        input_roots=inputs.roots,
+        int96=inputs.int96,
+        batch_size=resolved.batch_size
+        if isinstance(resolved.batch_size, int)
+        else auto_batch_size(
+            found.device_gib,
+            resolved.targets_per_source,
+            canvas_px=resolved.canvas.size or found.facts.canvas_size,
+            weights_gib=found.weights_gib,
+        ),
+        threads=placement.threads,
+        config_digest=config_digest(resolved),
+        model_digest=found.model_digest,
+        plan_digest="",
+        version=vimaedit.__version__,
+        generation=1,
+        make_editor=make_editor,
+        absent_metrics=absent,
     )
 
 

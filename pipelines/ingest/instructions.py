@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from pipelines.ingest.sources import Entry, Pairs, column_names, parse_json, read_file
 from pipelines.options import Pictures
-from pipelines.records.parse import read_label, read_prompt
 from pipelines.records.types import IMAGE
-from pipelines.records.values import converted, read_column
+from pipelines.records.values import converted, read_column, read_label, read_prompt
 from pipelines.score.read import decode_value
 from pipelines.store.fetch import WEB, ReferenceRules
 from pipelines.store.location import Location, list_files, locate

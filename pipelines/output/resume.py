@@ -15,7 +15,7 @@ from pipelines.output.context import RunContext
 from pipelines.output.digest import RESULTS_VERSION, config_digest, digested_options
 from pipelines.output.parts import Part
 from pipelines.output.plan import Plan, StoredPlan, Unit, limit_units, retry_plan
-from pipelines.records.scan import InputFile, InputSet
+from pipelines.records.scan import READING, InputFile, InputSet
 from pipelines.store.listing import shown_inputs
 from pipelines.store.location import Location, list_files
 from pipelines.store.masking import cut, mask_urls, without_secrets
@@ -63,6 +63,11 @@ def check_mode(output: Location, resume: str, stored: StoredPlan | None) -> None
         raise ConfigError(
             f"resume: got never, but {place} holds a run's plan; allowed: if-possible, which goes on, or a new or empty output"
         )
+    elif stored.plan.settled.get("reading") != READING:
+        raise ConfigError(
+            f"output: got {place}, which holds a run that another version has planned; allowed: that version, or another output "
+            "(nothing is deleted)"
+        )
 
 
 def settle(job: EditJobConfig, plan: Plan) -> tuple[EditJobConfig, list[str]]:
@@ -78,7 +83,7 @@ def settle(job: EditJobConfig, plan: Plan) -> tuple[EditJobConfig, list[str]]:
         if value not in ("auto", stands[name])
     ]
     stands |= {name: plan.settled[name] for name in ("device", "dtype") if getattr(job, name) == "auto"}
-    compiled = plan.settled.get("compile", False)  # plans of earlier versions had nothing compiled
+    compiled = plan.settled["compile"]
     if job.compile and not compiled:
         warnings.append("compile: got true, but the plan in the output has false, which stands")
     stands["compile"] = compiled

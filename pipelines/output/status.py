@@ -13,7 +13,7 @@ from pipelines.options import check_given
 from pipelines.output.compact import STATE_FILE
 from pipelines.output.finish import count_statuses, read_run
 from pipelines.output.parts import find_damage, find_foreign, part_name, read_parts
-from pipelines.output.plan import load_plan
+from pipelines.output.plan import StoredPlan, load_plan
 from pipelines.output.resume import find_work
 from pipelines.store.location import Damaged, Location, exists, is_complete, list_files, locate, read_bytes
 from pipelines.store.lock import LOCK_FILE, describe_holder, read_lock
@@ -106,21 +106,6 @@ def read_status(config: StatusConfig) -> RunStatus:
         run = read_run(output) or {}
     except Damaged as error:
         run, damage = {}, str(error)
-    if stored is None:
-        rows_done, rows_total, units_done, units_total, counts, losses = 0, 0, 0, 0, count_statuses([]), {}
-    elif finished and run:
-        rows_done = rows_total = run["rows"]
-        units_done = units_total = run["units"]
-        counts, losses = run["counts"], losses_from_json(run.get("losses"))
-    else:
-        plan = stored.plan
-        parts = read_parts(output, (unit.id for unit in plan.units), plan.digest)
-        work = find_work(plan, parts, lock.get("limit"))
-        done = work.done_parts()
-        rows_done, rows_total = sum(part.rows for part in done), work.num_rows
-        units_done, units_total, counts = len(done), len(work.units), count_statuses(done)
-        # Of a run that is stopped early perhaps nothing is written yet.
-        losses = add_losses(part.losses for part in done) or losses_from_json(lock.get("losses"))
     if stored is not None:
         units = [unit.id for unit in stored.plan.units]
         foreign = find_foreign(output, units)
@@ -134,12 +119,7 @@ def read_status(config: StatusConfig) -> RunStatus:
         finished=finished,
         exit_code=run.get("exit_code") if finished else None,
         planned=stored is not None,
-        rows_done=rows_done,
-        rows_total=rows_total,
-        units_done=units_done,
-        units_total=units_total,
-        counts=counts,
-        losses=losses,
+        **_done(output, stored, run if finished else {}, lock),
         exit_reason=run.get("exit_reason") if finished else None,
         generation=1 if stored is None else stored.plan.generation,
         holder=holder,
@@ -154,6 +134,25 @@ def read_status(config: StatusConfig) -> RunStatus:
         foreign=tuple(foreign),
         damage=damage,
     )
+
+
+def _done(output: Location, stored: StoredPlan | None, run: dict[str, Any], lock: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `RunStatus` that say how far a run is: as `run` says where it is finished, else by its parts."""
+    counted: tuple[Any, ...]
+    if stored is None:
+        counted = 0, 0, 0, 0, count_statuses([]), {}
+    elif run:
+        counted = run["rows"], run["rows"], run["units"], run["units"], run["counts"], losses_from_json(run.get("losses"))
+    else:
+        plan = stored.plan
+        work = find_work(plan, read_parts(output, (unit.id for unit in plan.units), plan.digest), lock.get("limit"))
+        done = work.done_parts()
+        # Of a run that is stopped early perhaps nothing is written yet.
+        losses = add_losses(part.losses for part in done) or losses_from_json(lock.get("losses"))
+        rows = sum(part.rows for part in done), work.num_rows
+        counted = *rows, len(done), len(work.units), count_statuses(done), losses
+    names = "rows_done", "rows_total", "units_done", "units_total", "counts", "losses"
+    return dict(zip(names, counted, strict=True))
 
 
 def _check(output: Location, units: Sequence[str]) -> tuple[list[tuple[str, str]], int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypedDict
-from uuid import UUID
 
 import pyarrow as pa
 
@@ -13,7 +12,16 @@ from pipelines.records.pictures import RecordPicture, stop_without_picture
 from pipelines.records.row import Row
 from pipelines.records.rules import RecordRules
 from pipelines.records.types import is_list_type
-from pipelines.records.values import ALLOWED, OVERRIDES, converted, whole_number, wrong_type
+from pipelines.records.values import (
+    ALLOWED,
+    MAX_PROMPT_CHARACTERS,
+    OVERRIDES,
+    converted,
+    read_label,
+    read_prompt,
+    whole_number,
+    wrong_type,
+)
 from pipelines.store.masking import cut
 from vimaedit.errors import RequestError, shown
 from vimaedit.seeds import derive_seed
@@ -22,7 +30,6 @@ from vimaedit.words.phrases import blend_error, parse_blend
 
 MAX_SEED = 2**63 - 1
 MAX_SEED_DIGITS = 100  # of a text; Python takes time over thousands
-MAX_PROMPT_CHARACTERS = 100_000  # far beyond what any text encoder reads; tokenizing more takes seconds to minutes
 
 
 class Wanted(TypedDict):
@@ -108,18 +115,6 @@ def parse_edit(record: Mapping[str, Any], index: int, blends_per_target: bool) -
     return Wanted(source_prompt=source, target_prompt=target, blend=blend, overrides=overrides)
 
 
-def read_label(value: Any, fallback: str) -> tuple[str, RequestError | None]:
-    """Return what a row is called, and what is wrong with its id."""
-    if value is None:
-        return fallback, None
-    if isinstance(value, RequestError):
-        return fallback, value
-    if isinstance(value, str | UUID):
-        return str(value), None
-    number = whole_number(value)
-    return (fallback, wrong_type("id", value)) if number is None else (str(number), None)
-
-
 def _instruction(record: Mapping[str, Any], row: Row) -> str | None:
     """Return what a person would ask for, None where the record does not say; what is no text is told, and costs nothing."""
     value = record.get("instruction")
@@ -140,23 +135,6 @@ def _target(record: Mapping[str, Any], index: int) -> Any:
 def _shown_prompt(value: Any) -> str | None:
     """Return a prompt as a row shows it whatever becomes of it."""
     return cut(value, MAX_PROMPT_CHARACTERS) if isinstance(value, str) else None
-
-
-def read_prompt(field: str, value: Any) -> str:
-    """Return a prompt.
-
-    Raises: RequestError for what is none.
-    """
-    if converted(value) is None:
-        raise RequestError("null_value", field=field, got="null", allowed=ALLOWED[field])
-    if not isinstance(value, str):
-        raise wrong_type(field, value)
-    if not value.strip():
-        raise RequestError("empty_prompt", field=field, got=shown(value), allowed=ALLOWED[field])
-    if len(value) > MAX_PROMPT_CHARACTERS:
-        allowed = f"up to {MAX_PROMPT_CHARACTERS} characters"
-        raise RequestError("prompt_too_long", field=field, got=f"{len(value)} characters", allowed=allowed)
-    return value
 
 
 def _seed(value: Any, derived: int) -> int:

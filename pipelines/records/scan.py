@@ -37,7 +37,7 @@ MAX_FOOTER_BYTES = 256 * 1024 * 1024
 MAX_VALUES_PER_BYTE = 1000  # of a column in a file: a million equal values take about a kilobyte
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what a link leads to
 LARGE_GROUP_BYTES = 10**9  # a unit reads its row group from the start: Parquet has no way to begin within one
-READING = 2  # the rules of what an input holds: files by content, columns of folders' names, times beyond 2262; 1: before
+READING = 2  # of the rules of what an input holds, which a plan is bound to
 REFERENCED_BYTES = 4_000_000  # taken for a picture that a record names; how large it is, only fetching it would tell
 
 
@@ -103,17 +103,17 @@ class _Footer:
         return names
 
 
-def scan_inputs(inputs: Inputs, columns: Mapping[str, str], *, reading: int = READING) -> InputSet:
+def scan_inputs(inputs: Inputs, columns: Mapping[str, str]) -> InputSet:
     """List the input's Parquet files and read their footers, the lengths of their lists of targets and times of 96 bits; no other
-    data. `reading`: by which rules, see `READING`; a stored plan goes on with those that it was made by.
+    data.
 
     Raises: ConfigError where there is no readable file, or where columns are missing or do not fit together.
     """
-    listing = list_input(inputs, by_suffix=reading < 2)
+    listing = list_input(inputs)
     target = columns.get("target_prompt", "target_prompt")
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         footers = list(pool.map(lambda entry: _read_footer(listing.root / entry[0], entry[1], target), listing.files))
-    int96 = "ns" if reading < 2 or all(isinstance(each, str) or each.fits_nanoseconds for each in footers) else "us"
+    int96 = "ns" if all(isinstance(each, str) or each.fits_nanoseconds for each in footers) else "us"
     edit_names = [columns.get(name, name) for name in EDIT_COLUMNS]
     files, schema = [], None
     readable: dict[str, _Footer] = {}
@@ -136,10 +136,7 @@ def scan_inputs(inputs: Inputs, columns: Mapping[str, str], *, reading: int = RE
         reason = f"; {files[0].path}: {files[0].error}" if files else ""
         raise ConfigError(f"input: got {shown_inputs(inputs)} with {len(files)} Parquet files, none of them readable{reason}")
     warnings: list[str] = []
-    if reading >= 2:
-        schema = with_folder_fields(
-            schema, listing.root.url, {path: footer.names for path, footer in readable.items()}, warnings
-        )
+    schema = with_folder_fields(schema, listing.root.url, {path: footer.names for path, footer in readable.items()}, warnings)
     impossible = _impossible(readable, columns, warnings)
     warnings += [*_plainer_types([footer.schemas[int96] for footer in readable.values()], edit_names), *_large_groups(readable)]
     if int96 == "us":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ OVERRIDES = {
     "target_guidance": "target_guidance",
     "image_strength": "image_strength",
 }
+MAX_PROMPT_CHARACTERS = 100_000  # far beyond what any text encoder reads; tokenizing more takes seconds to minutes
 PICTURE = "binary, {bytes, path} or string"
 ALLOWED = {
     "image": PICTURE,
@@ -118,3 +120,32 @@ def _cell(column: pa.Array, index: int, field: str) -> Any:
     except Exception as error:  # whatever a value does, it may not end the run
         got = f"a value of type {column.type} that cannot be read ({type(error).__name__}: {error})"
         return RequestError("unreadable_value", field=field, got=got, allowed=ALLOWED.get(field, PICTURE))
+
+
+def read_label(value: Any, fallback: str) -> tuple[str, RequestError | None]:
+    """Return what a row is called, and what is wrong with its id."""
+    if value is None:
+        return fallback, None
+    if isinstance(value, RequestError):
+        return fallback, value
+    if isinstance(value, str | UUID):
+        return str(value), None
+    number = whole_number(value)
+    return (fallback, wrong_type("id", value)) if number is None else (str(number), None)
+
+
+def read_prompt(field: str, value: Any) -> str:
+    """Return a prompt.
+
+    Raises: RequestError for what is none.
+    """
+    if converted(value) is None:
+        raise RequestError("null_value", field=field, got="null", allowed=ALLOWED[field])
+    if not isinstance(value, str):
+        raise wrong_type(field, value)
+    if not value.strip():
+        raise RequestError("empty_prompt", field=field, got=shown(value), allowed=ALLOWED[field])
+    if len(value) > MAX_PROMPT_CHARACTERS:
+        allowed = f"up to {MAX_PROMPT_CHARACTERS} characters"
+        raise RequestError("prompt_too_long", field=field, got=f"{len(value)} characters", allowed=allowed)
+    return value

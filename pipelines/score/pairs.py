@@ -13,9 +13,8 @@ from typing import Any
 from pipelines.output.parts import find_foreign, foreign_text
 from pipelines.output.plan import load_plan
 from pipelines.records.folders import folder_values, with_folders
-from pipelines.records.parse import read_label
 from pipelines.records.scan import InputSet, scan_inputs
-from pipelines.records.values import read_column, whole_number, wrong_type
+from pipelines.records.values import read_column, read_label, whole_number, wrong_type
 from pipelines.score.config import UNSCORED, ScoreConfig
 from pipelines.store.listing import READABLE_SUFFIXES, list_input
 from pipelines.store.location import Location, is_complete, list_files, locate

@@ -48,17 +48,17 @@ class Listing:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def list_input(inputs: Inputs, *, by_suffix: bool = False) -> Listing:
+def list_input(inputs: Inputs) -> Listing:
     """List the Parquet files of an input. A path that exists is taken literally, whatever signs are in it.
 
     What lies in a folder is Parquet by its last bytes; named so (`.parquet`) or asked for by a glob that names a suffix, a file
-    counts as one whatever it holds. `by_suffix`: only files named so, as plans of earlier versions were made.
+    counts as one whatever it holds.
 
     Raises: ConfigError where there is none, or one is meant twice.
     """
     urls = as_list(inputs)
     try:
-        listings = [_list_one(url, by_suffix) for url in urls]
+        listings = [_list_one(url) for url in urls]
     except OSError as error:
         if error.filename is None:
             raise
@@ -147,7 +147,7 @@ class _Pattern:
         return re.compile(glob_translate(self.path))
 
 
-def _list_one(url: str, by_suffix: bool) -> Listing:
+def _list_one(url: str) -> Listing:
     place = locate(url)
     pattern = _pattern(place)
     if pattern is None and _is_file(place):
@@ -160,16 +160,12 @@ def _list_one(url: str, by_suffix: bool) -> Listing:
         path = (root / name).path
         if pattern is not None and not pattern.reaches(path):
             continue
-        is_named = name.endswith(SUFFIX) or (not by_suffix and name.lower().endswith(SUFFIX))
-        if not is_hidden(name) and (is_named or (pattern is not None and pattern.names(path))):
+        if not is_hidden(name) and (name.lower().endswith(SUFFIX) or (pattern is not None and pattern.names(path))):
             taken.append((name, size))
         else:
             others.append((name, size))
-    if by_suffix:
-        left_out: tuple[LeftOut, ...] = ()
-    else:
-        more, left_out = _look_into(root, others, len(taken))
-        taken = sorted([*taken, *more])
+    more, left_out = _look_into(root, others, len(taken))
+    taken = sorted([*taken, *more])
     if not taken:
         found = "".join(f" ({each.text()})" for each in left_out)
         raise ConfigError(

@@ -121,9 +121,7 @@ def begin_synthesis(config: SynthesizeConfig) -> BegunSynthesis:
                 "which makes them"
             )
         return BegunSynthesis(config=config, output=output, making=None, limits=[])
-    before = read_json(output / SETTINGS_FILE)
-    reading = READING if before is None else before.get("reading", 1)  # earlier versions said nothing of it
-    captions = scan_captions(config.input, config.columns, TAKEN, reading=reading)
+    captions = scan_captions(config.input, config.columns, TAKEN)
     if not captions.num_rows:
         raise ConfigError(f"input: got {shown_inputs(config.input)}, whose files hold no records; allowed: at least one")
     source = pair_source(config, captions)
@@ -218,6 +216,8 @@ def check_settings(
         )
     wanted = _settings(config, captions, lexicon)
     differences = tell_differences(wanted["settings"], {name: found["settings"].get(name) for name in wanted["settings"]})
+    if wanted["reading"] != found.get("reading"):
+        differences.append("an input read by the rules of an earlier version")
     if wanted["input"] != found["input"]:
         differences.append("other input files")
     if differences:
@@ -253,5 +253,5 @@ def _settings(config: SynthesizeConfig, captions: CaptionSet, lexicon: Lexicon |
     return {
         "settings": as_stored(pair_settings(config, words)),
         "input": [[file.path, file.size, file.rows] for file in captions.files],
-        "reading": captions.reading,
+        "reading": READING,
     }

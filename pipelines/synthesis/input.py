@@ -10,13 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.records.parse import read_label
 from pipelines.records.possible import ALLOWED_TYPES, can_hold
 from pipelines.records.read import read_rows
-from pipelines.records.scan import FOOTER_THREADS, READING, InputFile, with_folder_fields
+from pipelines.records.scan import FOOTER_THREADS, InputFile, with_folder_fields
 from pipelines.records.schema import unify_passed
 from pipelines.records.types import is_list_type, to_written
-from pipelines.records.values import read_record
+from pipelines.records.values import read_label, read_record
 from pipelines.store.listing import Inputs, list_input
 from pipelines.store.location import Location
 from pipelines.store.parquet import BrokenParquet, fits_nanoseconds, has_int96, read_footer, read_schema
@@ -54,7 +53,6 @@ class CaptionSet:
     columns: Mapping[str, str]
     passed: Mapping[str, str]
     passed_types: Mapping[str, pa.DataType]
-    reading: int  # by which rules, as `scan_inputs`
     int96: str  # the unit in which times of 96 bits are read
     warnings: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
@@ -78,17 +76,16 @@ class Record:
     error: RequestError | None = None
 
 
-def scan_captions(inputs: Inputs, columns: Mapping[str, str], taken: Sequence[str], *, reading: int = READING) -> CaptionSet:
-    """List the input's files and read their footers. `taken`: column names that passed-through columns may not have; `reading`: by
-    which rules, as `scan_inputs`.
+def scan_captions(inputs: Inputs, columns: Mapping[str, str], taken: Sequence[str]) -> CaptionSet:
+    """List the input's files and read their footers. `taken`: column names that passed-through columns may not have.
 
     Raises: ConfigError where there is no readable file, a file is broken, or columns are missing, do not fit or cannot hold what
     they are for.
     """
-    listing = list_input(inputs, by_suffix=reading < 2)
+    listing = list_input(inputs)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         footers = list(pool.map(lambda entry: _read_footer(listing.root / entry[0]), listing.files))
-    int96 = "ns" if reading < 2 or all(footer.fits_nanoseconds for footer in footers) else "us"
+    int96 = "ns" if all(footer.fits_nanoseconds for footer in footers) else "us"
     schema, files = None, []
     warnings: list[str] = []
     names: dict[str, Sequence[str]] = {}
@@ -97,11 +94,9 @@ def scan_captions(inputs: Inputs, columns: Mapping[str, str], taken: Sequence[st
         schema = unify_passed(schema, found, [columns.get(name, name) for name in READ_COLUMNS], path)
         files.append(InputFile(path=path, size=size, rows=footer.rows))
         names[path] = found.names
-        if reading >= 2:
-            _refuse_impossible(found, columns, path)
+        _refuse_impossible(found, columns, path)
     assert schema is not None
-    if reading >= 2:
-        schema = with_folder_fields(schema, listing.root.url, names, warnings)
+    schema = with_folder_fields(schema, listing.root.url, names, warnings)
     for name, source in columns.items():
         if name not in READ_COLUMNS:
             raise ConfigError(f"columns: got {name!r}; allowed: {', '.join(READ_COLUMNS)}")
@@ -130,7 +125,6 @@ def scan_captions(inputs: Inputs, columns: Mapping[str, str], taken: Sequence[st
         columns=known,
         passed=passed,
         passed_types={name: schema.field(source).type for name, source in passed.items()},
-        reading=reading,
         int96=int96,
         warnings=tuple(warnings),
         left_out=listing.left_out,

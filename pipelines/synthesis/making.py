@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.cluster.weights import local_copy, with_local_weights
-from pipelines.records.parse import parse_edit, read_prompt
+from pipelines.records.parse import parse_edit
 from pipelines.records.pictures import find_picture
+from pipelines.records.values import read_prompt
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.listing import own_root
 from pipelines.store.masking import mask_urls

@@ -27,6 +27,7 @@ from pipelines.synthesis.scoring import Scorer, network_names
 from vimaedit.config import Canvas
 from vimaedit.errors import ConfigError
 from vimaedit.images import encode_image, encode_mask
+from vimaedit.models.files import ModelFacts
 from vimaedit.types import Status
 
 SAMPLE_RECORDS = 4
@@ -177,15 +178,7 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
     made = maker.make(first)
     if not made.rows:
         return batch_size, None
-    rules = RecordRules(
-        min_side_px=config.min_side_px,
-        max_pixels=config.max_pixels,
-        canvas=facts.fit(Canvas(size=config.canvas.size)),
-        clip_side=facts.clip_side,
-        seed=config.seed,
-        reads_masks=False,
-        keeps_coded=False,
-    )
+    rules = _rules(config, facts)
     editor = load_editor(local, local, files)
     requests = [_row(rules, values) for values in made.rows[:batch_size]]
     chosen = [(values, row) for values, row in zip(made.rows, requests, strict=False) if row is not None]
@@ -212,6 +205,18 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
         scoring_s=scoring_s,
         pair_bytes=len(pair_file(made.rows, made.passed, schema)) / len(made.rows),
         candidate_bytes=sum(pictures) / len(outputs),
+    )
+
+
+def _rules(config: SynthesizeConfig, facts: ModelFacts) -> RecordRules:
+    return RecordRules(
+        min_side_px=config.min_side_px,
+        max_pixels=config.max_pixels,
+        canvas=facts.fit(Canvas(size=config.canvas.size)),
+        clip_side=facts.clip_side,
+        seed=config.seed,
+        reads_masks=False,
+        keeps_coded=False,
     )
 
 

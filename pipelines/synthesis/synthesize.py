@@ -46,7 +46,7 @@ from pipelines.synthesis.making import Making
 from pipelines.synthesis.pairs import make_pairs
 from pipelines.synthesis.report import EXAMPLES, write_report
 from pipelines.synthesis.scoring import score_parts
-from pipelines.synthesis.selection import SPLITS, Selecting, make_groups, select
+from pipelines.synthesis.selection import SPLITS, Selected, Selecting, make_groups, select
 from pipelines.synthesis.truth import measure_truth, truth_table
 
 logger = logging.getLogger(__name__)
@@ -123,17 +123,12 @@ def _select(
     passed = _passed_types(output, stored)
     lock.check()
     shards, unwritten = write_dataset(selecting, selected, passed)
-    if unwritten:
-        warnings.append(
-            f"rewrite: the instruction of {unwritten} records stayed as it was, for {config.rewrite} gave none that can be used"
-        )
-    if config.judge.url is not None and selected.unjudged:
-        warnings.append(f"judge: {selected.unjudged} edits have no score, and pass its filter")
-    warnings += run.get("warnings", [])
-    if run.get("exit_reason"):
-        warnings += [*losses_lines(losses_from_json(run.get("losses"))), f"candidates: {run['exit_reason']}"]
     left_out = () if captions is None else captions.left_out
-    warnings += [*(() if captions is None else captions.warnings), *(each.text() for each in left_out)]
+    warnings += [
+        *_losses(config, run, selected, unwritten),
+        *(() if captions is None else captions.warnings),
+        *(each.text() for each in left_out),
+    ]
     account = Account(
         selecting=selecting,
         selected=selected,
@@ -146,12 +141,10 @@ def _select(
     write_report(account)
     total = sum(selected.counts.values())
     code = edited.exit_code if edited is not None else run.get("exit_code", 0)
-    if selected.counts["pair"] > config.max_rejected_fraction * total:
+    without, fraction = selected.counts["pair"], config.max_rejected_fraction
+    if without > fraction * total:
         code = EXIT_LOSSES
-        fraction = config.max_rejected_fraction
-        warnings.append(
-            f"{selected.counts['pair']} of {total} candidates have no pair, more than max_rejected_fraction={fraction:g}"
-        )
+        warnings.append(f"{without} of {total} candidates have no pair, more than max_rejected_fraction={fraction:g}")
     facts: dict[str, Any] = {
         "exit_code": code,
         "digest": selection_digest(config, run),
@@ -169,6 +162,21 @@ def _select(
     put_json(output / RUN_FILE, facts)
     write_success(output)
     return SynthesisSummary.of(facts)
+
+
+def _losses(config: SynthesizeConfig, run: Mapping[str, Any], selected: Selected, unwritten: int) -> list[str]:
+    """Say what the data set lacks: instructions, scores, candidates."""
+    warnings = []
+    if unwritten:
+        warnings.append(
+            f"rewrite: the instruction of {unwritten} records stayed as it was, for {config.rewrite} gave none that can be used"
+        )
+    if config.judge.url is not None and selected.unjudged:
+        warnings.append(f"judge: {selected.unjudged} edits have no score, and pass its filter")
+    warnings += run.get("warnings", [])
+    if run.get("exit_reason"):
+        warnings += [*losses_lines(losses_from_json(run.get("losses"))), f"candidates: {run['exit_reason']}"]
+    return warnings
 
 
 def _passed_types(output: Location, stored: StoredPlan) -> dict[str, pa.DataType]:

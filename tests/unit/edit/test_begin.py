@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,15 @@ def finished(tmp_path: Path) -> EditJobConfig:
     """The job of a finished run of seven rows in two units, two of them failed; its model is nowhere."""
     write_input(tmp_path / "in", "a.parquet")
     job = EditJobConfig(input=str(tmp_path / "in"), output=str(tmp_path / "out"), model=str(tmp_path / "gone"), image_root=".")
-    store_finished(job, scan_inputs(job.input, {}), reading=READING)
+    store_finished(job, scan_inputs(job.input, {}))
     return job
 
 
-def store_finished(job: EditJobConfig, inputs: InputSet, **others: Any) -> None:
-    """Write the output of a finished run; `others` are settled in its plan too."""
+def store_finished(job: EditJobConfig, inputs: InputSet) -> None:
+    """Write the output of a finished run."""
     settled_job, output = dataclasses.replace(in_full(job), device="cpu", dtype="float32"), locate(job.output)
     settled: dict[str, Any] = {"config_digest": config_digest(settled_job), "model_digest": "m", "threads": 1}
-    settled |= {"device": "cpu", "dtype": "float32", "requests_per_unit": 4, **others}
+    settled |= {"device": "cpu", "dtype": "float32", "requests_per_unit": 4, "compile": False, "reading": READING}
     plan = make_plan(inputs, batch_size=2, requests_per_unit=4, settled=settled, options=plan_options(settled_job))
     schema = output_schema(inputs.schema, inputs.columns)
     store_plan(output, StoredPlan(plan=plan, files=inputs.files, schema=schema), inputs)
@@ -63,18 +63,13 @@ def store_finished(job: EditJobConfig, inputs: InputSet, **others: Any) -> None:
     write_success(output)
 
 
-def test_a_plan_of_an_earlier_version_is_finished_by_its_own_rules(finished: EditJobConfig, tmp_path: Path) -> None:
-    """It knew nothing of other suffixes, of columns in folders' names, nor of times beyond 2262."""
-    write_input(tmp_path / "old" / "style=oil", "a.parquet")
-    table = pq.read_table(tmp_path / "old" / "style=oil" / "a.parquet")
-    table = table.append_column("at", pa.array([datetime(9999, 12, 31)] * 7, pa.timestamp("us")))
-    pq.write_table(table, tmp_path / "old" / "style=oil" / "a.parquet", use_deprecated_int96_timestamps=True)
-    job = dataclasses.replace(finished, input=str(tmp_path / "old"), output=str(tmp_path / "old-out"))
-    store_finished(job, scan_inputs(job.input, {}, reading=1))
-    write_input(tmp_path / "old", "b.pq")
-    summary = find_finished(begin(job))
-    assert summary is not None and summary.was_finished and summary.losses == {}
-    assert len(begin(dataclasses.replace(job, output=str(tmp_path / "new"))).inputs.files) == 2
+def test_a_plan_of_other_rules_of_reading_is_refused(finished: EditJobConfig) -> None:
+    plan = Path(finished.output) / "plan" / "plan.json"
+    stored = json.loads(plan.read_text())
+    del stored["settled"]["reading"]
+    plan.write_text(json.dumps(stored))
+    with pytest.raises(ConfigError, match="output: got .* which holds a run that another version has planned; allowed: that"):
+        begin(finished)
 
 
 def test_a_type_that_no_row_can_have_is_refused_unless_the_run_has_begun(finished: EditJobConfig, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pipelines.output.resume import (
     raise_generation,
     settle,
 )
-from pipelines.records.scan import InputSet, scan_inputs
+from pipelines.records.scan import READING, InputSet, scan_inputs
 from pipelines.records.schema import output_schema
 from pipelines.store.location import locate
 from tests.contexts import make_context
@@ -56,6 +56,7 @@ def context_of(inputs: InputSet, **options: Any) -> RunContext:
 def store(inputs: InputSet, context: RunContext) -> StoredPlan:
     settled = {"config_digest": context.config_digest, "model_digest": context.model_digest, "threads": 3}
     settled |= {"device": context.job.device, "dtype": context.job.dtype, "requests_per_unit": 4}
+    settled |= {"compile": False, "reading": READING}
     options = plan_options(context.job)
     plan = make_plan(inputs, batch_size=2, requests_per_unit=4, settled=settled, options=options)
     return StoredPlan(plan=plan, files=inputs.files, schema=context.schema)

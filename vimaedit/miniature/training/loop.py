@@ -118,15 +118,9 @@ def train(stage: Stage, budget: Budget, folder: Path, *, seed: int, replica: Rep
     device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    progress = _Progress()
     # A replica that has joined goes on from what the first one left.
     left = next((each for each in (path, folder / f"{stage.name}.pt") if each.is_file()), None)
-    if left is not None:
-        saved = torch.load(left, weights_only=True, map_location=device)
-        network.load_state_dict(saved["network"])
-        averaged.load_state_dict(saved["averaged"])
-        optimizer.load_state_dict(saved["optimizer"])
-        progress = _Progress(**saved["progress"])
+    progress = _Progress() if left is None else _load(left, network, averaged, optimizer)
     stride = stage.batch * replica.count
     first = -(-progress.scenes // stride) * stride + stage.batch * replica.index
     batches = reuse(draw_ahead(stage.draw, first, stride, budget.workers), budget.uses)
@@ -213,6 +207,15 @@ def _note(path: Path, budget: Budget, progress: _Progress, figures: Mapping[str,
     logger.info("%s: %s", path.stem, ", ".join(f"{key} {value:g}" for key, value in line.items()))
     with path.open("a") as curve:
         curve.write(text + "\n")
+
+
+def _load(path: Path, network: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer) -> _Progress:
+    """Take up what `_save` left."""
+    saved = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
+    network.load_state_dict(saved["network"])
+    averaged.load_state_dict(saved["averaged"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return _Progress(**saved["progress"])
 
 
 def _save(path: Path, stage: Stage, network: nn.Module, averaged: nn.Module, optimizer: Any, progress: _Progress) -> None:
