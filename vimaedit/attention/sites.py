@@ -5,7 +5,8 @@ Side = the layer's side over the latent's side (1, 1/2, 1/4, ...). Nothing is ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vimaedit.errors import ConfigError
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class Site:
     """One attention layer: `name` of its processor, `path` down, mid or up, relative `side`, `cross` or self-attention.
 
-    A layer of joint attention is two, cross and self; its path says how many streams its block has, double or single. `grounds`:
-    grounding may read it.
+    A layer of joint attention is two, cross and self; its path says how many streams its block has, double or single, `block` which it
+    is of all, single ones behind double ones. `grounds`: grounding may read it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Site:
     side: float
     cross: bool
     grounds: bool = True
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,35 @@ def list_sites(unet: UNet2DConditionModel) -> tuple[Site, ...]:
     return tuple(sites)
 
 
-def joint_sites(blocks: str, numbers: range, side: float, grounds: range, *, path: str = "double") -> tuple[Site, ...]:
-    """List the joint attention of a row of blocks, which is to self and to text at once."""
+def joint_sites(
+    blocks: str, numbers: range, side: float, grounds: range, *, path: str = "double", before: int = 0
+) -> tuple[Site, ...]:
+    """List the joint attention of a row of blocks, which is to self and to text at once; `before`: how many blocks there are before it."""
     return tuple(
-        Site(name=f"{blocks}.{number}.attn.processor", path=path, side=side, cross=cross, grounds=number in grounds)
+        Site(
+            name=f"{blocks}.{number}.attn.processor",
+            path=path,
+            side=side,
+            cross=cross,
+            grounds=number in grounds,
+            block=before + number,
+        )
         for number in numbers
         for cross in (False, True)
     )
+
+
+def ground_on(sites: tuple[Site, ...], blocks: Sequence[int]) -> tuple[Site, ...]:
+    """Let grounding read the joint attention of these blocks and no other.
+
+    Raises: ConfigError for a block that there is none of.
+    """
+    there = sorted({site.block for site in sites if site.block is not None})
+    for block in blocks:
+        if block not in there:
+            allowed = f"{there[0]} to {there[-1]}" if there else "none, layers of this model are chosen by grounding_sides"
+            raise ConfigError(f"grounding_blocks: got {block}; allowed: {allowed}")
+    return tuple(replace(site, grounds=site.block in blocks) for site in sites)
 
 
 def choose_sites(

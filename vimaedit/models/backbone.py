@@ -16,7 +16,7 @@ from torch import Tensor
 from vimaedit.attention.control import AttentionControl
 from vimaedit.attention.features import copied_features
 from vimaedit.attention.injection import MapBuffers
-from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer
+from vimaedit.attention.sites import SiteChoice, choose_sites, feature_layer, ground_on
 from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 from vimaedit.methods.fit import why_not
@@ -330,8 +330,9 @@ class Backbone:
         return sum(int(self.networks.denoiser.get_submodule(name.removesuffix(".processor")).heads) for name in names)
 
     def _choose_sites(self, config: EditConfig) -> SiteChoice:
+        sites = self.family.sites(self.networks.denoiser)
         choice = choose_sites(
-            self.family.sites(self.networks.denoiser),
+            ground_on(sites, config.grounding_blocks) if config.grounding_blocks else sites,
             window_side=self.networks.window_side,
             self_side=self.self_side if config.reads_self_attention else None,
             cross_side=self.cross_side if config.reads_words else None,

@@ -227,6 +227,8 @@ def bundle_recipe(name: str) -> dict[str, Any]:
             return merge_recipes(family.recipe)
     if name in DRAWN:
         return {}
+    if name in PUBLISHED:
+        return {"methods": {"pipeline": PUBLISHED[name]}}
     index = local_path(name) / "model_index.json"
     if index.is_file():  # what its class is published with, where it is hosted as it is
         named = str(read_json("model", index).get("_class_name"))

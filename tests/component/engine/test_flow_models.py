@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 
 from tests.component.conftest import picture, request
+from vimaedit.attention.sites import ground_on
 from vimaedit.config import Canvas
 from vimaedit.engine.batch import EditBatch, StepState
 from vimaedit.engine.editor import BatchEditor
@@ -16,6 +18,7 @@ from vimaedit.errors import ConfigError, RequestError
 from vimaedit.methods import METHODS
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.models.files import ModelFacts
+from vimaedit.models.flux import FLUX
 from vimaedit.pipeline import ViMAEditPipeline
 from vimaedit.recipes import method_config
 from vimaedit.step.noise import SeededNoise
@@ -279,3 +282,28 @@ def test_the_limit_of_a_prompt_is_that_of_its_longest_encoder(flow_model: Flow) 
         build(flow_model, "vimaedit", steps=1).prepare(
             request(0, source_prompt=f"a{behind} dog", target_prompt=f"a{behind} cat")
         )
+
+
+def test_masks_are_read_at_the_blocks_that_are_named(flow_model: Flow) -> None:
+    names = list(flow_model[0].denoiser.attn_processors)
+    blocks = [len(flow_model[0].denoiser.transformer_blocks) - 1]
+    if flow_model[1].family == "flux":
+        blocks.append(blocks[0] + 1)  # the first single one
+    editor = build(flow_model, "vimaedit", grounding_blocks=blocks)
+    read = {f"transformer_blocks.{blocks[0]}.attn.processor", "single_transformer_blocks.0.attn.processor"} & set(names)
+    assert editor.backbone.sites.text_maps == editor.backbone.sites.self_maps == read
+    own = run(editor, [request(0)])[1][-1].map_sum
+    usual = build(flow_model, "vimaedit")  # on the same networks
+    assert editor.backbone.sites.self_routing == usual.backbone.sites.self_routing
+    other = run(usual, [request(0)])[1][-1].map_sum
+    assert own is not None and other is not None and not torch.allclose(own, other)
+    with pytest.raises(ConfigError, match="^grounding_blocks: got 99; allowed: . to .$"):
+        build(flow_model, "vimaedit", grounding_blocks=[99])
+
+
+def test_published_blocks_are_there_at_full_depth() -> None:
+    sizes = {"attention_head_dim": 8, "num_attention_heads": 1, "joint_attention_dim": 8, "pooled_projection_dim": 8}
+    deep = FluxTransformer2DModel(**sizes, num_layers=19, num_single_layers=38, in_channels=4, axes_dims_rope=(2, 2, 4))
+    read = {site.name for site in ground_on(FLUX.sites(deep), [14, 17, 18, 23]) if site.grounds}
+    double = {f"transformer_blocks.{number}.attn.processor" for number in (14, 17, 18)}
+    assert read == {*double, "single_transformer_blocks.4.attn.processor"}

@@ -300,6 +300,8 @@ def test_grounding_sides_that_are_not_there_are_refused() -> None:
         ConfigError, match=r"grounding_sides.cross: got 0.125, where this model has no such layer; allowed: 1.0, 0.5"
     ):
         load_editor(config, ModelConfig(model="random", device="cpu"))
+    with pytest.raises(ConfigError, match="grounding_blocks: got 7; allowed: none, layers .* are chosen by grounding_sides"):
+        load_editor(EditConfig(grounding_blocks=[7]), ModelConfig(model="random", device="cpu"))
 
 
 def test_without_an_adapter_only_image_guidance_false_runs(bundle: Path) -> None:

@@ -67,6 +67,12 @@ def test_another_scheduler_or_a_missing_part_is_named(name: str, tmp_path: Path)
         load(str(bundle))
 
 
+def test_hub_ids_of_published_pipelines_bring_their_own_call() -> None:
+    config = recipe_config("black-forest-labs/FLUX.1-Kontext-dev", "pipeline")
+    assert (config.steps, config.target_guidance, config.grounding) == (28, 3.5, "difference")
+    assert recipe_config("timbrooks/instruct-pix2pix", "pipeline").steps == 100
+
+
 @pytest.mark.parametrize("name", ["random-flux", "black-forest-labs/FLUX.1-dev", "folder", "bundle"])
 def test_options_that_suit_a_family_stand_beneath_a_bundles_own(name: str, tmp_path: Path) -> None:
     given = tmp_path / "bundle"
