@@ -20,6 +20,7 @@ from pipelines.options import Place
 from pipelines.store.patience import CONNECT_S, ENGINE_START_TRIES, NO_LIMIT, NO_PROGRESS_S, NO_PROGRESS_UNITS
 from vimaedit.errors import ConfigError, VimaeditError
 
+SHUFFLE_BYTES = 128 * 2**20  # that a task of a shuffle holds before it hands them on; a gigabyte by default
 ADDRESS = re.compile(r"(ray://)?(?P<host>[^/@\s]+):(?P<port>\d+)")
 ADDRESSES = "allowed: HOST:PORT of a running cluster, auto, local, or leave it out for a Ray of this process's own"
 
@@ -104,6 +105,7 @@ def set_engine(unit_seconds: float, policies: Sequence[Any] = ()) -> None:
     context = DataContext.get_current()
     context.use_datasource_v2 = False
     context.target_max_block_size = None  # one block per task, whatever its size
+    context.shuffle_input_batch_bytes = SHUFFLE_BYTES
     context.max_errored_blocks = 0
     context.actor_init_retry_on_errors = True
     context.max_consecutive_actor_init_deaths = ENGINE_START_TRIES

@@ -54,12 +54,21 @@ MEGABYTE = 1_000_000
 BUFFER_BYTES = 1 << 20  # held of a column that is read
 STATE_FILE = "state/compact.json"  # what the shards are made of, written before the first of them
 CARD = "README.md"
+THIS_FOLDER = "PATH_OF_THIS_FOLDER"  # in a card's call to load it; once published it is the repository
 PICTURES = ("samples.png",)  # that a card shows
 FORM = """
 ## Form
 
-WebDataset: `<key>.source`, `<key>.edited` and `<key>.mask` (of preferences `<key>.source`, `<key>.chosen` and `<key>.rejected`), each `.png`, `.webp` or
-`.jpg`, and `<key>.json` with all other columns. A record has the same key in each configuration.
+WebDataset: `<key>.source`, `<key>.edited` and `<key>.mask` (of preferences `<key>.source`, `<key>.chosen` and `<key>.rejected`, of turns `<key>.image_0` to `<key>.image_2`), each `.png`,
+`.webp` or `.jpg`, and `<key>.json` with all other columns. A record has the same key in each configuration. Where an edit had no mask, it is white, and `mask` in the
+JSON `false`. `load_dataset` gives the members as columns (`source.png`, ..., `json`); the `webdataset` package reads the files too:
+
+```python
+import glob
+import webdataset
+
+data = webdataset.WebDataset(sorted(glob.glob("DOWNLOADED_FOLDER/data/train-*.tar")), shardshuffle=False).decode("pil")
+```
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -13,12 +14,15 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
+from PIL import Image
 
 from vimaedit.types import Status
 
 MEMBERS = {"image": "source", "original_image": "source", "edited_image": "edited", "edit_mask": "mask"}  # column -> its name
 # What a row is known by, whatever shard it lies in, of whatever form: edits, records, pairs of candidates.
 IDENTITIES = (("input_file", "input_row", "edit_index"), ("pair_id", "candidate"), ("pair_id", "chosen_candidate"))
+# What a mask is where there is none: all of the picture was free to change, and no part critical. Readers want each member in each sample.
+MASKS = {"mask": 255, "critical_mask": 0}
 SIGNS = ((b"\x89PNG", "png"), (b"RIFF", "webp"), (b"\xff\xd8\xff", "jpg"))  # how coded pictures begin
 
 
@@ -26,7 +30,8 @@ def write_samples(path: str, batches: Iterable[pa.RecordBatch]) -> int:
     """Write rows into a local tar file, byte for byte the same every time, and return how many; edits that are not ok are left out.
 
     Columns of bytes or pictures are members of their own, named by what they begin with (`bin`: no picture known here); all others
-    stand in the JSON by their names, a picture's path too. There bytes are base64, and a number that is not finite is null.
+    stand in the JSON by their names, a picture's path too. There bytes are base64, and a number that is not finite is null. A mask that
+    is not there is as `MASKS` says; the JSON says whether it was there.
     """
     count = 0
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -96,10 +101,27 @@ def _members(row: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple
         data, picture_path = (value["bytes"], value["path"]) if isinstance(value, dict) else (value, None)
         if picture_path is not None:
             record[column] = picture_path
+        if names[column] in MASKS:
+            record[column] = data is not None
+            if data is None and (size := _size(row)) is not None:
+                data = _flat_mask(size, MASKS[names[column]])
         if data is not None:
             suffix = next((suffix for sign, suffix in SIGNS if data.startswith(sign)), "bin")
             yield f"{names[column]}.{suffix}", data
     yield "json", json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _size(row: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the width and height of a row's edited picture."""
+    coded = (row.get("edited_image") or {}).get("bytes")
+    return None if coded is None else Image.open(io.BytesIO(coded)).size
+
+
+@functools.cache
+def _flat_mask(size: tuple[int, int], level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", size, level).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _plain(value: Any) -> Any:

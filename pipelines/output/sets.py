@@ -15,7 +15,10 @@ from pipelines.store.parquet import BROKEN_CONTENT, BrokenParquet, read_footer, 
 from vimaedit.errors import ConfigError
 from vimaedit.types import Status
 
-FOLDERS = {"default": "data", "preferences": "preferences", "inverted": "inverted"}  # configuration of a set -> its folder
+FOLDERS = {
+    "default": "data",
+    **{name: name for name in ("preferences", "inverted", "turns")},
+}  # configuration of a set -> its folder
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}  # format of shards -> how their names end
 MANIFEST_COLUMNS = ("unit", "generation", "rows", str(Status.OK))
 MENDS = "jobs.edit with the same options mends it"

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from pipelines.options import check_given
-from pipelines.output.compact import CARD, PICTURES, STATE_FILE
+from pipelines.output.compact import CARD, PICTURES, STATE_FILE, THIS_FOLDER
 from pipelines.output.finish import RUN_FILE
 from pipelines.output.sets import FOLDERS, is_set, list_shards
 from pipelines.publish.card import make_card
@@ -192,7 +192,7 @@ def _collect(source: Location, config: PublishConfig) -> tuple[list[Item], list[
                 read_footer(source / item.path)
             except BrokenParquet as error:
                 raise ConfigError(f"input: {error}") from error
-    own = read_bytes(source / CARD).decode() if exists(source / CARD) else None
+    own = read_bytes(source / CARD).decode().replace(THIS_FOLDER, config.repository) if exists(source / CARD) else None
     card, licence = make_card(own, run, list(shards), suffix, config.license)
     if not licence:
         warnings = [*warnings, "the card states no licence; license=cc-by-4.0, say, puts one there"]

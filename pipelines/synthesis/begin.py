@@ -47,6 +47,7 @@ SELECTION_OPTIONS = (
     "filters",
     "validation_fraction",
     "preferences",
+    "turns",
     "inverted",
     "rewrite",
     "keep_rejected",

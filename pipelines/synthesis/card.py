@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.edit.sheet import BUFFER_BYTES, draw_sheet, put_sheet
+from pipelines.output.compact import THIS_FOLDER
 from pipelines.output.sets import FOLDERS
 from pipelines.store.location import Location, locate, put_atomic
 from pipelines.store.parquet import read_batches
@@ -111,6 +112,11 @@ def _others(config: SynthesizeConfig, selected: Selected) -> list[str]:
         lines.append(
             "- `inverted`: the records turned round, from `edited_image` back to its source, in the split of the record"
         )
+    if config.turns:
+        lines.append(
+            "- `turns`: two edits of one source picture after one another, from `image_0` (the first one's result) back to the source, `image_1`, and on "
+            "to `image_2`; `edit_prompt_1` and `edit_prompt_2` ask for them"
+        )
     return ['Beside `default` there are, by `load_dataset(..., "NAME")`:', "", *lines, ""] if lines else []
 
 
@@ -148,7 +154,7 @@ def card_text(account: Account, *, has_sheet: bool) -> str:
         "```python",
         "from datasets import load_dataset",
         "",
-        'data = load_dataset("PATH_OF_THIS_FOLDER")',
+        f'data = load_dataset("{THIS_FOLDER}")',
         "```",
         "",
         *_others(config, selected),

@@ -126,6 +126,17 @@ PREFERENCE_FIELDS = (
     pa.field("caption_row", pa.int64()),
     *(pa.field(name, pa.string()) for name in ("method", "model", "model_digest", "config_digest", "version")),
 )
+TURN_FIELDS = (
+    *(pa.field(f"image_{number}", IMAGE) for number in range(3)),
+    *(pa.field(f"edit_prompt_{number}", pa.string()) for number in (1, 2)),  # from the picture before to the one of that number
+    *(pa.field(f"prompt_{number}", pa.string()) for number in range(3)),
+    *(pa.field(name, pa.string()) for name in ("category_1", "category_2", "first_pair_id")),
+    pa.field("first_candidate", pa.int32()),
+    *(pa.field(name, pa.string()) for name in ("id", "pair_id", "caption_file", "source_image_id")),
+    pa.field("candidate", pa.int32()),
+    pa.field("caption_row", pa.int64()),
+    *(pa.field(name, pa.string()) for name in ("method", "model", "model_digest", "config_digest", "version")),
+)
 REJECTED_FIELDS = (*DATA_FIELDS, pa.field("outcome", pa.string()), pa.field("reason", pa.string()))
 # Passed-through columns keep clear of all of them, so that each has one name in every object.
 TAKEN = (*{*OUTPUT_NAMES, *(field.name for fields in (PAIR_FIELDS, SCORE_FIELDS, REJECTED_FIELDS) for field in fields)},)

@@ -151,6 +151,7 @@ class SynthesizeConfig(Shards, EditJobConfig):
     validation_fraction: float = 0.02  # share of the source pictures whose records are the validation split
     preferences: bool = False  # write the best and the worst candidate of each kept pair into <output>/preferences
     inverted: bool = False  # write kept pairs turned round, the edited picture as source, into <output>/inverted
+    turns: bool = False  # write two kept edits of one picture after one another, as two turns, into <output>/turns
     rewrite: str = (
         "none"  # who writes the instructions of kept edits anew from both pictures: generator, judge (their servers); none
     )

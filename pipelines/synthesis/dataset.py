@@ -4,7 +4,7 @@ same shards, and rejected candidates."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,10 +19,19 @@ from pipelines.records.types import IMAGE, with_features
 from pipelines.score.judging import KeptAnswers
 from pipelines.store.location import Location, locate, put_atomic
 from pipelines.store.parquet import take_rows, write_groups
-from pipelines.synthesis.columns import DATA_FIELDS, PREFERENCE_FIELDS, REJECTED_FIELDS, SCORES
+from pipelines.synthesis.columns import DATA_FIELDS, PREFERENCE_FIELDS, REJECTED_FIELDS, SCORES, TURN_FIELDS
 from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.filters import KEPT, best_score
-from pipelines.synthesis.selection import SPLITS, Group, Selected, Selecting, clear_folder, find_preferences, read_decisions
+from pipelines.synthesis.selection import (
+    SPLITS,
+    Group,
+    Selected,
+    Selecting,
+    clear_folder,
+    find_preferences,
+    find_turns,
+    read_decisions,
+)
 from vimaedit.decoding import decode_image, decode_mask
 from vimaedit.errors import RequestError
 from vimaedit.synthesis.inversion import invert_pair
@@ -59,9 +68,13 @@ CANDIDATE_COLUMNS = (  # of the editing run, that records are made of
     *("model_digest", "config_digest", "version"),
 )
 RECORD_BYTES = 4096  # beside its pictures
-FIELDS = {"data": DATA_FIELDS, "inverted": DATA_FIELDS, "preferences": PREFERENCE_FIELDS, "rejected": REJECTED_FIELDS}
+PAIRED = ("preferences", "turns")  # folders whose records are made of two candidates
+FIELDS = {
+    **{"data": DATA_FIELDS, "inverted": DATA_FIELDS, "preferences": PREFERENCE_FIELDS, "turns": TURN_FIELDS},
+    "rejected": REJECTED_FIELDS,
+}
 PICTURES = tuple(
-    {field.name for field in (*DATA_FIELDS, *PREFERENCE_FIELDS) if field.type == IMAGE}
+    {field.name for field in (*DATA_FIELDS, *PREFERENCE_FIELDS, *TURN_FIELDS) if field.type == IMAGE}
 )  # coded by the editing run
 
 
@@ -121,7 +134,7 @@ def _write_objects(
     counts = []
     for index in batch.column("id").to_pylist():
         folder, name, split, groups = tasks[index]
-        others = {} if folder == "preferences" else passed
+        others = {} if folder in PAIRED else passed
         schema = with_features([*FIELDS[folder], *(pa.field(column, kind) for column, kind in others.items())])
         tables: Iterator[pa.Table] = (
             _group_rows(selecting, selecting.groups[group], folder, split, schema) for group in groups
@@ -179,11 +192,15 @@ def _group_rows(selecting: Selecting, group: Group, folder: str, split: str, sch
     """Build the records of a group that are in a split of a folder; of `rejected`, the candidates that were not kept."""
     output = locate(selecting.output)
     decisions = read_decisions(output, group)
-    if folder == "preferences":
-        return _preferences(
+    if folder in PAIRED:
+        turns = folder == "turns"
+        pairs = find_turns(decisions) if turns else find_preferences(decisions, selecting.config.filters.max_unsafe)
+        return _paired(
             output,
             selecting.config,
-            [pair for pair in find_preferences(decisions, selecting.config.filters.max_unsafe) if pair[0]["split"] == split],
+            [pair for pair in pairs if pair[0]["split"] == split],
+            _turn if turns else _preference,
+            schema,
         )
     build = _inverted if folder == "inverted" else _record
     tables = []
@@ -204,36 +221,64 @@ def _by_part(decisions: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapp
     return by_part
 
 
-def _preferences(
-    output: Location, config: SynthesizeConfig, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+def _paired(
+    output: Location,
+    config: SynthesizeConfig,
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    build: Callable[..., dict[str, Any]],
+    schema: pa.Schema,
 ) -> pa.Table:
-    """Build the records of pairs of a better and a worse candidate; their pictures may stand in different parts."""
+    """Build records of pairs of candidates; their pictures may stand in different parts."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for part, wanted in _by_part([row for pair in pairs for row in pair]).items():
         rows = take_rows(output / "candidates" / "data" / part, wanted, CANDIDATE_COLUMNS).to_pylist()
         found |= {(part, number): row for number, row in zip(sorted(wanted), rows, strict=True)}
     score = best_score(config.filters, vars(config))
-    records = []
-    for best, worst in pairs:
-        chosen, rejected = (found[each["part"], each["part_row"]] for each in (best, worst))
-        record = {
-            "prompt": chosen["instruction"],
-            "original_image": chosen["image"],
-            "chosen": chosen["edited_image"],
-            "rejected": rejected["edited_image"],
-            "original_prompt": chosen["source_prompt"],
-            "edited_prompt": chosen["target_prompt"],
-            "score": score,
-            "margin": best["rank"] - worst["rank"],
-            "rejected_outcome": worst["outcome"],
-            "source_image_id": best["source_digest"],
-            **{name: chosen[name] for name in ("category", "id", "pair_id", "caption_file", "caption_row")},
-            **{name: chosen[name] for name in ("method", "model", "model_digest", "config_digest", "version")},
-        }
-        for side, decision, row in (("chosen", best, chosen), ("rejected", worst, rejected)):
-            record |= {f"{side}_score": decision["rank"], f"{side}_candidate": row["candidate"], f"{side}_seed": row["seed"]}
-        records.append(record)
-    return pa.Table.from_pylist(records, schema=with_features(PREFERENCE_FIELDS))
+    records = [build(pair, [found[each["part"], each["part_row"]] for each in pair], score) for pair in pairs]
+    return pa.Table.from_pylist(records, schema=schema)
+
+
+def _preference(decisions: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], score: str) -> dict[str, Any]:
+    (best, worst), (chosen, rejected) = decisions, rows
+    record = {
+        "prompt": chosen["instruction"],
+        "original_image": chosen["image"],
+        "chosen": chosen["edited_image"],
+        "rejected": rejected["edited_image"],
+        "original_prompt": chosen["source_prompt"],
+        "edited_prompt": chosen["target_prompt"],
+        "score": score,
+        "margin": best["rank"] - worst["rank"],
+        "rejected_outcome": worst["outcome"],
+        "source_image_id": best["source_digest"],
+        **{name: chosen[name] for name in ("category", "id", "pair_id", "caption_file", "caption_row")},
+        **{name: chosen[name] for name in ("method", "model", "model_digest", "config_digest", "version")},
+    }
+    for side, decision, row in (("chosen", best, chosen), ("rejected", worst, rejected)):
+        record |= {f"{side}_score": decision["rank"], f"{side}_candidate": row["candidate"], f"{side}_seed": row["seed"]}
+    return record
+
+
+def _turn(decisions: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], score: str) -> dict[str, Any]:
+    """Return two turns: from the edited picture of the first row back to its source, and on to that of the second."""
+    first, second = rows
+    back = _back(first)
+    return {
+        **{"image_0": first["edited_image"], "image_1": first["image"], "image_2": second["edited_image"]},
+        **{"edit_prompt_1": back.instruction, "edit_prompt_2": second["instruction"]},
+        **{
+            f"prompt_{number}": text
+            for number, text in enumerate((back.source_prompt, back.target_prompt, second["target_prompt"]))
+        },
+        **{"category_1": back.category, "category_2": second["category"]},
+        **{
+            "first_pair_id": first["pair_id"],
+            "first_candidate": first["candidate"],
+            "source_image_id": decisions[0]["source_digest"],
+        },
+        **{name: second[name] for name in ("id", "pair_id", "candidate", "caption_file", "caption_row")},
+        **{name: second[name] for name in ("method", "model", "model_digest", "config_digest", "version")},
+    }
 
 
 def _belongs(row: Mapping[str, Any], split: str) -> bool:
@@ -266,16 +311,7 @@ def _record(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, An
 def _inverted(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record turned round. Scores of both pictures, or of the change between them, are those of the way there; what CLIP says
     of source and target changes places, and what only the edited picture was asked is not known of its source."""
-    record, scores = _record(row, decision), {name: decision[name] for name in SCORES}
-    pair = invert_pair(
-        PromptPair(
-            source_prompt=row["source_prompt"],
-            target_prompt=row["target_prompt"],
-            blend=parse_blend(row["blend_words_used"]),
-            instruction=row["instruction"],
-            category=row["category"],
-        )
-    )
+    record, scores, pair = _record(row, decision), {name: decision[name] for name in SCORES}, _back(row)
     turned = {"clip_source": scores["clip_target"], "clip_target": scores["clip_source"], "aesthetic": None}
     return record | {
         "original_image": record["edited_image"],
@@ -287,3 +323,15 @@ def _inverted(row: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, 
         "category": pair.category,
         "scores": scores | turned,
     }
+
+
+def _back(row: Mapping[str, Any]) -> PromptPair:
+    return invert_pair(
+        PromptPair(
+            source_prompt=row["source_prompt"],
+            target_prompt=row["target_prompt"],
+            blend=parse_blend(row["blend_words_used"]),
+            instruction=row["instruction"],
+            category=row["category"],
+        )
+    )

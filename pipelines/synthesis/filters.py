@@ -4,6 +4,8 @@ data set, found by shuffles on Ray: never are all hashes in one place.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.synthesis.config import Filters
-from vimaedit.synthesis.likeness import distances, hash_bands
+from vimaedit.synthesis.likeness import HASH_BYTES, band_keys, find_near
 from vimaedit.types import Status
 
 KEPT = "kept"
@@ -32,19 +35,15 @@ NEEDS = {  # score -> the option that brings its network
     "judge": "judge",
 }
 
+# What is compared for near-duplicates, in few bytes, since it goes through a shuffle once for each band.
+PLACE = ("group", "part", "part_row")  # of a candidate: its group, which of the group's parts, row in it
 BEST_SCHEMA = pa.schema(
     [
-        ("group", pa.int64()),
-        ("part", pa.string()),
-        ("part_row", pa.int32()),
+        *((name, pa.int32()) for name in PLACE),
         ("rank", pa.float64()),
         ("looks", pa.binary()),
-        ("source_digest", pa.string()),
-        ("target", pa.string()),
+        *((name, pa.int64()) for name in ("source", "target")),  # digests
     ]
-)
-DROPPED_SCHEMA = pa.schema(
-    [("group", pa.int64()), ("part", pa.string()), ("part_row", pa.int32()), ("like", pa.string()), ("like_rank", pa.float64())]
 )
 
 
@@ -142,37 +141,46 @@ def choose_best(rows: Sequence[Mapping[str, Any]], passed: Sequence[int], ranks:
     return best
 
 
+def best_row(place: Sequence[int], row: Mapping[str, Any], rank: float) -> dict[str, Any]:
+    """Return of a candidate what is compared for near-duplicates."""
+    target = " ".join(row["target_prompt"].casefold().split())
+    digests = {"source": _number(row["source_digest"]), "target": _number(target)}
+    return {**dict(zip(PLACE, place, strict=True)), "rank": rank, "looks": row["looks"], **digests}
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
 def explode_bands(batch: pa.Table, distance: int) -> pa.Table:
     """Give every row once for each band of its hash: rows within `distance` bits of each other share one."""
-    rows, bands = [], []
-    for row, looks in enumerate(batch.column("looks").to_pylist()):
-        for number, band in enumerate(hash_bands(looks, distance + 1)):
-            rows.append(row)
-            bands.append(f"{number}:{band.hex()}")
-    return batch.take(pa.array(rows, pa.int64())).append_column("band", pa.array(bands, pa.string()))
+    keys = band_keys(_hashes(batch), distance + 1)
+    rows = np.repeat(np.arange(batch.num_rows), distance + 1)
+    return batch.take(pa.array(rows)).append_column("band", pa.array(keys.reshape(-1)))
 
 
-def find_duplicates(group: pa.Table, distance: int) -> pa.Table:
-    """Return the rows of one band that lie within `distance` bits of a better one.
+def find_duplicates(rows: pa.Table, distance: int) -> pa.Table:
+    """Return the rows that lie within `distance` bits of a better one in the same band, with the best such one's place and rank.
 
     A row is a duplicate if any better one is so near, whether or not that one is kept: so the answer depends neither on the
-    band nor on an order. Edits of one picture to different prompts are none, however small the change.
+    bands nor on an order. Edits of one picture to different prompts are none, however small the change.
     """
-    rows = group.to_pylist()
-    rows.sort(key=_order)
-    codes = np.array([np.frombuffer(row["looks"], dtype=np.uint8) for row in rows]).reshape(len(rows), -1)
-    dropped = []
-    for index in range(1, len(rows)):
-        row = rows[index]
-        for better in np.flatnonzero(distances(codes[:index], codes[index]) <= distance):
-            other = rows[better]
-            if other["source_digest"] == row["source_digest"] and other["target"] != row["target"]:
-                continue
-            own = {name: row[name] for name in ("group", "part", "part_row")}
-            dropped.append({**own, "like": f"{other['part']}#{other['part_row']}", "like_rank": other["rank"]})
-            break
-    return pa.Table.from_pylist(dropped, schema=DROPPED_SCHEMA)
+    columns = {name: rows.column(name).to_numpy() for name in ("band", *PLACE, "rank", "source", "target")}
+    order = np.lexsort((*(columns[name] for name in reversed(PLACE)), -columns["rank"], columns["band"]))
+    band = columns["band"][order]
+    bounds = (0, *(np.flatnonzero(band[1:] != band[:-1]) + 1).tolist(), rows.num_rows)
+    hashes = _hashes(rows)
+    dropped, likes = [], []
+    for first, end in itertools.pairwise(bounds):
+        if end - first > 1:
+            run = order[first:end]
+            found = find_near(hashes[run], distance, columns["source"][run], columns["target"][run])
+            dropped.append(run[found >= 0])
+            likes.append(run[found[found >= 0]])
+    own, like = (np.concatenate([np.empty(0, np.int64), *each]) for each in (dropped, likes))
+    places = {name: columns[name][own] for name in PLACE}
+    return pa.table(places | {f"like_{name}": columns[name][like] for name in (*PLACE, "rank")})
 
 
-def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return -row["rank"], row["part"], row["part_row"]
+def _hashes(rows: pa.Table) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(rows.column("looks").to_pylist()), dtype=np.uint8).reshape(-1, 2 * HASH_BYTES)

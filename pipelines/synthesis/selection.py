@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
+import itertools
 import math
+import pickle
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,9 @@ from pipelines.synthesis.config import SynthesizeConfig
 from pipelines.synthesis.filters import (
     BEST_SCHEMA,
     KEPT,
+    PLACE,
     Bound,
+    best_row,
     best_score,
     choose_best,
     explode_bands,
@@ -37,6 +40,7 @@ from pipelines.synthesis.filters import (
 SPLITS = ("train", "validation")
 GROUP_SECONDS = 600.0
 PARTITION_ROWS = 100_000  # of a shuffle, about
+MOST_SHARES = 1024
 MOST_PARTITIONS = 4096
 BINS = 40
 SHOWN = 2  # examples of each outcome that a group offers to the report
@@ -114,10 +118,9 @@ def select(selecting: Selecting, num_examples: int) -> Selected:
     config, output = selecting.config, locate(selecting.output)
     set_engine(unit_seconds=GROUP_SECONDS)
     clear_folder(output / "selection")
-    count = len(selecting.groups)
     if config.filters.max_distance is not None:
-        best = numbered(count, _best_of_groups, selecting=selecting)
-        _write_duplicates(output, best.materialize(), config.filters.max_distance)
+        best = numbered(len(_shares(selecting)), _best_of_shares, selecting=selecting)
+        _write_duplicates(selecting, best.materialize(), config.filters.max_distance)
     selected = _decide(selecting, num_examples)
     if selected.records("validation") and config.validation_fraction * selected.counts[KEPT] < 1:
         selected = _decide(replace(selecting, config=replace(config, validation_fraction=0.0)), num_examples)
@@ -125,12 +128,18 @@ def select(selecting: Selecting, num_examples: int) -> Selected:
 
 
 def _decide(selecting: Selecting, num_examples: int) -> Selected:
-    decided = run_through(numbered(len(selecting.groups), _decide_groups, selecting=selecting))
+    decided = run_through(numbered(len(_shares(selecting)), _decide_shares, selecting=selecting, num_examples=num_examples))
     selected = Selected()
-    summaries = [json.loads(row["summary"]) for row in decided]
-    for summary in sorted(summaries, key=lambda summary: summary["group"]):
-        _add(selected, summary, num_examples)
+    for row in sorted(decided, key=lambda row: int(row["share"])):
+        _add(selected, pickle.loads(row["selected"]), num_examples)
     return selected
+
+
+def _shares(selecting: Selecting) -> list[range]:
+    """Cut the groups into shares, each the work of one task: a group each, or more where there are very many."""
+    count = len(selecting.groups)
+    size = max(1, -(-count // MOST_SHARES))
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def split_of(source_digest: str, seed: int, validation_fraction: float) -> str:
@@ -144,16 +153,16 @@ def read_decisions(output: Location, group: Group) -> list[dict[str, Any]]:
     return _read_rows(output / "selection" / group.name)
 
 
-def _best_of_groups(batch: pa.Table, selecting: Selecting) -> pa.Table:
+def _best_of_shares(batch: pa.Table, selecting: Selecting) -> pa.Table:
     """Give the candidates that are kept unless they are duplicates."""
     found = []
-    for index in batch.column("id").to_pylist():
-        rows, results = _judge_group(selecting, selecting.groups[index])
+    shares = _shares(selecting)
+    for index in (index for share in batch.column("id").to_pylist() for index in shares[share]):
+        group = selecting.groups[index]
+        rows, results = _judge_group(selecting, group)
         for row, (outcome, _, rank) in zip(rows, results, strict=True):
             if outcome == KEPT:
-                target = " ".join(row["target_prompt"].casefold().split())
-                own = {name: row[name] for name in ("part", "part_row", "looks", "source_digest")}
-                found.append({**own, "group": index, "rank": rank, "target": target})
+                found.append(best_row((index, group.parts.index(row["part"]), row["part_row"]), row, rank))
     return pa.Table.from_pylist(found, schema=BEST_SCHEMA)
 
 
@@ -173,40 +182,54 @@ def _judge_group(selecting: Selecting, group: Group) -> tuple[list[dict[str, Any
     return rows, results
 
 
-def _write_duplicates(output: Location, best: Any, distance: int) -> None:
-    """Find duplicates by one shuffle over the bands of the hashes, and write them by one over the groups."""
+def _write_duplicates(selecting: Selecting, best: Any, distance: int) -> None:
+    """Find duplicates by one shuffle over the bands of the hashes, and write them by one over the shares.
+
+    A task holds the rows of some bands, about `PARTITION_ROWS`, or of the one that most rows share.
+    """
     rows = best.count()
     if rows < 2:
         return
     partitions = min(MOST_PARTITIONS, -(-rows * (distance + 1) // PARTITION_ROWS))
     bands = best.map_batches(functools.partial(explode_bands, distance=distance), batch_size=None, batch_format="pyarrow")
-    dropped = bands.groupby("band", num_partitions=partitions).map_groups(
-        functools.partial(find_duplicates, distance=distance), batch_format="pyarrow"
+    dropped = bands.repartition(partitions, keys=["band"]).map_batches(
+        functools.partial(find_duplicates, distance=distance), batch_size=None, batch_format="pyarrow"
     )
     dropped = dropped.materialize()
     if num_dropped := dropped.count():
         partitions = min(MOST_PARTITIONS, -(-num_dropped // PARTITION_ROWS))
-        write = functools.partial(_write_group, output=output.url)
-        run_through(dropped.groupby("group", num_partitions=partitions).map_groups(write, batch_format="pyarrow"))
+        shares = _shares(selecting)
+        write = functools.partial(_write_share, output=selecting.output)
+        add = functools.partial(_add_share, groups_per_share=len(shares[0]))
+        shared = dropped.map_batches(add, batch_size=None, batch_format="pyarrow")
+        run_through(shared.groupby("share", num_partitions=partitions).map_groups(write, batch_format="pyarrow"))
 
 
-def _write_group(dropped: pa.Table, output: str) -> pa.Table:
-    (group,) = set(dropped.column("group").to_pylist())
-    place = locate(output) / "selection" / "_duplicates" / f"{group:08d}.parquet"
-    put_table(place, dropped.sort_by([("part", "ascending"), ("part_row", "ascending")]))
-    return pa.table({"group": [group]})
+def _add_share(dropped: pa.Table, groups_per_share: int) -> pa.Table:
+    return dropped.append_column("share", pa.array(dropped.column("group").to_numpy() // groups_per_share))
 
 
-def _decide_groups(batch: pa.Table, selecting: Selecting) -> pa.Table:
+def _write_share(dropped: pa.Table, output: str) -> pa.Table:
+    share = dropped.column("share")[0].as_py()
+    put_table(locate(output) / "selection" / "_duplicates" / f"{share:05d}.parquet", dropped)
+    return pa.table({"share": [share]})
+
+
+def _decide_shares(batch: pa.Table, selecting: Selecting, num_examples: int) -> pa.Table:
     """Write the decisions of groups; only numbers and a few places of examples go back."""
-    summaries = [json.dumps(_decide_group(selecting, index)) for index in batch.column("id").to_pylist()]
-    return pa.table({"summary": summaries})  # as text, so that empty lists have the type of full ones
+    shares, numbers, found = _shares(selecting), batch.column("id").to_pylist(), []
+    for share in numbers:
+        duplicates = _duplicates(selecting, share)
+        selected = Selected()
+        for index in shares[share]:
+            _add(selected, _decide_group(selecting, index, duplicates[index]), num_examples)
+        found.append(pickle.dumps(selected))
+    return pa.table({"share": numbers, "selected": found})
 
 
-def _decide_group(selecting: Selecting, index: int) -> dict[str, Any]:
+def _decide_group(selecting: Selecting, index: int, duplicates: Mapping[tuple[str, int], str]) -> Selected:
     output, config, group = locate(selecting.output), selecting.config, selecting.groups[index]
     rows, results = _judge_group(selecting, group)
-    duplicates = _duplicates(output, index)
     decisions: list[dict[str, Any]] = []
     for row, (outcome, reason, rank) in zip(rows, results, strict=True):
         like = duplicates.get((row["part"], row["part_row"]))
@@ -229,19 +252,19 @@ def _decide_group(selecting: Selecting, index: int) -> dict[str, Any]:
                 }
             )
     put_table(output / "selection" / group.name, pa.Table.from_pylist(decisions, schema=DECISION_SCHEMA))
-    counts = Counter((row["category"] or "", row["outcome"]) for row in decisions)
-    return {
-        "group": index,
-        "counts": [
-            {"category": category, "outcome": outcome, "rows": rows} for (category, outcome), rows in sorted(counts.items())
-        ],
-        "kept": [{"split": split, "rows": len(found), "bytes": sum(found)} for split, found in sizes.items()],
-        "histograms": [{"score": score, **_histogram(decisions, score)} for score in SCORES],
-        "examples": _examples(decisions),
-        "preferences": Counter(best["split"] for best, _ in find_preferences(decisions, config.filters.max_unsafe)),
-        "seconds": _editing_seconds(output, group),
-        "unjudged": sum(row["source_digest"] is not None and row["judge"] is None for row in decisions),
-    }
+    by_category: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in decisions:
+        by_category[row["category"] or ""][row["outcome"]] += 1
+    return Selected(
+        counts=Counter(row["outcome"] for row in decisions),
+        by_category=by_category,
+        kept={split: {index: (len(found), sum(found))} if found else {} for split, found in sizes.items()},
+        histograms={score: _histogram(decisions, score) for score in SCORES},
+        examples=_examples(decisions),
+        preferences=Counter(best["split"] for best, _ in find_preferences(decisions, config.filters.max_unsafe)),
+        seconds=_editing_seconds(output, group),
+        unjudged=sum(row["source_digest"] is not None and row["judge"] is None for row in decisions),
+    )
 
 
 def find_preferences(
@@ -265,61 +288,75 @@ def find_preferences(
     return found
 
 
+def find_turns(decisions: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Return kept candidates of different edits of one source picture two by two, each edit's best with that of the next, in their order."""
+    by_source: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for row in sorted((row for row in decisions if row["outcome"] == KEPT), key=lambda row: (-row["rank"], row["candidate"])):
+        by_source[row["caption_file"], row["caption_row"], row["source_digest"]].setdefault(row["pair_id"], row)
+    found = []
+    for source in sorted(by_source):
+        rows = [by_source[source][pair] for pair in sorted(by_source[source])]
+        found += list(itertools.pairwise(rows))
+    return found
+
+
 def _editing_seconds(output: Location, group: Group) -> float:
     columns = [read_table(output / "candidates" / "data" / part, ["seconds"]).column("seconds") for part in group.parts]
     return float(sum(value for column in columns for value in column.to_pylist() if value is not None))
 
 
-def _examples(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _examples(decisions: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Return the places of the first few edited candidates of each outcome."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in decisions:
         if row["source_digest"] is not None and len(found[row["outcome"]]) < SHOWN:
             found[row["outcome"]].append({name: row[name] for name in ("outcome", "reason", "part", "part_row")})
-    return [each for rows in found.values() for each in rows]
-
-
-def _histogram(decisions: Sequence[Mapping[str, Any]], score: str) -> dict[str, list[int]]:
-    low, high = SPANS[score]
-    counts = {}
-    for name, wanted in (("all", None), ("kept", KEPT)):
-        values = [row[score] for row in decisions if row[score] is not None and wanted in (None, row["outcome"])]
-        clipped = np.clip(np.array(values, dtype=np.float64), low, high)
-        counts[name] = np.histogram(clipped, bins=BINS, range=(low, high))[0].tolist()
-    return counts
-
-
-def _duplicates(output: Location, index: int) -> dict[tuple[str, int], str]:
-    """Return which candidates of a group look like a better one: (part, row) -> the best of those, as text."""
-    place = output / "selection" / "_duplicates" / f"{index:08d}.parquet"
-    rows = _read_rows(place) if exists(place) else []
-    found: dict[tuple[str, int], str] = {}
-    for row in sorted(rows, key=lambda row: (-row["like_rank"], row["like"])):
-        found.setdefault((row["part"], row["part_row"]), row["like"])
     return found
 
 
-def _add(selected: Selected, row: Mapping[str, Any], num_examples: int) -> None:
-    """Add what a group came to."""
-    for each in row["counts"]:
-        selected.counts[each["outcome"]] += each["rows"]
-        selected.by_category[each["category"]][each["outcome"]] += each["rows"]
-    for each in row["kept"]:
-        if each["rows"]:
-            selected.kept[each["split"]][row["group"]] = (each["rows"], each["bytes"])
-    selected.preferences.update(row["preferences"])
-    selected.seconds += row["seconds"]
-    selected.unjudged += row["unjudged"]
-    for each in row["histograms"]:
-        before = selected.histograms.get(each["score"], ([0] * BINS, [0] * BINS))
-        sums = [
-            [one + other for one, other in zip(old, each[name], strict=True)]
-            for old, name in zip(before, ("all", "kept"), strict=True)
-        ]
-        selected.histograms[each["score"]] = (sums[0], sums[1])
-    for each in row["examples"]:
-        if len(selected.examples[each["outcome"]]) < num_examples:
-            selected.examples[each["outcome"]].append(each)
+def _histogram(decisions: Sequence[Mapping[str, Any]], score: str) -> tuple[list[int], list[int]]:
+    low, high = SPANS[score]
+    counts = []
+    for wanted in (None, KEPT):
+        values = [row[score] for row in decisions if row[score] is not None and wanted in (None, row["outcome"])]
+        clipped = np.clip(np.array(values, dtype=np.float64), low, high)
+        counts.append(np.histogram(clipped, bins=BINS, range=(low, high))[0].tolist())
+    return counts[0], counts[1]
+
+
+def _duplicates(selecting: Selecting, share: int) -> dict[int, dict[tuple[str, int], str]]:
+    """Return which candidates of a share look like a better one: group -> (part, row) -> the best of those, as text."""
+    place = locate(selecting.output) / "selection" / "_duplicates" / f"{share:05d}.parquet"
+    found: dict[int, dict[tuple[str, int], str]] = defaultdict(dict)
+    likes = [f"like_{name}" for name in PLACE]
+    for row in sorted(
+        _read_rows(place) if exists(place) else [], key=lambda row: (-row["like_rank"], *(row[name] for name in likes))
+    ):
+        (part, number), (like, like_number) = (
+            (selecting.groups[row[f"{side}group"]].parts[row[f"{side}part"]], row[f"{side}part_row"]) for side in ("", "like_")
+        )
+        found[row["group"]].setdefault((part, number), f"{like}#{like_number}")
+    return found
+
+
+def _add(selected: Selected, more: Selected, num_examples: int) -> None:
+    """Add what later groups came to."""
+    selected.counts.update(more.counts)
+    for category, counts in more.by_category.items():
+        selected.by_category[category].update(counts)
+    for split, kept in more.kept.items():
+        selected.kept[split].update(kept)
+    selected.preferences.update(more.preferences)
+    selected.seconds += more.seconds
+    selected.unjudged += more.unjudged
+    for score, histograms in more.histograms.items():
+        before = selected.histograms.get(score, ([0] * BINS, [0] * BINS))
+        every, of_kept = (
+            [one + other for one, other in zip(*pair, strict=True)] for pair in zip(before, histograms, strict=True)
+        )
+        selected.histograms[score] = (every, of_kept)
+    for outcome, examples in more.examples.items():
+        selected.examples[outcome] += examples[: num_examples - len(selected.examples[outcome])]
 
 
 def _read_rows(place: Location) -> list[dict[str, Any]]:

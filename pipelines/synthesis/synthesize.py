@@ -135,7 +135,7 @@ def _select(
         shards=shards,
         warnings=warnings,
         provenance=_provenance(config, run),
-        truth=truth_table(measure_truth(config.output)) if config.truth else None,
+        truth=truth_table(measure_truth(config.output, config.filters.max_unsafe)) if config.truth else None,
     )
     write_card(account)
     write_report(account)

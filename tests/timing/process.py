@@ -67,6 +67,14 @@ def private_mb(process: int) -> float:
         return 0.0
 
 
+def shared_mb(process: int) -> float:
+    """Return the shared memory that a process has mapped and touched, MB; 0 once it has ended."""
+    try:
+        return _status_mb("RssShmem", process)
+    except OSError:
+        return 0.0
+
+
 def process_name(process: int) -> str:
     """Return the command line of a process; nothing once it has ended."""
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.bare import bare_environment
-from tests.timing import engine, gpu, growth, images, pipeline, stock
+from tests.timing import engine, gpu, growth, images, pipeline, selection, stock
 from tests.timing.gpu_figures import GpuBenchConfig
 from tests.timing.pipeline_run import median_gap, steady_rate
 from tests.timing.points import SAVINGS, Point, measure_points
@@ -127,6 +127,15 @@ def test_every_way_to_write_a_picture_is_measured() -> None:
     assert size["drawn scenes", "PNG 0"] > 64 * 64 * 3 / 1000 > size["drawn scenes", "WebP lossless 0"]
     assert size["fine grain", "PNG 1"] < size["grain of a photograph", "PNG 1"]
     assert not np.isnan(list(size.values())).any()
+
+
+@slow
+def test_selecting_is_that_of_brute_force() -> None:
+    (table,) = selection.measure(selection.SelectionBenchConfig(rows=[3000], part_rows=64))
+    (row,) = table.rows
+    duplicates, kept = int(row[2]), int(row[3])
+    assert row[0] == "3,000" and int(row[1]) == duplicates + kept and duplicates > 10 < kept
+    assert row[-1] == "equal" and all(float(cell.replace(",", "")) > 0 for cell in row[4:9])
 
 
 @slow

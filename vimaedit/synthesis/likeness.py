@@ -14,6 +14,9 @@ SIDE = 32  # px of the reduced picture
 KEPT = 8  # lowest frequencies in either direction
 FLAT = 0.5  # levels; a frequency with less amplitude is noise
 PLANES = ("Y", "Cb", "Cr")
+HASH_BYTES = len(PLANES) * KEPT**2 // 8
+MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number, half of its bits set
+BLOCK = 512  # hashes on either side that are compared at a time
 
 
 def perceptual_hash(picture: UInt8Array) -> bytes:
@@ -34,19 +37,48 @@ def perceptual_hash(picture: UInt8Array) -> bytes:
     return np.packbits(bits).tobytes()
 
 
-def distances(hashes: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count the bits in which hashes differ from another one: (n, bytes), (bytes,) -> (n,)."""
-    found: NDArray[np.int64] = np.bitwise_count(hashes ^ other).sum(axis=1, dtype=np.int64)
-    return found
+def band_keys(hashes: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
+    """Give hashes (n, bytes) a key for each of `count` bands of their bits, at most 128: (n, count).
 
-
-def hash_bands(code: bytes, count: int) -> list[bytes]:
-    """Cut a hash into `count` bands of nearly equal numbers of bits.
-
-    Two hashes that differ in fewer than `count` bits agree in at least one band.
+    Two hashes that differ in fewer than `count` bits have at least one key in common (others may by chance). A band takes every
+    `count`-th bit: a band in one plane of colour would be the same for all pictures that are flat there.
     """
-    bits = np.unpackbits(np.frombuffer(code, dtype=np.uint8))
-    return [np.packbits(part).tobytes() for part in np.array_split(bits, count)]
+    bits = np.unpackbits(hashes, axis=1)
+    keys = np.empty((len(hashes), count), dtype=np.uint64)
+    for band in range(count):
+        packed = np.packbits(bits[:, band::count], axis=1)
+        words = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+        key = np.zeros(len(hashes), dtype=np.uint64)
+        for word in words.T:
+            key = key * MIX + word  # wraps around
+        keys[:, band] = key << np.uint64(7) | np.uint64(band)
+    return keys.view(np.int64)
+
+
+def find_near(
+    hashes: NDArray[np.uint8], distance: int, sources: NDArray[np.int64], targets: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Find for each hash (n, bytes: a multiple of 8) the first before it that differs in at most `distance` bits; -1: none.
+
+    Two of one source and different targets are never near. Memory is that of `BLOCK`^2 comparisons, however many hashes there are.
+    """
+    words = np.ascontiguousarray(hashes).view(np.uint64)
+    found = np.full(len(hashes), -1, dtype=np.int64)
+    for start in range(1, len(hashes), BLOCK):
+        todo = np.arange(start, min(start + BLOCK, len(hashes)))
+        for first in range(0, int(todo[-1]), BLOCK):
+            others = np.arange(first, min(first + BLOCK, int(todo[-1])))
+            bits = np.zeros((len(todo), len(others)), dtype=np.uint16)
+            for own, other in zip(words[todo].T, words[others].T, strict=True):
+                bits += np.bitwise_count(own[:, None] ^ other)
+            near = (bits <= distance) & (others < todo[:, None])
+            near &= (sources[todo][:, None] != sources[others]) | (targets[todo][:, None] == targets[others])
+            hit = near.any(axis=1)
+            found[todo[hit]] = first + near[hit].argmax(axis=1)
+            todo = todo[~hit]
+            if not len(todo):
+                break
+    return found
 
 
 @functools.cache

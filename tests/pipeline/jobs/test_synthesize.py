@@ -239,12 +239,26 @@ def test_what_is_lost_is_made_again_the_same(config: SynthesizeConfig, summary: 
 def test_true_edits_are_counted_for_drawn_scenes(config: SynthesizeConfig, cluster: None, tmp_path: Path) -> None:
     write_records(tmp_path / "in" / "x.parquet", RECORDS[:1])
     options = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "candidates": 1, "truth": True}
+    options |= {"edits_per_caption": 2, "turns": True}
     counted = run_synthesis(dataclasses.replace(config, **options))
     # The model has random weights.
-    assert counted.truth is not None and "100.0 % of 1 requested candidates were kept" in counted.truth
-    assert ["all", "1", "0.0", "%"] == counted.truth.splitlines()[3].split()[:4]
+    assert counted.truth is not None and "100.0 % of 2 requested candidates were kept" in counted.truth
+    assert ["all", "2", "0.0", "%"] == counted.truth.splitlines()[3].split()[:4]
+    first, second = rows_of(tmp_path / "out" / "data")
+    (turn,) = rows_of(tmp_path / "out" / "turns")
+    assert [turn[f"image_{number}"] for number in range(3)] == [
+        first["edited_image"],
+        first["original_image"],
+        second["edited_image"],
+    ]
+    assert turn["edit_prompt_2"] == second["edit_prompt"] and turn["edit_prompt_1"].startswith("change the ")
+    assert [turn[f"prompt_{number}"] for number in range(3)] == [
+        first["edited_prompt"],
+        first["original_prompt"],
+        second["edited_prompt"],
+    ]
     card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
-    assert "| all | 1 | 0.0 % [" in card and "Truly right edits" in page
+    assert "| all | 2 | 0.0 % [" in card and "Truly right edits" in page
     assert run_synthesis(dataclasses.replace(config, **options)).truth == counted.truth
 
 

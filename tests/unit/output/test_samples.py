@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from jobs.compact import main
+from pipelines.output.compact import THIS_FOLDER
 from pipelines.output.parts import open_result_writer, part_name
 from pipelines.output.samples import write_samples
 from pipelines.records.types import IMAGE, with_features
@@ -60,7 +61,7 @@ def make_set(folder: Path) -> Path:
             with open_result_writer(str(path), schema, ()) as writer:
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     head = "---\ntask_categories:\n- image-to-image\nconfigs:\n- config_name: default\n  data_files:\n"
-    (folder / "README.md").write_text(f"{head}  - split: train\n    path: data/train-*.parquet\n---\n# Edits\n")
+    (folder / "README.md").write_text(f"{head}  - split: train\n    path: data/train-*.parquet\n---\n# Edits\n{THIS_FOLDER}\n")
     (folder / "samples.png").write_bytes(coded(3)["bytes"])
     put_json(locate(str(folder)) / "run.json", {"digest": "d", "records": {"train": 3, "validation": 1}, "counts": {"kept": 4}})
     write_success(locate(str(folder)))
@@ -107,10 +108,10 @@ def test_a_run_becomes_samples_of_the_edits_that_are_ok(tmp_path: Path, caplog: 
     rows = [json.loads(sample["json"]) for sample in samples.values()]
     assert sorted(row["id"] for row in rows) == sorted(f"r{number}" for number in range(14) if number not in (8, 10))
     sample, row = next(iter(samples.values())), rows[0]
-    assert {name.split(".")[0] for name in sample} == {"source", "edited", "mask", "json"}
+    assert {name.split(".")[0] for name in sample} == {"source", "edited", "mask", "critical_mask", "json"}
     assert (row["status"], row["source_prompt"], row["target_prompt"]) == ("ok", "s", "t")
     assert set(row["metrics"]) > {"background_psnr", "mask_fraction"} and row["config_digest"]
-    assert not {"image", "edited_image", "edit_mask", "critical_mask"} & set(row)
+    assert not {"image", "edited_image"} & set(row) and (row["edit_mask"], row["critical_mask"]) == (True, False)
     edited = next(data for name, data in sample.items() if name.startswith("edited."))
     assert Image.open(io.BytesIO(edited)).size == (17, 19)
 
@@ -143,7 +144,12 @@ def test_a_sample_is_the_same_every_time_and_holds_all_columns(tmp_path: Path) -
     assert sample["x%2Fy.z.bin"] == b"any"
     assert json.loads(sample["json"]) == {
         **{"input_file": "a.b/c.parquet", "input_row": 7, "edit_index": 1, "status": "ok", "image": "p/q.png"},
-        **{"taken": "2026-11-30", "hash": ["AP8="], "metrics": {"background_psnr": None, "background_mse": 0.0}},
+        **{
+            "taken": "2026-11-30",
+            "hash": ["AP8="],
+            "edit_mask": True,
+            "metrics": {"background_psnr": None, "background_mse": 0.0},
+        },
     }
 
 
@@ -160,8 +166,11 @@ def test_a_data_set_keeps_its_folders_splits_and_keys(tmp_path: Path, capsys: py
     data, inverted, preferences = (found[f"{name}/train-00000-of-00001.tar"] for name in ("data", "inverted", "preferences"))
     assert list(data) == list(inverted) and next(iter(preferences)) == next(iter(data))  # a record is known again
     key, *others = data
-    assert data[key]["source.png"] == inverted[key]["edited.png"] and "mask.png" not in data[key]
-    assert all(set(data[other]) == {"source.png", "edited.webp", "mask.png", "json"} for other in others)
+    assert data[key]["source.png"] == inverted[key]["edited.png"]
+    assert all(set(data[each]) == {"source.png", "edited.webp", "mask.png", "json"} for each in data)
+    mask = Image.open(io.BytesIO(data[key]["mask.png"]))  # of a record without one: all was free to change
+    assert mask.size == (7, 5) and mask.getextrema() == (255, 255) and json.loads(data[key]["json"])["mask"] is False
+    assert all(json.loads(data[other]["json"])["mask"] is True for other in others)
     assert set(preferences[key]) == {"source.png", "chosen.webp", "rejected.jpg", "json"}
     record = json.loads(data[key]["json"])
     assert record["edit_prompt"] == "make it ö" and record["scores"]["change"] == 0.5

@@ -61,7 +61,7 @@ def test_a_data_set_goes_in_one_commit_and_is_found_again(
     assert {name: files[name] for name in shards} == shards and repository.private
     assert hub.parts and len(hub.objects) > len(hub.parts)  # larger ones in parts
     card = files["README.md"].decode()
-    assert "\nlicense: mit\n" in card and "path: data/train-*.parquet" in card and card.endswith("# Edits\n")
+    assert "\nlicense: mit\n" in card and "path: data/train-*.parquet" in card and card.endswith("# Edits\nme/edits\n")
 
     hub.asked.clear()
     assert main(words(folder, "license=mit")) == 0

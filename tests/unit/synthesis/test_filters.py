@@ -13,7 +13,7 @@ from pipelines.synthesis.columns import SCORES
 from pipelines.synthesis.config import Filters
 from pipelines.synthesis.filters import best_score, choose_best, judge, make_bounds, outcomes, rank_of
 from pipelines.synthesis.scoring import pixel_scores
-from pipelines.synthesis.selection import find_preferences, split_of
+from pipelines.synthesis.selection import find_preferences, find_turns, split_of
 
 ALL = {"scoring_clip": "clip", "lpips": "net", "lpips_heads": None, "aesthetic": "head", "safety": "head"}
 GOOD: dict[str, Any] = {
@@ -164,3 +164,17 @@ def test_preferences_pair_the_best_with_the_worst_that_is_safe() -> None:
     ]
     assert [(best["candidate"], worst["candidate"]) for best, worst in find_preferences(decisions, 0.0)] == [(0, 2)]
     assert [(best["candidate"], worst["candidate"]) for best, worst in find_preferences(decisions, None)] == [(0, 1)]
+
+
+def test_turns_join_the_best_edits_of_one_picture() -> None:
+    def decision(row: int, pair: str, candidate: int, rank: float, outcome: str = "kept", digest: str = "x") -> dict[str, Any]:
+        own = {"caption_file": "f", "caption_row": row, "source_digest": digest}
+        return {**own, "pair_id": pair, "candidate": candidate, "rank": rank, "outcome": outcome}
+
+    decisions = [
+        *(decision(0, "a", 0, 0.3), decision(0, "a", 1, 0.8), decision(0, "c", 0, 0.1), decision(0, "b", 0, 0.9)),
+        decision(0, "d", 0, 0.9, outcome="duplicate"),
+        *(decision(1, "e", 0, 0.3), decision(1, "f", 0, 0.3, digest="y")),  # of two pictures
+    ]
+    found = [[(row["pair_id"], row["candidate"]) for row in turn] for turn in find_turns(decisions)]
+    assert found == [[("a", 1), ("b", 0)], [("b", 0), ("c", 0)]]

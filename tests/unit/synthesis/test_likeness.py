@@ -7,15 +7,17 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.synthesis.filters import BEST_SCHEMA, explode_bands, find_duplicates
+from pipelines.synthesis.filters import BEST_SCHEMA, best_row, explode_bands, find_duplicates
 from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.render import render_scene
 from vimaedit.scenes.sampling import sample_scene
 from vimaedit.seeds import derive_seed
+from vimaedit.synthesis import likeness
 from vimaedit.synthesis.candidates import spread_candidates
-from vimaedit.synthesis.likeness import distances, hash_bands, perceptual_hash
+from vimaedit.synthesis.likeness import band_keys, find_near, perceptual_hash
 from vimaedit.types import UInt8Array
 
 
@@ -25,7 +27,7 @@ def scene(number: int) -> UInt8Array:
 
 def apart(first: UInt8Array, second: UInt8Array) -> int:
     codes = [np.frombuffer(perceptual_hash(each), dtype=np.uint8) for each in (first, second)]
-    return int(distances(codes[0][None], codes[1])[0])
+    return int(np.bitwise_count(codes[0] ^ codes[1]).sum())
 
 
 def as_jpeg(picture: UInt8Array) -> UInt8Array:
@@ -56,15 +58,45 @@ def test_hashes_within_the_distance_share_a_band() -> None:
         bits = np.unpackbits(code)
         bits[draws.choice(384, count, replace=False)] ^= 1
         other = np.packbits(bits)
-        assert distances(code[None], other)[0] == count
-        bands = zip(hash_bands(code.tobytes(), 13), hash_bands(other.tobytes(), 13), strict=True)
-        assert any(one == two for one, two in bands)
+        assert np.bitwise_count(code ^ other).sum() == count
+        one, two = band_keys(np.stack((code, other)), 13)
+        assert (one == two).any()
 
 
-def best(rows: list[tuple[str, float, bytes, str, str]]) -> pa.Table:
+def test_bands_tell_pictures_of_one_flat_colour_plane_apart() -> None:
+    codes = np.random.default_rng(6).integers(0, 256, (500, 6, 8), dtype=np.uint8)
+    codes[:, [1, 2, 4, 5]] = 0  # grey ones: no bit of colour is set
+    keys = band_keys(codes.reshape(500, 48), 13)
+    assert all(len(set(band.tolist())) > 300 for band in keys.T)
+
+
+def nearest(codes: NDArray[np.uint8], distance: int, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> list[int]:
+    """The first near one before each, one pair after the other."""
+    found = []
+    for index in range(len(codes)):
+        bits = np.unpackbits(codes[:index] ^ codes[index], axis=1).sum(axis=1)
+        near = (bits <= distance) & ((sources[:index] != sources[index]) | (targets[:index] == targets[index]))
+        found.append(int(near.argmax()) if near.any() else -1)
+    return found
+
+
+def test_near_ones_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likeness, "BLOCK", 7)
+    draws = np.random.default_rng(7)
+    codes = np.repeat(draws.integers(0, 256, (12, 48), dtype=np.uint8), 5, axis=0)[draws.permutation(60)]
+    for code in codes:
+        code[draws.integers(0, 48, 4)] ^= 1 << draws.integers(0, 8, 4, dtype=np.uint8)
+    sources, targets = draws.integers(0, 12, (2, 60))
+    for count in (0, 1, 2, 7, 8, 60):
+        arguments = (codes[:count], 8, sources[:count], targets[:count])
+        assert find_near(*arguments).tolist() == nearest(*arguments)
+    assert 20 < sum(index >= 0 for index in nearest(codes, 8, sources, targets)) < 60
+
+
+def best(rows: list[tuple[int, float, bytes, str, str]]) -> pa.Table:
     values = [
-        {"group": 0, "part": part, "part_row": 0, "rank": rank, "looks": looks, "source_digest": digest, "target": target}
-        for part, rank, looks, digest, target in rows
+        best_row((group, 0, 0), {"looks": looks, "source_digest": digest, "target_prompt": target}, rank)
+        for group, rank, looks, digest, target in rows
     ]
     return pa.Table.from_pylist(values, schema=BEST_SCHEMA)
 
@@ -73,14 +105,14 @@ def test_the_better_one_stays_and_edits_of_one_picture_are_no_duplicates() -> No
     code = bytes(range(48))
     near = bytes([code[0] ^ 7]) + code[1:]
     far = bytes(255 - value for value in code)
-    rows = best(
-        [("a", 0.1, code, "s", "x"), ("b", 0.9, near, "t", "y"), ("c", 0.5, far, "u", "z"), ("d", 0.2, code, "s", "w")],
-    )
-    found = find_duplicates(rows, 3).to_pylist()
-    assert [(row["part"], row["like"]) for row in found] == [("d", "b#0"), ("a", "b#0")]
-    assert find_duplicates(rows, 2).to_pylist() == []  # those of one picture, to different prompts, are none
+    rows = best([(0, 0.1, code, "s", "x"), (1, 0.9, near, "t", "y"), (2, 0.5, far, "u", "z"), (3, 0.2, code, "s", "w")])
     exploded = explode_bands(rows, 3)
     assert exploded.num_rows == 16 and len(set(exploded.column("band").to_pylist())) > 4
+    found = find_duplicates(exploded, 3).to_pylist()
+    assert {(row["group"], row["like_group"], row["like_rank"]) for row in found} == {(0, 1, 0.9), (3, 1, 0.9)}
+    # Those of one picture, to different prompts, are none.
+    assert find_duplicates(explode_bands(rows, 2), 2).num_rows == 0
+    assert find_duplicates(explode_bands(rows.slice(0, 0), 3), 3).schema == find_duplicates(exploded, 3).schema
 
 
 def test_candidates_spread_over_the_ranges_as_a_latin_square() -> None:

@@ -104,4 +104,15 @@ def test_shares_are_counted_before_and_after_filtering() -> None:
     assert wilson_interval(*truth.edited).high < wilson_interval(*truth.kept).low
     assert truth.by_category == {"a": ((10, 40), (10, 11)), "b": ((4, 4), (0, 0))}
     text = truth_table(truth).text()
-    assert "22.0 % of 50 requested candidates were kept" in text and "90.9 % [62.3, 98.4]" in text
+    assert "22.0 % of 50 requested candidates were kept" in text and "90.9 % [62.3, 98.4]" in text and "worse" not in text
+
+
+def test_the_better_and_the_worse_of_a_pair_are_told_apart() -> None:
+    judged = [("a", f"p{n}", candidate, candidate == 2 or n < 4) for n in range(20) for candidate in (0, 1, 2)]
+    truth = count_truth(judged, set(), 60, [(f"p{n}", 2, 1) for n in range(20)])
+    assert truth.preferred == [(True, True)] * 4 + [(True, False)] * 16
+    text = truth_table(truth).text()
+    assert (
+        "20 pairs" in text
+        and "right in 100.0 % [83.9, 100.0], the worse one in 20.0 % [8.1, 41.6]: 80.0 points more [60.0, 95.0]" in text
+    )
