@@ -1,4 +1,4 @@
-"""Coded pictures and masks -> arrays: upright, in sRGB, with a word on everything that is not as it stands in the file.
+"""Coded pictures -> arrays: upright, in sRGB, with a word on everything that is not as it stands in the file.
 
 Sizes are (width, height) as in PIL, shapes (height, width) as in numpy.
 """
@@ -22,7 +22,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from vimaedit.errors import RequestError
 from vimaedit.images import Size
 from vimaedit.marks import is_generated
-from vimaedit.types import BoolArray, UInt8Array
+from vimaedit.types import UInt8Array
 
 # The pixel count is checked here, from the header and with the run's own limit; PIL's guard would warn below that limit, in
 # crops too.
@@ -50,7 +50,6 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what stands between da
 JPEG_ALONE = (b"\x01", b"\xd8")  # markers without a segment
 DEEP_LEVEL = 65535
 DARK_LEVEL = 2**14  # 16-bit samples that stay below use at most 14 bits: a picture of 10, 12 or 14 bits, shown nearly black
-MASK_SCALES = (1, 255, 4095, DEEP_LEVEL)  # the full scales that samples of more than 8 bits may have
 PROFILES_KEPT = 4  # transforms of the last profiles
 SAME_LEVEL = 1  # a profile that moves no colour by more is sRGB
 PROFILE_MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
@@ -70,14 +69,6 @@ class DecodedImage:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DecodedMask:
-    """A mask (height, width), True = edit, and what to know of it."""
-
-    pixels: BoolArray
-    warnings: tuple[str, ...] = ()
-
-
 def decode_image(data: bytes, *, min_side_px: int = 1, max_pixels: int = MAX_PIXELS) -> UInt8Array:
     """Decode a picture as `decode_whole` does, for those who have no use for its warnings. Returns (height, width, 3)."""
     return decode_whole(data, min_side_px=min_side_px, max_pixels=max_pixels).pixels
@@ -91,40 +82,7 @@ def decode_whole(data: bytes, *, min_side_px: int = 1, max_pixels: int = MAX_PIX
     Raises: RequestError `image_empty`, `image_undecodable`, `image_too_small`, `image_too_large`, `image_too_slow` (a JPEG of absurdly
     many scans), `image_depth`.
     """
-    return _decoded(*_load(data, field="image", min_side_px=min_side_px, max_pixels=max_pixels))
-
-
-def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> BoolArray:
-    """Decode a mask as `decode_whole_mask` does, for those who have no use for its warnings. Returns (height, width)."""
-    return decode_whole_mask(data, max_pixels=max_pixels).pixels
-
-
-def decode_whole_mask(data: bytes, *, max_pixels: int = MAX_PIXELS, field: str = "given_mask") -> DecodedMask:
-    """Decode a mask of any mode.
-
-    A pixel's level is that of its largest colour channel, or its alpha where alpha alone varies. Of two levels the higher marks
-    what is edited; of more, those above half of full scale. A palette whose colours tell nothing apart marks by its indices, 0
-    for what is not edited. Warnings: `mask_covers_everything`, `mask_covers_nothing`, `mask_not_black_and_white`,
-    `first_frame_only`.
-
-    Raises: RequestError as `decode_whole`, with the field.
-    """
-    image, notes = _load(data, field=field, min_side_px=1, max_pixels=max_pixels)
-    return _marked(_upright(image)[0], field, notes)
-
-
-def decode_holes(data: bytes, *, max_pixels: int = MAX_PIXELS, field: str = "reference_mask") -> DecodedMask:
-    """Decode a mask that is a picture with holes: what is not opaque is edited.
-
-    Raises: RequestError as `decode_whole`, with the field; `mask_without_holes` for a picture that has none.
-    """
-    image, notes = _load(data, field=field, min_side_px=1, max_pixels=max_pixels)
-    image = _upright(image)[0]
-    if not image.has_transparency_data or (alpha := np.asarray(_convert(image, "RGBA", field))[..., 3]).min() == 255:
-        raise RequestError(
-            "mask_without_holes", field=field, got="an opaque picture", allowed="one that is transparent in places"
-        )
-    return DecodedMask(pixels=alpha < 255, warnings=tuple(notes))
+    return _decoded(*load_stored(data, field="image", min_side_px=min_side_px, max_pixels=max_pixels))
 
 
 def read_picture(picture: Picture) -> DecodedImage:
@@ -132,66 +90,20 @@ def read_picture(picture: Picture) -> DecodedImage:
 
     Raises: RequestError as `decode_whole` with its default limits, `image_missing`, `image_shape`.
     """
-    opened = _opened(picture, "image")
-    if isinstance(opened, bytes):
-        return decode_whole(opened, min_side_px=MIN_SIDE_PX, max_pixels=MAX_PIXELS)
-    if isinstance(opened, Image.Image):
-        _check_size(opened.size, "image", MIN_SIDE_PX, MAX_PIXELS)
-        return _decoded(opened, _notes(opened, "image"))
-    if opened.dtype != np.uint8 or opened.ndim != 3 or opened.shape[2] != 3:
-        got = f"{opened.dtype} {opened.shape}"
+    given = opened(picture, "image")
+    if isinstance(given, bytes):
+        return decode_whole(given, min_side_px=MIN_SIDE_PX, max_pixels=MAX_PIXELS)
+    if isinstance(given, Image.Image):
+        _check_size(given.size, "image", MIN_SIDE_PX, MAX_PIXELS)
+        return _decoded(given, notes_of(given, "image"))
+    if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
+        got = f"{given.dtype} {given.shape}"
         raise RequestError("image_shape", field="image", got=got, allowed="uint8 (height, width, 3)")
-    _check_size((opened.shape[1], opened.shape[0]), "image", MIN_SIDE_PX, MAX_PIXELS)
-    return DecodedImage(pixels=opened)
+    _check_size((given.shape[1], given.shape[0]), "image", MIN_SIDE_PX, MAX_PIXELS)
+    return DecodedImage(pixels=given)
 
 
-def read_mask(mask: Picture | BoolArray) -> DecodedMask:
-    """Return a mask given as a picture may be, or as an array (height, width) or (height, width, channels) of any type.
-
-    Raises: RequestError as `decode_whole_mask`, `mask_missing`, `mask_shape`.
-    """
-    opened = _opened(mask, "given_mask")
-    if isinstance(opened, bytes):
-        return decode_whole_mask(opened)
-    if isinstance(opened, Image.Image):
-        return _marked(_upright(opened)[0], "given_mask", _notes(opened, "given_mask"))
-    if opened.ndim not in (2, 3) or not opened.size:
-        raise RequestError("mask_shape", field="mask", got=f"an array of shape {opened.shape}", allowed="(height, width)")
-    return _mark_samples(np.atleast_3d(opened)[..., :3].max(axis=-1), "given_mask", [])
-
-
-def turn_mask(mask: BoolArray, size: Size, orientation: int, field: str = "given_mask") -> tuple[BoolArray, tuple[str, ...]]:
-    """Return a mask as it lies over an upright picture of `size` (width, height) that was stored in an EXIF orientation, with
-    what to know: one that fits the picture only as it was stored is turned with it.
-
-    A mask may be of any size of the picture's aspect, up to a pixel.
-
-    Raises: RequestError `mask_aspect`.
-    """
-    shape = (mask.shape[1], mask.shape[0])
-    if _same_aspect(shape, size):
-        if orientation == 1 or (orientation in SWAPPED and not _same_aspect(shape, size[::-1])):
-            return mask, ()
-        return mask, (
-            f"mask_not_turned: {field} fits the picture before and after its EXIF rotation ({orientation}), and is taken upright",
-        )
-    if orientation in SWAPPED and _same_aspect(shape, size[::-1]):
-        turned = np.asarray(Image.fromarray(mask).transpose(UPRIGHT[orientation]))
-        return turned, (f"mask_turned: {field} fits the picture as it is stored, and is turned with it (EXIF {orientation})",)
-    raise RequestError(
-        "mask_aspect",
-        field=field,
-        got=f"{shape[0]}x{shape[1]} px for a picture of {size[0]}x{size[1]} px",
-        allowed="any size of the picture's aspect",
-    )
-
-
-def _same_aspect(first: Size, second: Size) -> bool:
-    """Whether one is the other scaled, sides rounded."""
-    return abs(first[0] * second[1] - first[1] * second[0]) <= max(*first, *second)
-
-
-def _opened(picture: Any, field: str) -> Any:
+def opened(picture: Any, field: str) -> Any:
     """Return the bytes of a picture that is a local file, and any other as it is.
 
     Raises: RequestError where there is none.
@@ -204,7 +116,7 @@ def _opened(picture: Any, field: str) -> Any:
     return path.read_bytes()
 
 
-def _load(data: bytes, *, field: str, min_side_px: int, max_pixels: int) -> tuple[Image.Image, list[str]]:
+def load_stored(data: bytes, *, field: str, min_side_px: int, max_pixels: int) -> tuple[Image.Image, list[str]]:
     """Open and decode a picture as it is stored; return it with what to know of its file."""
     if not data:
         raise RequestError(f"{_kind(field)}_empty", field=field, got="0 bytes", allowed="an encoded picture")
@@ -217,8 +129,8 @@ def _load(data: bytes, *, field: str, min_side_px: int, max_pixels: int) -> tupl
         raise _undecodable(data, field, error) from error
     _check_size(image.size, field, min_side_px, max_pixels)
     _check_scans(data, field)
-    notes = _notes(image, field)
-    is_cut = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and not _is_deep(image)
+    notes = notes_of(image, field)
+    is_cut = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) and not is_deep(image)
     try:
         with _without_pillows_warnings():
             image.load()
@@ -238,7 +150,7 @@ def _extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
     return found if isinstance(found[0], tuple) else (found,)
 
 
-def _notes(image: Image.Image, field: str) -> list[str]:
+def notes_of(image: Image.Image, field: str) -> list[str]:
     try:
         with _without_pillows_warnings():
             has_more = bool(getattr(image, "is_animated", False))
@@ -299,7 +211,7 @@ def _undecodable(data: bytes, field: str, error: Exception) -> RequestError:
     )
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, int]:
+def upright(image: Image.Image) -> tuple[Image.Image, int]:
     """Return a picture upright, and the EXIF orientation in which it is stored."""
     try:
         with _without_pillows_warnings():
@@ -310,21 +222,21 @@ def _upright(image: Image.Image) -> tuple[Image.Image, int]:
     return (image, 1) if orientation is None or turn is None else (image.transpose(turn), int(orientation))
 
 
-def _is_deep(image: Image.Image) -> bool:
+def is_deep(image: Image.Image) -> bool:
     """Whether the samples have more than 8 bits (one channel then)."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def _decoded(stored: Image.Image, notes: list[str]) -> DecodedImage:
     profile = stored.info.get("icc_profile")
-    image, orientation = _upright(stored)
-    if _is_deep(image):
+    image, orientation = upright(stored)
+    if is_deep(image):
         image = _eight_bits(image, notes)
     alpha = None
     if image.has_transparency_data:
-        whole = _convert(image, "RGBA", "image")
+        whole = convert(image, "RGBA", "image")
         alpha = whole.getchannel("A")
-        image = _convert(image, "L", "image") if image.mode in ("1", "L", "LA") else whole.convert("RGB")
+        image = convert(image, "L", "image") if image.mode in ("1", "L", "LA") else whole.convert("RGB")
     pixels = _to_srgb(image, profile, notes)
     if alpha is not None:
         pixels.putalpha(alpha)
@@ -359,15 +271,15 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
             if (mode == "CMYK") != (image.mode == "CMYK"):
                 raise ImageCms.PyCMSError(f"a profile of {mode} in a picture of {image.mode}")
             if transform is None:
-                return _convert(image, "RGB", "image")
-            moved = ImageCms.applyTransform(_convert(image, mode, "image"), transform)
+                return convert(image, "RGB", "image")
+            moved = ImageCms.applyTransform(convert(image, mode, "image"), transform)
             assert moved is not None
             return moved
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             notes.append(
                 f"profile_unreadable: the ICC profile of {len(profile)} bytes cannot be used ({error}), sRGB is assumed"
             )
-    return _convert(image, "RGB", "image")
+    return convert(image, "RGB", "image")
 
 
 @functools.lru_cache(maxsize=PROFILES_KEPT)
@@ -393,7 +305,7 @@ def _transform(profile: bytes) -> tuple[ImageCms.ImageCmsTransform | None, str]:
     return transform, mode
 
 
-def _convert(image: Image.Image, mode: str, field: str) -> Image.Image:
+def convert(image: Image.Image, mode: str, field: str) -> Image.Image:
     try:
         return image.convert(mode)
     except MemoryError:
@@ -401,51 +313,3 @@ def _convert(image: Image.Image, mode: str, field: str) -> Image.Image:
     except Exception as error:  # the mode is none that can be converted, or its palette or transparency is broken
         got = f"colours of mode {image.mode}"
         raise RequestError(f"{_kind(field)}_undecodable", field=field, got=got, allowed="grey, palette, RGB or CMYK") from error
-
-
-def _marked(image: Image.Image, field: str, notes: list[str]) -> DecodedMask:
-    """Read an upright mask."""
-    if image.mode == "1":
-        return _mark(np.asarray(image), 1, field, notes)
-    if _is_deep(image):
-        return _mark_samples(np.asarray(image), field, notes)
-    if image.has_transparency_data:  # a palette's too
-        colours = np.asarray(_convert(image, "RGBA", field))
-        if (colours[..., :3] == colours[0, 0, :3]).all() and (colours[..., 3] != colours[0, 0, 3]).any():
-            return _mark(colours[..., 3], 255, field, notes)
-    else:
-        colours = np.asarray(_convert(image, "RGB", field))
-    found = _mark(np.maximum(np.maximum(colours[..., 0], colours[..., 1]), colours[..., 2]), 255, field, notes)
-    if image.mode == "P" and (found.pixels.all() or not found.pixels.any()):
-        indices = np.asarray(image)
-        if 0 < np.count_nonzero(indices) < indices.size:
-            return DecodedMask(pixels=indices != 0, warnings=tuple(notes))
-    return found
-
-
-def _mark(levels: np.ndarray, full: float, field: str, notes: list[str]) -> DecodedMask:
-    """Mark what is edited by levels (height, width) of which `full` is white."""
-    low, high = levels.min(), levels.max()
-    between = (levels != low) & (levels != high)
-    has_more = bool(between.any())
-    if has_more:
-        pixels: BoolArray = levels > full / 2
-        grey = float(((levels != 0) & (levels != full)).mean())
-        notes = [
-            *notes,
-            f"mask_not_black_and_white: {grey:.1%} of the samples of {field} are neither, half of white is the border",
-        ]
-    else:
-        pixels = levels == high if low < high else levels != 0
-    if pixels.all():
-        notes = [*notes, f"mask_covers_everything: {field} marks the whole picture"]
-    if not pixels.any():
-        notes = [*notes, f"mask_covers_nothing: {field} marks no pixel"]
-    return DecodedMask(pixels=pixels, warnings=tuple(notes))
-
-
-def _mark_samples(levels: np.ndarray, field: str, notes: list[str]) -> DecodedMask:
-    """Mark by samples whose depth does not say what is white: the end of the smallest usual scale that holds them all."""
-    levels = np.nan_to_num(levels) if levels.dtype.kind == "f" else levels
-    top = float(levels.max())
-    return _mark(levels, next((scale for scale in MASK_SCALES if top <= scale), top), field, notes)

@@ -225,7 +225,7 @@ def _seed(generator: torch.Generator | int | None, default: int) -> int:
 
 def _read_mask(mask: Picture | BoolArray, picture: DecodedImage, config: EditConfig) -> tuple[BoolArray, tuple[str, ...]]:
     """Read a mask as it lies over the upright picture, (height, width), and say what to know of it."""
-    from vimaedit.decoding import read_mask, turn_mask
+    from vimaedit.mask_decoding import read_mask, turn_mask
 
     if config.grounding != "given":
         raise ConfigError(f"mask: got one with grounding={config.grounding}; allowed: grounding='given'")

@@ -14,10 +14,11 @@ from pipelines.options import Frame, check_bases
 from pipelines.store.location import check_writable, locate
 from pipelines.store.masking import mask_urls
 from vimaedit.config import EditConfig, ModelConfig
-from vimaedit.decoding import read_mask, read_picture
+from vimaedit.decoding import read_picture
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import encode_image, encode_mask
 from vimaedit.marks import COMPOSITE, GENERATED, make_mark, mark_options
+from vimaedit.mask_decoding import read_mask
 from vimaedit.types import Status
 
 if TYPE_CHECKING:

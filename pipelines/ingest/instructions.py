@@ -23,9 +23,10 @@ from pipelines.store.fetch import WEB, ReferenceRules
 from pipelines.store.location import Location, list_files, locate
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import READ_ROWS, read_batches
-from vimaedit.decoding import decode_holes, decode_image, decode_whole_mask, turn_mask
+from vimaedit.decoding import decode_image
 from vimaedit.errors import ConfigError, RequestError, shown
 from vimaedit.images import Size, encode_mask, fit_mask
+from vimaedit.mask_decoding import decode_holes, decode_whole_mask, turn_mask
 from vimaedit.piebench.annotations import Annotation
 
 INGEST_VERSION = 1  # raised where the same source gives other records

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 
 from pipelines.store.patience import DECODER_CPU_S, DECODER_STOP_S, DECODER_TRIES
-from vimaedit.decoding import decode_whole, decode_whole_mask, turn_mask
+from vimaedit.decoding import decode_whole
 from vimaedit.errors import RequestError, VimaeditError
 from vimaedit.images import CanvasSpec, FittedPicture, fit_picture
+from vimaedit.mask_decoding import decode_whole_mask, turn_mask
 
 ROOM_BYTES = 1024**3  # of memory beside what the process begins with, ...
 BYTES_PER_PIXEL = 24  # ... and for each pixel that is allowed: several copies of four channels while colours are converted

@@ -19,9 +19,10 @@ from pipelines.store.listing import own_root
 from pipelines.store.location import is_transient, locate
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import BROKEN_CONTENT, rows_together, take_rows
-from vimaedit.decoding import decode_whole, decode_whole_mask, turn_mask
+from vimaedit.decoding import decode_whole
 from vimaedit.errors import RequestError
 from vimaedit.images import Box, Size, fit_mask, resize
+from vimaedit.mask_decoding import decode_whole_mask, turn_mask
 from vimaedit.metrics.samples import EditSample
 from vimaedit.piebench.annotations import with_frame
 from vimaedit.scenes.reading.judge import judge_edit

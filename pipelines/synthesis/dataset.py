@@ -32,8 +32,9 @@ from pipelines.synthesis.selection import (
     find_turns,
     read_decisions,
 )
-from vimaedit.decoding import decode_image, decode_mask
+from vimaedit.decoding import decode_image
 from vimaedit.errors import RequestError
+from vimaedit.mask_decoding import decode_mask
 from vimaedit.synthesis.inversion import invert_pair
 from vimaedit.synthesis.pairs import PromptPair
 from vimaedit.synthesis.rewriting import read_instruction, rewriting_question

@@ -16,7 +16,8 @@ from pipelines.synthesis.card import MEANINGS, Account, category_table, cost_tab
 from pipelines.synthesis.filters import KEPT, outcomes
 from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
 from pipelines.tables import escaped, html_cell, html_row, html_table
-from vimaedit.decoding import decode_image, decode_mask
+from vimaedit.decoding import decode_image
+from vimaedit.mask_decoding import decode_mask
 
 EXAMPLES = 8  # of each outcome
 THUMBNAIL_PX = 160

@@ -24,8 +24,9 @@ from pipelines.store.location import Location, list_files, locate
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, put_table, read_batches, read_footer
 from pipelines.synthesis.columns import SCORE_SCHEMA, SCORES
 from pipelines.synthesis.config import OPEN_NSFW, SynthesizeConfig, score_settings
-from vimaedit.decoding import decode_image, decode_mask
+from vimaedit.decoding import decode_image
 from vimaedit.errors import ConfigError, WrongWeights
+from vimaedit.mask_decoding import decode_mask
 from vimaedit.metrics.background import region_psnr
 from vimaedit.metrics.samples import EditSample
 from vimaedit.models.names import absolute_name

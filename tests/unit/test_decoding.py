@@ -15,17 +15,9 @@ from PIL import Image, ImageCms
 
 from tests import profiles
 from tests.coded import LIMITS, encoded, picture
-from vimaedit.decoding import (
-    decode_holes,
-    decode_image,
-    decode_mask,
-    decode_whole,
-    decode_whole_mask,
-    read_mask,
-    read_picture,
-    turn_mask,
-)
+from vimaedit.decoding import decode_image, decode_whole, read_picture
 from vimaedit.errors import RequestError
+from vimaedit.mask_decoding import decode_holes, decode_mask, decode_whole_mask, read_mask, turn_mask
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])

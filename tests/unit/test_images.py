@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.coded import LIMITS, encoded, picture
-from vimaedit.decoding import decode_image, decode_mask, read_picture
+from vimaedit.decoding import decode_image, read_picture
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import (
     CanvasSpec,
@@ -25,6 +25,7 @@ from vimaedit.images import (
     paste_back,
     paste_mask,
 )
+from vimaedit.mask_decoding import decode_mask
 
 
 @pytest.mark.parametrize(("name", "case"), [("img_b", "dpm10_noblend_insert"), ("img_c", "ddim10_delete_sgs2")])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from vimaedit.config import EditConfig
-from vimaedit.decoding import turn_mask
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import Box, CanvasSpec, FittedImage, FittedPicture, fit_picture
+from vimaedit.mask_decoding import turn_mask
 from vimaedit.models.backbone import Backbone
 from vimaedit.types import BoolArray, EditRequest, RequestOverrides, UInt8Array
 from vimaedit.words.alignment import Float32Array

@@ -34,14 +34,13 @@ ONE_WORD = "one_blend_word"  # it counts for the prompt that has it, or for both
 MORE_WORDS = "more_than_two_blend_words"  # the first two count, as in published runs
 MASK_CLIPPED = "mask_clipped"  # a run of pixels ends behind the last pixel
 MASK_EMPTY = "mask_empty"  # only the frame is left
-NOTES = (ONE_WORD, MORE_WORDS, MASK_CLIPPED, MASK_EMPTY)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Annotation:
     """One entry without its picture. `mask` (512, 512): True = edit, frame included.
 
-    `problems`: what is wrong with fields that only scoring needs; these are None. `notes`: of `NOTES`.
+    `problems`: what is wrong with fields that only scoring needs; these are None. `notes`: of those above.
     """
 
     source_prompt: str

@@ -123,8 +123,3 @@ def split_of_pair(colour: str, shape: str) -> str:
     Every colour and every shape occurs in training, in other company.
     """
     return _HELD_OUT.get((COLOURS.index(colour) + 2 * SHAPES.index(shape)) % _GROUPS, "train")
-
-
-def may_train_on(scene: Scene) -> bool:
-    """Whether a scene holds no combination that is kept for validation or test."""
-    return all(split_of_pair(each.colour, each.shape) == "train" for each in scene.objects)

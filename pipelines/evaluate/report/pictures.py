@@ -14,9 +14,10 @@ from pipelines.records.values import find_coded, read_record
 from pipelines.store.location import Location, is_transient
 from pipelines.store.masking import mask_url, mask_urls
 from pipelines.store.parquet import BROKEN_CONTENT, read_batches
-from vimaedit.decoding import decode_image, decode_mask, turn_mask
+from vimaedit.decoding import decode_image
 from vimaedit.errors import RequestError, shown
 from vimaedit.images import fit_mask
+from vimaedit.mask_decoding import decode_mask, turn_mask
 from vimaedit.types import BoolArray, Status, UInt8Array
 
 BATCH_ROWS = 8  # decoded from Parquet at a time

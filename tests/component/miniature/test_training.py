@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.bare import bare_environment
+from tests.scene_splits import may_train_on
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.family import LATENT_CHANNELS, new_autoencoder, new_clip, new_scheduler, new_text_encoder, new_unet
 from vimaedit.miniature.training import loop
@@ -49,7 +50,7 @@ from vimaedit.miniature.training.options import STAGES, TrainConfig, parse_optio
 from vimaedit.miniature.training.stages import SHARES, plan, train_family
 from vimaedit.models.files import SHIPPED
 from vimaedit.scenes.edits import CATEGORIES as EDIT_CATEGORIES
-from vimaedit.scenes.scenes import SPLIT_SEEDS, may_train_on
+from vimaedit.scenes.scenes import SPLIT_SEEDS
 
 
 @pytest.fixture(scope="module")

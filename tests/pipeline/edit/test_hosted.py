@@ -13,7 +13,8 @@ from pipelines.edit.edit import run_edit
 from tests.hosted import write_pix2pix
 from tests.pipeline.conftest import MakeJob, MakePicture, write_records
 from vimaedit.config import Canvas
-from vimaedit.decoding import decode_image, decode_mask
+from vimaedit.decoding import decode_image
+from vimaedit.mask_decoding import decode_mask
 from vimaedit.methods.options import HostedPipeline
 
 pytestmark = pytest.mark.timeout(170)

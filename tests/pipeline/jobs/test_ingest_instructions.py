@@ -17,7 +17,8 @@ from pipelines.ingest.layouts import find_layout, is_published
 from pipelines.records.scan import scan_inputs
 from pipelines.store.location import locate
 from tests.instruction_sets import WRITERS, drawn_edits, png, write_gedit
-from vimaedit.decoding import decode_image, decode_mask
+from vimaedit.decoding import decode_image
+from vimaedit.mask_decoding import decode_mask
 from vimaedit.scenes.edits import CATEGORIES
 from vimaedit.scenes.render import render_scene
 

@@ -20,8 +20,9 @@ from pipelines.synthesis.config import Filters, SourceImages, SynthesizeConfig
 from pipelines.synthesis.scale import estimate_synthesis, estimate_text
 from pipelines.synthesis.synthesize import SynthesisSummary, run_synthesis
 from tests.pipeline.conftest import MakePicture, write_records
-from vimaedit.decoding import decode_image, decode_mask
+from vimaedit.decoding import decode_image
 from vimaedit.errors import ConfigError
+from vimaedit.mask_decoding import decode_mask
 from vimaedit.miniature.random_bundle import random_bundle
 
 COLOURS = ("red", "blue", "green", "pink", "brown")

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.scene_splits import may_train_on
 from vimaedit.scenes.benchmark import MAX_COUNT, MAX_SEED, benchmark_seed, spread_categories
 from vimaedit.scenes.captions import place_of
 from vimaedit.scenes.edits import CATEGORIES, Edit, edit_mask, make_edit
 from vimaedit.scenes.palette import stands_out
 from vimaedit.scenes.render import object_coverage, render_scene
-from vimaedit.scenes.scenes import SPLIT_SEEDS, may_train_on, split_of_pair
+from vimaedit.scenes.scenes import SPLIT_SEEDS, split_of_pair
 from vimaedit.words.changes import find_changes
 from vimaedit.words.phrases import find_phrase
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vimaedit.scenes.benchmark import benchmark_seed
-from vimaedit.scenes.reading.find import find_object, presence, read_unknown, strange_pixels
+from vimaedit.scenes.reading.find import missing_object, presence, read_unknown, strange_pixels
 from vimaedit.scenes.reading.find_outline import best_outlines
 from vimaedit.scenes.reading.judge_compare import compare_objects
 from vimaedit.scenes.reading.reader import object_attributes, picture_of
@@ -55,11 +55,11 @@ def test_no_more_objects_are_found_than_allowed() -> None:
 
 def test_the_one_missing_object_is_found() -> None:
     picture = render_scene(SCENE, 128)
-    found = find_object(picture, replace(SCENE, objects=(HEART,)))
+    found = missing_object(picture_of(picture), replace(SCENE, objects=(HEART,)))
     assert found is not None and object_attributes(found) == object_attributes(TRIANGLE)
-    assert find_object(picture, SCENE) is None
+    assert missing_object(picture_of(picture), SCENE) is None
     with pytest.raises(ValueError, match=r"image: got shape \(31, 31, 3\)"):
-        find_object(np.zeros((31, 31, 3), dtype=np.uint8), SCENE)
+        picture_of(np.zeros((31, 31, 3), dtype=np.uint8))
 
 
 def test_presence_tells_objects_from_empty_places() -> None:

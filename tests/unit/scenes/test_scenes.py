@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from tests.scene_splits import may_train_on
 from vimaedit.scenes.draws import Draws
 from vimaedit.scenes.palette import BACKGROUND_RGB, LOOKS, OBJECT_RGB
 from vimaedit.scenes.render import background_pixels, object_coverage, object_pixels, render_scene
@@ -26,7 +27,6 @@ from vimaedit.scenes.scenes import (
     Background,
     Scene,
     SceneObject,
-    may_train_on,
     scene_from_json,
     scene_to_json,
     split_of_pair,

@@ -66,16 +66,8 @@ def read_unknown(image: UInt8Array, max_objects: int = MAX_OBJECTS) -> Scene:
     return best_reading(picture, firsts)
 
 
-def find_object(image: UInt8Array, scene: Scene) -> SceneObject | None:
-    """Return the most plainly seen object that a picture (side, side, 3) has and the scene lacks; None: there is none.
-
-    Raises: ValueError for a picture that `read_scene` would refuse.
-    """
-    return missing_object(picture_of(image), scene)
-
-
 def missing_object(picture: Float32Array, scene: Scene) -> SceneObject | None:
-    """Do as `find_object` does, for a picture as `picture_of` returns it."""
+    """Return the most plainly seen object that a picture, as `picture_of` returns it, has and the scene lacks; None: there is none."""
     size, style = len(picture), scene.style
     votes = object_votes(picture, scene)
     weight = (votes != 0).astype(np.float32)
