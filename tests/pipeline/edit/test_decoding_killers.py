@@ -21,7 +21,7 @@ import importlib.abc, importlib.machinery, os, signal, sys
 
 class Hook(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "vimaedit.images":
+        if name != "vimaedit.decoding":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
