@@ -274,12 +274,16 @@ def check_bundle(path: Path, content: Config) -> dict[str, Any]:
     for name in methods:
         field("model", path, methods, name, mapping)
     field("model", path, recipe, "method", text, None)
-    try:
-        GroundingSides(**given)
-    except (ConfigError, TypeError) as error:
-        raise ConfigError(
-            f"model: got a model whose {path.parent.name}/{path.name} has grounding_sides that do not fit ({error}); allowed: self and cross"
-        ) from error
+    for name, build, allowed in (
+        ("grounding_sides", lambda: GroundingSides(**given), "self and cross"),
+        ("canvas_size", lambda: Canvas(size=content.get("canvas_size")), "what canvas.size may be"),
+    ):
+        try:
+            build()
+        except (ConfigError, TypeError) as error:
+            raise ConfigError(
+                f"model: got a model whose {path.parent.name}/{path.name} has {name} that does not fit ({error}); allowed: {allowed}"
+            ) from error
     return {name: value for name, value in content.items() if value is not None}
 
 
@@ -299,7 +303,7 @@ def _bundled_pipeline(name: str) -> Path | None:
 def _bundle_facts(name: str) -> dict[str, Any]:
     pipeline = _bundled_pipeline(name)
     path = pipeline.parent / BUNDLE_FILE if pipeline is not None else None
-    return check_bundle(path, read_json("model", path)) if path is not None and path.is_file() else {}
+    return check_bundle(path, read_json("model", path)) if path is not None and path.exists() else {}
 
 
 def _diffusers_folder(model: ModelConfig) -> Path:

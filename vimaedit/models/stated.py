@@ -22,6 +22,8 @@ def read_json(option: str, path: Path) -> dict[str, Any]:
     Raises: ConfigError naming the option and the file.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise OSError("it is no ordinary file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WrongWeights(f"{option}: got a model whose {_short(path)} cannot be read: {_first_lines(error, 1)}") from error

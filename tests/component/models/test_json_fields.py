@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +113,30 @@ def test_a_wrong_field_is_a_configuration_error_that_names_the_file(bundle: Path
 @pytest.mark.parametrize("name", FILES)
 def test_every_wrong_value_of_every_field(bundle: Path, name: str) -> None:
     check(bundle, name, each=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("bundle.json", "canvas_size", 10**8),
+        ("bundle.json", "grounding_sides", {"self": 7}),
+        ("sd/scheduler/scheduler_config.json", "num_train_timesteps", 1),
+    ],
+)
+def test_a_number_out_of_range_is_told_with_its_file(bundle: Path, name: str, field: str, value: object) -> None:
+    path = bundle / name
+    text = path.read_text()
+    path.write_text(json.dumps({**json.loads(text), field: value}))
+    try:
+        with pytest.raises(ConfigError, match=path.name):
+            use(bundle)
+    finally:
+        path.write_text(text)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    given = Path(shutil.copytree(random_bundle(), tmp_path / "bundle"))
+    (given / "bundle.json").unlink()
+    os.mkfifo(given / "bundle.json")
+    with pytest.raises(ConfigError, match=r"bundle/bundle\.json cannot be read: it is no ordinary file"):
+        use(given)
