@@ -39,7 +39,8 @@ VARIANT_WEIGHTS = r"[\w-]+\.\w+(-\d+-of-\d+)?\.(safetensors|bin)"
 MODELS = f"{', '.join(BUILT_IN)}, a bundle folder ({'|'.join(family.folder for family in FAMILIES)}/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 BUNDLE_FIELDS = {"recipe": mapping, "canvas_size": whole, "grounding_sides": mapping, "warning": text}
-CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides}
+CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides, "layers_per_block": sides}
+SIZES = ("block_out_channels", "sample_size")  # that sizes are worked out from: they have to be there
 UNSIZED = ("transformer",)  # networks whose configs have not all of these
 CLIP_SIDE = 224  # px of the pictures that CLIPs see, where nothing says otherwise
 
@@ -412,10 +413,10 @@ def _add_file(digest: Any, path: Path) -> None:
 
 
 def _config(diffusers: Path, network: str) -> dict[str, Any]:
-    """Read a network's config, those fields checked that planning reads."""
+    """Read a network's config, those fields checked that planning reads, or whose mistakes show where nobody looks for them."""
     path = diffusers / network / "config.json"
     content = read_json("model", path)
     for name, kind in CONFIG_FIELDS.items():
-        if name in content or network not in UNSIZED:
+        if name in content or (name in SIZES and network not in UNSIZED):
             field("model", path, content, name, kind)
     return content

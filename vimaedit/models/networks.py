@@ -313,7 +313,7 @@ def _alphas_cumprod(files: ModelFiles, path: Path) -> np.ndarray:
     with loading("model", files.name, path, DDIMScheduler.__init__):
         scheduler = DDIMScheduler(**{key: stated[key] for key in kept if key in stated})
         alphas: np.ndarray = scheduler.alphas_cumprod.double().numpy()
-    if len(alphas) < 2 or not np.isfinite(alphas).all() or not (alphas > 0).all() or not (alphas < 1).all():
+    if alphas.size < 2 or not np.isfinite(alphas).all() or not (alphas > 0).all() or not (alphas < 1).all():
         raise ConfigError(f"model: got {files.name!r}, whose scheduler/{path.name} gives no two noise levels or more between 0 and 1")
     return alphas
 
