@@ -314,7 +314,9 @@ def _alphas_cumprod(files: ModelFiles, path: Path) -> np.ndarray:
         scheduler = DDIMScheduler(**{key: stated[key] for key in kept if key in stated})
         alphas: np.ndarray = scheduler.alphas_cumprod.double().numpy()
     if alphas.size < 2 or not np.isfinite(alphas).all() or not (alphas > 0).all() or not (alphas < 1).all():
-        raise ConfigError(f"model: got {files.name!r}, whose scheduler/{path.name} gives no two noise levels or more between 0 and 1")
+        raise ConfigError(
+            f"model: got {files.name!r}, whose scheduler/{path.name} gives no two noise levels or more between 0 and 1"
+        )
     return alphas
 
 
