@@ -123,7 +123,7 @@ def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) ->
         device="cuda" if use_gpu else "cpu",
         dtype=dtype,
         device_gib=device_gib,
-        weights_gib=weights_gib(files, dtype),
+        weights_gib=weights_gib(files, dtype, model.offload),
         versions=versions,
         left_out=left_out,
     )

@@ -166,7 +166,7 @@ def _measure(making: Making, chunks: Sequence[Chunk]) -> tuple[int, Measured | N
         config.batch_size
         if isinstance(config.batch_size, int)
         else auto_batch_size(
-            gib, canvas_px=config.canvas.size or facts.canvas_size, weights_gib=weights_gib(files, making.dtype)
+            gib, canvas_px=config.canvas.size or facts.canvas_size, weights_gib=weights_gib(files, making.dtype, config.offload)
         )
     )
     if not chunks:

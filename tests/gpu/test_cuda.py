@@ -16,6 +16,8 @@ from vimaedit.models.backbone import Backbone
 from vimaedit.models.files import model_facts, resolve_model
 from vimaedit.models.networks import load_networks
 
+FAMILIES = ("random", "random-xl", "random-sd3", "random-flux")
+
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
@@ -47,13 +49,25 @@ def test_half_precision_gives_pictures_and_masks(dtype: str) -> None:
         assert result.image is not None and result.image.std() > 0
 
 
-@pytest.mark.parametrize("model", ["random", "random-xl"])
+@pytest.mark.parametrize("model", FAMILIES)
 def test_encoders_that_wait_beside_the_device_give_the_same(model: str) -> None:
     plain, waiting = (make_editor("cuda", "float16", model, offload) for offload in ("none", "encoders"))
-    assert plain.backbone.networks.clip.device.type == "cuda" != waiting.backbone.networks.clip.device.type
+    for editor, kind in ((plain, "cuda"), (waiting, "cpu")):
+        clip = editor.backbone.networks.clip
+        encoders = [*editor.backbone.networks.text_encoders.values(), *([] if clip is None else [clip])]
+        assert {encoder.device.type for encoder in encoders} == {kind}
     for own, other in zip(plain([request(0), request(1)]), waiting([request(0), request(1)]), strict=True):
         assert np.array_equal(own.image, other.image)
     assert all(encoder.device.type == "cpu" for encoder in waiting.backbone.networks.text_encoders.values())
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_compiled_passes_give_nearly_the_same(model: str) -> None:
+    plain, compiled = (make_editor("cuda", "float32", model, grounding="given", steps=3) for _ in range(2))
+    torch._dynamo.reset()
+    compiled.backbone.compile()
+    for own, other in zip(plain([request(0), request(1)]), compiled([request(0), request(1)]), strict=True):
+        assert np.abs(own.image.astype(int) - other.image.astype(int)).max() <= 2  # TF32 may differ
 
 
 def test_the_loop_never_waits_for_the_device() -> None:

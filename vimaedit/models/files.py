@@ -198,18 +198,19 @@ def _settings(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if path.suffix in (".json", ".txt", ".model") and path.is_file())
 
 
-def weights_gib(files: ModelFiles, dtype: str) -> float:
-    """Return how much memory a model's weights take as edits load them, in GiB: by their headers, or by the size of what has none."""
-    size = ITEM_BYTES[dtype]
+def weights_gib(files: ModelFiles, dtype: str, offload: str = "none") -> float:
+    """Return how much memory a model's weights take as edits load them, in GiB: by their headers, or by the size of what has none.
+    Encoders that wait beside the GPU (`offload`) take none while a batch is denoised; in one checkpoint file they are not told apart."""
+    size, waits = ITEM_BYTES[dtype], offload == "encoders"
     taken = 0.0
-    for network in files.family.weights:
+    for network in files.family.networks if waits else files.family.weights:
         upcast = network == "vae" and files.family.upcasts_vae
         for path in [] if files.checkpoint else network_weights("model", files.diffusers / network, files.variant)[1]:
             taken += bytes_loaded(path, 4 if upcast else size)
     taken += 0 if files.checkpoint is None else bytes_loaded(files.checkpoint, size)
     if files.ip_adapter is not None and files.clip is not None:
         taken += bytes_loaded(files.ip_adapter, size)
-        taken += sum(bytes_loaded(path, 4) for path in network_weights("clip", files.clip, None)[1])
+        taken += 0 if waits else sum(bytes_loaded(path, 4) for path in network_weights("clip", files.clip, None)[1])
     return taken / 2**30
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,29 @@ def test_few_graphs_serve_a_whole_run(make_editor: Callable[..., BatchEditor], g
         np.testing.assert_array_equal(result.edit_mask, eager.edit_mask)
     editor([request(2), request(3)])
     assert len(graphs) == count
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("name", ["random-xl", "random-sd3", "random-flux"])
+def test_every_family_is_two_graphs_and_gives_the_same(name: str) -> None:
+    config = dataclasses.replace(recipe_config(name), steps=4, grounding_start=0.5)
+    model = ModelConfig(model=name, device="cpu", dtype="float32")
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, example_inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    eager = load_editor(config, model)([request(0), request(1)])
+    torch._dynamo.reset()
+    editor = load_editor(config, model)
+    editor.backbone.compile(backend=keep)
+    graphs.clear()
+    for result, other in zip(editor([request(0), request(1)]), eager, strict=True):
+        assert result is not None and other is not None and result.image is not None
+        np.testing.assert_array_equal(result.image, other.image)
+    assert len(graphs) == 2
 
 
 def test_a_machine_that_cannot_compile_says_so_before_any_edit(make_editor: Callable[..., BatchEditor]) -> None:

@@ -23,7 +23,7 @@ from vimaedit.miniature.random_bundle import random_bundle
 from vimaedit.models import files as model_files
 from vimaedit.models.backbone import Backbone, Networks
 from vimaedit.models.conditioning import Conditioning
-from vimaedit.models.files import model_digest, model_facts, resolve_model
+from vimaedit.models.files import bytes_loaded, model_digest, model_facts, resolve_model, weights_gib
 from vimaedit.models.networks import choose_device, load_networks
 from vimaedit.models.sd1 import SD1
 
@@ -292,6 +292,14 @@ def test_a_lora_folder_holds_one_file(tmp_path: Path) -> None:
 def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(ConfigError, match="device: got cuda:1, but this process sees 0 CUDA devices; allowed: cpu, or auto"):
         choose_device("cuda:1")
+
+
+def test_encoders_that_wait_leave_their_room_to_the_passes() -> None:
+    files = resolve_model(ModelConfig(model="random-sd3"))
+    everything, without = (weights_gib(files, "float32", offload) for offload in ("none", "encoders"))
+    encoders = [path for each in files.family.text_encoders for path in (files.diffusers / each.network).glob("*.safetensors")]
+    assert everything - without == pytest.approx(sum(bytes_loaded(path, 4) for path in encoders) / 2**30)
+    assert 0 < without < everything
 
 
 def test_grounding_sides_that_are_not_there_are_refused() -> None:
