@@ -20,6 +20,7 @@ MODULES_WITHOUT_README = 4
 README_LINES = {"README.md": 120}
 OTHER_README_LINES = 100
 ENTRY_LINES = 80
+FUNCTION_LINES = 65
 DECLARATIONS = 1.3  # of an option, over all settings
 # Rooms of `pipelines` and modules at its root, from the ground up: a floor may use those below it, never one above or another
 # room of its own floor.
@@ -162,6 +163,17 @@ def test_entries_are_short(modules: Mapping[str, Path]) -> None:
     entries = {name: len(path.read_text().splitlines()) for name, path in modules.items() if re.fullmatch(r"jobs\.\w+", name)}
     assert len(entries) >= 11
     assert {name: lines for name, lines in entries.items() if lines > ENTRY_LINES} == {}
+
+
+def test_functions_are_short(modules: Mapping[str, Path]) -> None:
+    functions = {
+        f"{name}:{node.name}": node.end_lineno - node.lineno + 1
+        for name, path in modules.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None
+    }
+    assert len(functions) > 1500
+    assert {name: lines for name, lines in functions.items() if lines > FUNCTION_LINES} == {}
 
 
 def test_an_option_is_declared_in_one_place(modules: Mapping[str, Path]) -> None:

@@ -127,11 +127,7 @@ def settle_tokens(
     `replace_word_count`, `reweight_phrase_not_found`, `reweight_factor`.
     """
     prompts = (request.source_prompt, request.target_prompt)
-    for name, prompt in zip(SIDES, prompts, strict=True):
-        if not prompt.strip():
-            raise RequestError(
-                "prompt_empty", field=f"{name}_prompt", got=repr(prompt), allowed="a text with at least one word"
-            )
+    _refuse_empty(prompts)
     first, tokenizer = next(iter(tokenizers.items()))
     length = tokenizer.model_max_length
     read = {name: [token_spans(prompt, each) for prompt in prompts] for name, each in tokenizers.items()}
@@ -168,15 +164,7 @@ def settle_tokens(
     else:
         texts = [texts[0], token_spans("", tokenizer)]
 
-    control = config.text_control
-    if control == "auto":
-        control = "replace" if len(spaced_words(prompts[0])) == len(spaced_words(prompts[1])) else "refine"
-    if control == "replace" and config.text_guidance:
-        words = [_word_tokens(prompt, text, length) for prompt, text in zip(prompts, texts, strict=True)]
-        fold, keep = fold_replace(replacement_matrix(words[0], words[1], length), equalizer)
-    else:
-        alignment = align_tokens(truncate_ids(texts[0].ids, length), truncate_ids(texts[1].ids, length), length)
-        fold, keep = fold_refine(alignment.mapper, alignment.alphas, equalizer)
+    fold, keep = _fold(config, prompts, texts, equalizer)
     spans = (blend.spans[0], blend.spans[1] if config.text_guidance else ())
     columns = [_word_mask(read[name], spans, lengths[name], weight) for name, weight in ((first, 1.0), *more_words)]
     return EditTokens(
@@ -189,6 +177,28 @@ def settle_tokens(
         warnings=tuple(warnings),
         text_shares=_text_shares(shares, texts[1], length) if shares and config.text_guidance else None,
     )
+
+
+def _refuse_empty(prompts: Sequence[str]) -> None:
+    for name, prompt in zip(SIDES, prompts, strict=True):
+        if not prompt.strip():
+            raise RequestError(
+                "prompt_empty", field=f"{name}_prompt", got=repr(prompt), allowed="a text with at least one word"
+            )
+
+
+def _fold(
+    config: EditConfig, prompts: tuple[str, str], texts: Sequence[TokenSpans], equalizer: Float32Array
+) -> tuple[Float32Array, Float32Array]:
+    """Return `fold` and `keep`: word for word where both prompts have as many, else token for token as they align."""
+    length, control = len(equalizer), config.text_control
+    if control == "auto":
+        control = "replace" if len(spaced_words(prompts[0])) == len(spaced_words(prompts[1])) else "refine"
+    if control == "replace" and config.text_guidance:
+        words = [_word_tokens(prompt, text, length) for prompt, text in zip(prompts, texts, strict=True)]
+        return fold_replace(replacement_matrix(words[0], words[1], length), equalizer)
+    alignment = align_tokens(truncate_ids(texts[0].ids, length), truncate_ids(texts[1].ids, length), length)
+    return fold_refine(alignment.mapper, alignment.alphas, equalizer)
 
 
 def _tokens_read(text: TokenSpans, spans: Iterable[Span], length: int) -> list[int]:
