@@ -280,7 +280,10 @@ def load_tokenizer(option: str, name: str, folder: Path, kind: Any) -> Any:
                 field(option, path, content, key, token, None)
     # Which of its files is wrong a tokenizer does not say.
     with loading(option, name, folder / ", ".join(path.name for path in there)):
-        return kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        if tokenizer.pad_token is None:  # prompts are padded to one length
+            raise ValueError("it names no pad_token")
+        return tokenizer
 
 
 def clip_normalisation(option: str, folder: Path | None) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

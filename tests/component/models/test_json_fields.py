@@ -121,9 +121,13 @@ def test_every_wrong_value_of_every_field(bundle: Path, name: str) -> None:
         ("bundle.json", "canvas_size", 10**8),
         ("bundle.json", "grounding_sides", {"self": 7}),
         ("sd/scheduler/scheduler_config.json", "num_train_timesteps", 1),
+        ("sd/unet/config.json", "layers_per_block", -1),
+        ("sd/tokenizer/special_tokens_map.json", "pad_token", None),
     ],
 )
-def test_a_number_out_of_range_is_told_with_its_file(bundle: Path, name: str, field: str, value: object) -> None:
+def test_a_value_of_the_right_type_that_cannot_be_is_told_with_its_file(
+    bundle: Path, name: str, field: str, value: object
+) -> None:
     path = bundle / name
     text = path.read_text()
     path.write_text(json.dumps({**json.loads(text), field: value}))
