@@ -143,7 +143,7 @@ class EditConfig:
     targets_per_source: int = 1  # 2, 4, ...: so many edits of a picture do their source's work once, where it is the same
     grounding: str = "vimaedit"  # how the place of the edit is found, see README; given: a mask per record
     grounding_sides: GroundingSides = field(default_factory=GroundingSides)
-    grounding_blocks: list[int] = field(default_factory=list)  # of SD3 and FLUX, counted through; empty: those of the model
+    grounding_blocks: list[int] = field(default_factory=list)  # of joint attention, counted through; empty: the model's own
     grounding_rounds: int = 5  # K, refinement rounds with self-attention; `cross-attention` has none
     grounding_decay: float = 0.5  # g in M <- g M + (1 - g) A M
     grounding_start: float = 0.2  # fraction of the steps after which masks begin

@@ -78,7 +78,7 @@ def sites(transformer: Any) -> tuple[Site, ...]:
     """List the joint attention of the later half of the double blocks and of the single ones. The first blocks are left alone: they set
     the picture's layout, and routing every block copies the source."""
     num_double, num_single = len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
-    later = range((num_double + 1) // 2, num_double)  # 10 to 18 of 19
+    later = range(min((num_double + 1) // 2, num_double - 1), num_double)  # 10 to 18 of 19
     double = joint_sites("transformer_blocks", later, 1 / PATCH, later)
     single = joint_sites("single_transformer_blocks", range(num_single), 1 / PATCH, range(0), path="single", before=num_double)
     return (*double, *single)

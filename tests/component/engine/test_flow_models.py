@@ -307,3 +307,7 @@ def test_published_blocks_are_there_at_full_depth() -> None:
     read = {site.name for site in ground_on(FLUX.sites(deep), [14, 17, 18, 23]) if site.grounds}
     double = {f"transformer_blocks.{number}.attn.processor" for number in (14, 17, 18)}
     assert read == {*double, "single_transformer_blocks.4.attn.processor"}
+    usual = {site.block for site in FLUX.sites(deep) if site.grounds}
+    assert usual == set(range(10, 19))
+    shallow = FluxTransformer2DModel(**sizes, num_layers=1, num_single_layers=2, in_channels=4, axes_dims_rope=(2, 2, 4))
+    assert {site.block for site in FLUX.sites(shallow) if site.grounds} == {0}
