@@ -64,7 +64,7 @@ def _lock(status: RunStatus) -> str:
 def _show(config: StatusConfig) -> int:
     if config.image:
         mark = read_picture_mark(config.image)
-        print("\n".join(f"{name}: {value}" for name, value in mark.items()) or "no mark of an edited picture")
+        print("\n".join(printable(f"{name}: {value}") for name, value in mark.items()) or "no mark of an edited picture")
         return EXIT_DONE
     status = read_status(config)
     print(status_text(status))

@@ -20,6 +20,11 @@ class Server:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # what a client makes of a redirected question
+                outer.bodies.append(({}, dict(self.headers)))
+                self.send_response(200)
+                self.end_headers()
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.bodies.append((body, dict(self.headers)))
@@ -29,6 +34,8 @@ class Server:
                 status, reply = outer.answer(content, outer.asked.count(key))
                 data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
                 self.send_response(status)
+                if status in (301, 302, 307):
+                    self.send_header("Location", reply.decode() if isinstance(reply, bytes) else "")
                 self.end_headers()
                 self.wfile.write(data)
 

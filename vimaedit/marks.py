@@ -48,7 +48,7 @@ def read_mark(data: bytes) -> dict[str, str]:
         packet = _packet(image)
     try:
         root = ElementTree.fromstring(packet)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError, ValueError):  # the last two for what it says of its encoding
         return {}
     found = {name: value for element in root.iter() for name, value in element.attrib.items()}
     source_type = found.get(f"{{{IPTC}}}DigitalSourceType")

@@ -7,12 +7,12 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipelines.records.values import find_coded
+from pipelines.records.values import converted, find_coded, read_column
 from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.location import Location, list_files
 from pipelines.store.masking import mask_urls
@@ -127,11 +127,14 @@ class PieBenchPlusPlus:
             for number, row in enumerate(_rows(self._root / name)):
                 label, place = row.get("id"), f"{name}#{number}"
                 value, annotation, problem = row["image"], None, None
+                broken = [row[column] for column in PLUS_EXTRA if isinstance(row.get(column), RequestError)]
                 try:
+                    label = converted(label)
                     annotation = read_row(row, (self._root / name).path)
+                    annotation = replace(annotation, problems=(*annotation.problems, *broken))
                 except RequestError as error:
-                    problem = error
-                extra = {column: None if row.get(column) is None else str(row[column]) for column in PLUS_EXTRA}
+                    label, problem = None if label is error else label, error
+                extra = {column: _text(row.get(column)) for column in PLUS_EXTRA}
                 path = value.get("path") if isinstance(value, dict) else None
                 yield Entry(
                     id=place if label is None else str(label),
@@ -198,12 +201,25 @@ def _picture_bytes(value: Any) -> bytes:
 
 
 def column_names(place: Location) -> list[str]:
+    """Name a file's columns. Raises: ConfigError for a broken file, and for two columns of one name."""
     try:
-        return list(read_footer(place).schema.to_arrow_schema().names)
+        names = list(read_footer(place).schema.to_arrow_schema().names)
     except BrokenParquet as error:
         raise ConfigError(f"input: {error}") from error
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(
+            f"input: got {len(twice)} columns of one name, {twice[0]!r}, in {mask_urls(place.url)}; allowed: one of each name"
+        )
+    return names
 
 
 def _rows(place: Location) -> Iterator[dict[str, Any]]:
-    for batch in read_batches(place, rows=READ_ROWS):
-        yield from batch.to_pylist()
+    """Yield rows; a RequestError stands where a value cannot be read."""
+    names = [name for name in column_names(place) if name in ("id", *PLUS_COLUMNS, *PLUS_EXTRA)]
+    for batch in read_batches(place, names, rows=READ_ROWS):
+        cells = [read_column(batch.column(name), name) for name in names]
+        yield from (dict(zip(names, values, strict=True)) for values in zip(*cells, strict=True))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or isinstance(value, RequestError) else str(value)

@@ -251,11 +251,19 @@ def _write(work: _Work, lock: Lock) -> None:
 
 def _write_card(work: _Work) -> None:
     """Write a data set's card beside its shards, which have other names now."""
-    text = read_bytes(work.source / CARD).decode().replace("-*.parquet\n", f"-*{SUFFIXES[work.form]}\n")
+    text = read_card(work.source).replace("-*.parquet\n", f"-*{SUFFIXES[work.form]}\n")
     put_atomic(work.output / CARD, f"{text.rstrip()}\n{FORM}".encode())
     for name in PICTURES:
         if exists(work.source / name):
             put_atomic(work.output / name, read_bytes(work.source / name))
+
+
+def read_card(source: Location) -> str:
+    """Read a data set's card. Raises: ConfigError for one that is no text."""
+    try:
+        return read_bytes(source / CARD).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"input: {damaged(source / CARD, error, 'a card in UTF-8')}") from error
 
 
 def _summary(work: _Work, *, was_finished: bool) -> Compacted:

@@ -51,22 +51,34 @@ def write_samples(path: str, batches: Iterable[pa.RecordBatch]) -> int:
 
 
 def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Return rows as Python values; a column of which Python cannot hold one (times beyond its years, unknown zones) as text or numbers."""
+    """Return rows as Python values; a column of which Python cannot hold one (times beyond its years, unknown zones, text that is no
+    UTF-8) with times as numbers and broken text with backslashes."""
     columns = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             columns[name] = column.to_pylist()
         except (OverflowError, ValueError, pa.ArrowException):
-            columns[name] = _without_times(column).to_pylist()
+            columns[name] = [_raw(value) for value in column]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _without_times(column: pa.Array) -> pa.Array:
-    """Return a column of times as the numbers that it holds; others as their text."""
-    kind = column.type
+def _raw(value: Any) -> Any:
+    """Return what a scalar of Arrow holds, of whatever is nested in it too."""
+    if not isinstance(value, pa.Scalar) or not value.is_valid:
+        return value if not isinstance(value, pa.Scalar) else None
+    kind = value.type
+    if isinstance(value, pa.ExtensionScalar | pa.DictionaryScalar):
+        return _raw(value.value)
+    if isinstance(value, pa.StructScalar):
+        pairs = [(each.name, _raw(value[index])) for index, each in enumerate(kind)]
+        return dict(pairs) if len(dict(pairs)) == len(pairs) else pairs
+    if isinstance(value, pa.ListScalar):  # maps among them, as lists of entries
+        return [_raw(each) for each in value.values]
     if pa.types.is_temporal(kind):
-        return column.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
-    return pa.array([str(value) for value in column], pa.string())
+        return value.cast(pa.int32() if kind.bit_width == 32 else pa.int64()).as_py()
+    if isinstance(value, pa.StringScalar):
+        return value.as_buffer().to_pybytes().decode(errors="backslashreplace")
+    return value.as_py()
 
 
 def _key(identity: list[Any]) -> str:

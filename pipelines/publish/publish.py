@@ -8,19 +8,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from pipelines.options import check_given
-from pipelines.output.compact import CARD, PICTURES, STATE_FILE, THIS_FOLDER
+from pipelines.output.compact import CARD, PICTURES, STATE_FILE, THIS_FOLDER, read_card
 from pipelines.output.finish import RUN_FILE
 from pipelines.output.sets import FOLDERS, is_set, list_shards
 from pipelines.publish.card import make_card
 from pipelines.publish.hub import KIND, Item, Remote, ask, holds, look, prepare, push
-from pipelines.store.location import Damaged, Location, exists, is_complete, locate, read_bytes, read_json
+from pipelines.store.location import Damaged, Location, damaged, exists, is_complete, locate, read_bytes, read_json
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import BrokenParquet, read_footer
+from vimaedit.chat import header_key
 from vimaedit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ def publish(config: PublishConfig) -> Published:
     )  # else it warns of every stream that is no local file
     source = locate(config.input)
     items, warnings = _collect(source, config)
-    token = os.environ.get(config.token_variable)
+    token = header_key("token_variable", config.token_variable)
     if not token and not config.dry_run:
         raise ConfigError(
             f"token_variable: got {config.token_variable}, which is not set; allowed: the name of an environment variable with a token "
@@ -174,6 +176,8 @@ def _collect(source: Location, config: PublishConfig) -> tuple[list[Item], list[
         )
     try:
         run = read_json(source / RUN_FILE)
+        if run is not None and not is_set(run):
+            read_json(source / RUN_FILE, {"config": dict, "counts": dict})
     except Damaged as error:
         raise ConfigError(f"input: {error}") from error
     if run is None or not (is_set(run) or exists(source / STATE_FILE)):
@@ -192,8 +196,11 @@ def _collect(source: Location, config: PublishConfig) -> tuple[list[Item], list[
                 read_footer(source / item.path)
             except BrokenParquet as error:
                 raise ConfigError(f"input: {error}") from error
-    own = read_bytes(source / CARD).decode().replace(THIS_FOLDER, config.repository) if exists(source / CARD) else None
-    card, licence = make_card(own, run, list(shards), suffix, config.license)
+    own = read_card(source).replace(THIS_FOLDER, config.repository) if exists(source / CARD) else None
+    try:
+        card, licence = make_card(own, run, list(shards), suffix, config.license)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(f"input: {damaged(source / CARD, error, 'a card whose head is a mapping in YAML')}") from error
     if not licence:
         warnings = [*warnings, "the card states no licence; license=cc-by-4.0, say, puts one there"]
     more = [(CARD, card.encode()), (RUN_FILE, read_bytes(source / RUN_FILE))]

@@ -14,6 +14,7 @@ from vimaedit.decoding import decode_whole
 from vimaedit.images import encode_image
 from vimaedit.marks import COMPOSITE, GENERATED, MAX_BYTES, make_mark, read_mark
 
+CODINGS = [f'<?xml version="1.0" encoding="{name}"?><a/>'.encode() for name in ("none", "shift_jis", "idna")]
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
 
 
@@ -29,7 +30,7 @@ def test_a_mark_is_read_back_and_changes_no_pixel(image_format: str) -> None:
     assert decode_whole(encode_image(PIXELS, image_format, make_mark(GENERATED))).is_generated
 
 
-@pytest.mark.parametrize("packet", [b"", b"<x", b"\xff\xfe", b"<a/>", b"<a>" + b" " * MAX_BYTES + b"</a>"])
+@pytest.mark.parametrize("packet", [b"", b"<x", b"\xff\xfe", b"<a/>", b"<a>" + b" " * MAX_BYTES + b"</a>", *CODINGS])
 def test_other_packets_are_no_mark(packet: bytes) -> None:
     buffer = io.BytesIO()
     Image.fromarray(PIXELS).save(buffer, "webp", lossless=True, xmp=packet)
@@ -48,3 +49,10 @@ def test_the_job_tells_a_mark(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main([f"image={tmp_path / 'b.png'}"]) == 2 and "there is no such file" in capsys.readouterr().err
     assert main([f"image={path}", "output=out"]) == 2 and "allowed: one of them" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_what_somebody_wrote_into_a_mark_forges_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mark = make_mark(COMPOSITE, run="a\nmodel: forged", row="\x9b2J\u202e")
+    (tmp_path / "a.png").write_bytes(encode_image(PIXELS, "png", mark))
+    assert main([f"image={tmp_path / 'a.png'}"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [r"run: a\nmodel: forged", r"row: \x9b2J\u202e"]

@@ -69,17 +69,18 @@ def read_entry(entry: Mapping[str, Any]) -> Annotation:
 
 
 def read_row(row: Mapping[str, Any], folder: str) -> Annotation:
-    """Read a row of PIE-Bench++. `folder`: the configuration that it stands in, which names its category.
+    """Read a row of PIE-Bench++, in which a RequestError stands where a value cannot be read. `folder`: the configuration that it
+    stands in, which names its category.
 
     Raises: RequestError as `read_entry`.
     """
     source, target = (_prompt(row, name) for name in ("source_prompt", "target_prompt"))
     reader = _Reader(source=source, target=target)
     return reader.annotation(
-        blend=lambda: _pairs(reader, row.get("blended_words")),
+        blend=lambda: _pairs(reader, _readable(row.get("blended_words"))),
         category=lambda: _category_of_folder(folder),
         instruction=lambda: None,
-        mask=lambda: _mask(reader, row.get("mask")),
+        mask=lambda: _mask(reader, _readable(row.get("mask"))),
     )
 
 
@@ -143,11 +144,17 @@ class _Reader:
 
 
 def _prompt(entry: Mapping[str, Any], field: str) -> str:
-    value = entry.get(field)
+    value = _readable(entry.get(field))
     text = strip_brackets(_text(field, value))
     if not text.strip():
         raise RequestError("empty_prompt", field=field, got=repr(value), allowed="text that is not empty")
     return text
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, RequestError):
+        raise value
+    return value
 
 
 def _optional_text(field: str, value: Any) -> str | None:
@@ -191,7 +198,7 @@ def _pairs(reader: _Reader, value: Any) -> tuple[BlendPhrase, ...]:
     if isinstance(value, str):
         try:
             entries = json.loads(value) if value.strip() else []
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError("not_json", field="blended_words", got=_shown(value), allowed="a JSON list of texts") from error
     if entries is None:
         return ()

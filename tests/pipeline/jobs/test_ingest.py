@@ -291,3 +291,23 @@ def test_other_inputs_are_refused(tree: Path, plus_plus: Path, tmp_path: Path, c
     (tmp_path / "some.parquet").write_bytes(b"broken")
     assert main([f"input={tmp_path}", f"output={tmp_path / 'out'}"]) == 2
     assert "some.parquet, which cannot be read (" in capsys.readouterr().err
+
+
+def test_a_value_that_cannot_be_read_costs_its_own_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in" / "0_random_140"
+    source.mkdir(parents=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(picture, "png")
+    broken = pa.array([b"a \xff", b"a cat"], pa.binary()).view(pa.string())
+    columns: dict[str, Any] = {
+        **{"id": ["x", "y"], "image": pa.array([{"bytes": picture.getvalue(), "path": None}] * 2, IMAGE)},
+        **{"source_prompt": broken, "target_prompt": ["a dog"] * 2, "blended_words": ["[" * 9999, "[]"], "mask": ["0 5"] * 2},
+    }
+    pq.write_table(pa.table(columns), source / "V1.parquet")
+    assert main([f"input={source.parent}", f"output={tmp_path / 'out'}"]) == 0
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == ["y"]
+    assert "left out x (0_random_140/V1.parquet#0): source_prompt: got a value of type string" in capsys.readouterr().out
+    table = pa.table(columns)
+    pq.write_table(table.append_column("mask", table.column("mask")), source / "V1.parquet")
+    assert main([f"input={source.parent}", f"output={tmp_path / 'twice'}"]) == 2
+    assert "got 2 columns of one name, 'mask', in " in capsys.readouterr().err

@@ -209,3 +209,22 @@ def test_values_that_python_cannot_hold_and_names_that_are_taken(tmp_path: Path)
     assert (record["far"], record["day"], record["mars"]) == (10**14, 10**7, 5)
     assert sorted(sample) == ["edited.png", "input_Edited.bin", "input_json.bin", "input_source.bin", "source.bin"]
     assert {sample[name] for name in sample if name.endswith(".bin")} == {b"A", b"B", b"C", b"D"}
+
+
+def test_nested_values_that_python_cannot_hold_are_written_all_the_same(tmp_path: Path) -> None:
+    broken = pa.array([b"a\xff", b"b"], pa.binary()).view(pa.string())
+    columns = {
+        **{"input_file": pa.array(["a", "a"]), "input_row": pa.array([0, 1]), "edit_index": pa.array([0, 0])},
+        **{
+            "text": broken,
+            "texts": pa.ListArray.from_arrays([0, 1, 2], broken),
+            "inner": pa.StructArray.from_arrays([broken], ["x"]),
+        },
+        **{"words": broken.dictionary_encode(), "times": pa.array([[2**62], None], pa.list_(pa.timestamp("s")))},
+        "twice": pa.StructArray.from_arrays([pa.array([1, 2]), pa.array([3, 4])], ["x", "x"]),
+    }
+    assert write_samples(str(tmp_path / "a.tar"), [pa.record_batch(columns)]) == 2
+    first, second = (json.loads(sample["json"]) for sample in read_samples(tmp_path / "a.tar").values())
+    assert (first["text"], first["texts"], first["inner"], first["words"]) == (r"a\xff", [r"a\xff"], {"x": r"a\xff"}, r"a\xff")
+    assert (second["text"], second["texts"], second["times"]) == ("b", ["b"], None) and first["times"] == [2**62]
+    assert first["twice"] == [["x", 1], ["x", 3]]

@@ -181,6 +181,8 @@ def test_without_a_prompt_there_is_nothing_to_edit(name: str, value: Any, proble
     [
         ({"blended_words": "cat,dog"}, FOLDERS[0], "blended_words: got 'cat,dog'; allowed: a JSON list of texts"),
         ({"blended_words": "{}"}, FOLDERS[0], "blended_words: got '{}'; allowed: a JSON list of texts"),
+        ({"blended_words": "[" * 5000}, FOLDERS[0], f"blended_words: got '{'[' * 79}...; allowed: a JSON list of texts"),
+        ({"mask": RequestError("unreadable_value", field="mask", got="a", allowed="b")}, FOLDERS[0], "mask: got a; allowed: b"),
         ({"blended_words": "[7]"}, FOLDERS[0], "blended_words: got 7; allowed: text"),
         ({}, "train", "folder: got 'train'; allowed: folders like 0_random_140"),
         ({}, "10_random_140", "folder: got '10_random_140'; allowed: folders like 0_random_140"),

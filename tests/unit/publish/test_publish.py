@@ -206,3 +206,22 @@ def test_a_stream_reads_what_is_asked_for_and_holds_nothing_at_its_end(tmp_path:
     shorter = Stream(locate(str(tmp_path / "a")), 102)
     with pytest.raises(OSError, match="got 101 bytes from 0 on, where 102 were expected"):
         shorter.read()
+
+
+@pytest.mark.parametrize("card", [b"---\na: [\n---\n", b"---\n- a\n---\n", b"---\n1: a\n---\n", b"caf\xe9"])
+def test_a_card_that_is_none_is_named(card: bytes, tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_set(tmp_path / "set")
+    (folder / "README.md").write_bytes(card)
+    assert main(words(folder)) == 2
+    assert "jobs.publish: input: got " in (error := capsys.readouterr().err) and "README.md, which is damaged" in error
+
+
+def test_a_token_that_no_header_can_hold_is_not_quoted(
+    tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_set(tmp_path / "set")
+    monkeypatch.setenv("MY_TOKEN", "hf_se\ncret")
+    assert main(words(folder)) == 2
+    assert "token_variable: got 'MY_TOKEN', whose value" in (error := capsys.readouterr().err) and "cret" not in error
+    monkeypatch.setenv("MY_TOKEN", f"{TOKEN}\n")  # as files hold it
+    assert main(words(folder, "license=mit")) == 0

@@ -147,3 +147,49 @@ def test_what_is_refused(server: Server, tmp_path: Path) -> None:
         with pytest.raises(Unreadable):
             read_scores(text)
     assert judge_values((0.0, 9.0), (5.0, 5.0)) == {"judge_semantics": 0.0, "judge_quality": 5.0, "judge_overall": 0.0}
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_not_followed_and_takes_no_key_along(
+    status: int, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", "hush")
+    other = Server()
+    server.answer = lambda content, times: (status, other.url.encode())
+    with pytest.raises(ConfigError, match=rf"^judge.url: got 127.0.0.1:\d+, which answers {status} "):
+        AskingJudge(judge(server, key_variable="KEY"), str(tmp_path))([sample(1)])
+    other.close()
+    assert other.bodies == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"[" * 100_000, b" " * 9_000_000, said("\ud800"), said(None, refusal="\udfff")],
+    ids=["deep", "huge", "half of a character", "refused in halves"],
+)
+def test_an_answer_that_is_no_text_costs_its_own_score(reply: Any, server: Server, tmp_path: Path) -> None:
+    server.answer = lambda content, times: (200, reply)
+    (row,) = AskingJudge(judge(server), str(tmp_path))([sample(1)])
+    assert row["judge_overall"] is None and row["judge_reason"]
+    pa.Table.from_pylist([row], schema=pa.schema([each for each in SCORE_SCHEMA if each.name in row]))
+
+
+def test_an_answer_that_drips_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "TIMEOUT_S", 0.05)
+    server.answer = lambda content, times: (time.sleep(0.1), scored(8, 6))[1]
+    with pytest.raises(TimeoutError):
+        AskingJudge(judge(server), str(tmp_path))([sample(1)])
+
+
+@pytest.mark.parametrize(("value", "sent"), [("hush\n", "Bearer hush"), ("hu\nsh", None), ("h\u201csh", None), ("hu sh", None)])
+def test_a_key_with_a_line_end_is_sent_without_it_and_no_key_is_ever_quoted(
+    value: str, sent: str | None, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", value)
+    if sent is not None:
+        AskingJudge(judge(server, key_variable="KEY"), str(tmp_path))([sample(1)])
+        assert {headers["Authorization"] for _, headers in server.bodies} == {sent}
+        return
+    with pytest.raises(ConfigError, match="^judge.key_variable: got 'KEY', whose value holds") as raised:
+        AskingJudge(judge(server, key_variable="KEY"), str(tmp_path))
+    assert value not in str(raised.value)
