@@ -23,7 +23,6 @@ COLUMNS = (("image", "source"), ("edit_mask", "edit mask"), ("critical_mask", "c
 TEXT_COLUMNS = ("id", "edit_index", "source_prompt", "target_prompt", "status", "error_message", "warnings")
 CELL_PX = 256
 GAP_PX = 8
-WIDTH_PX = len(COLUMNS) * (CELL_PX + GAP_PX) + GAP_PX
 MAX_SIDE_PX = 30_000  # what common viewers open
 FONT_PX = 15
 LINE_PX = 20
@@ -65,24 +64,27 @@ def put_sheet(place: Location, sheet: Image.Image) -> None:
     put_atomic(place, buffer.getvalue())
 
 
-def draw_sheet(rows: Iterable[dict[str, Any]], max_height: int = MAX_SIDE_PX) -> tuple[Image.Image, int]:
-    """Draw results: source | edit mask | critical mask | edited, and under them id, prompts and status.
+def draw_sheet(
+    rows: Iterable[dict[str, Any]], max_height: int = MAX_SIDE_PX, columns: Sequence[tuple[str, str]] = COLUMNS
+) -> tuple[Image.Image, int]:
+    """Draw results: source | edit mask | critical mask | edited, or what `columns` (name, title) say, and under them id, prompts and status.
 
     Rows are taken one by one until no further one has room: returns the sheet and how many are on it.
     """
     font = ImageFont.load_default(FONT_PX)
-    header = Image.new("RGB", (WIDTH_PX, HEADER_PX), BACKGROUND)
-    for column, (_, title) in enumerate(COLUMNS):
+    width = _left(len(columns))
+    header = Image.new("RGB", (width, HEADER_PX), BACKGROUND)
+    for column, (_, title) in enumerate(columns):
         ImageDraw.Draw(header).text((_left(column), GAP_PX), title, fill=INK, font=font)
     strips = [header]
     height = HEADER_PX
     for row in rows:
-        strip = _draw_row(row, font)
+        strip = _draw_row(row, font, [name for name, _ in columns])
         if height + strip.height > max_height:
             break
         strips.append(strip)
         height += strip.height
-    sheet = Image.new("RGB", (WIDTH_PX, height), BACKGROUND)
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
     top = 0
     for strip in strips:
         sheet.paste(strip, (0, top))
@@ -90,12 +92,13 @@ def draw_sheet(rows: Iterable[dict[str, Any]], max_height: int = MAX_SIDE_PX) ->
     return sheet, len(strips) - 1
 
 
-def _draw_row(row: dict[str, Any], font: Any) -> Image.Image:
-    characters = int((WIDTH_PX - 2 * GAP_PX) / font.getlength("n"))
+def _draw_row(row: dict[str, Any], font: Any, columns: Sequence[str]) -> Image.Image:
+    width = _left(len(columns))
+    characters = int((width - 2 * GAP_PX) / font.getlength("n"))
     lines = [part for line in _lines(row) for part in textwrap.wrap(line, characters) or [""]]
-    strip = Image.new("RGB", (WIDTH_PX, CELL_PX + len(lines) * LINE_PX + 3 * GAP_PX), BACKGROUND)
+    strip = Image.new("RGB", (width, CELL_PX + len(lines) * LINE_PX + 3 * GAP_PX), BACKGROUND)
     draw = ImageDraw.Draw(strip)
-    for column, (name, _) in enumerate(COLUMNS):
+    for column, name in enumerate(columns):
         value = row[name]
         coded = None if value is None else value["bytes"]
         picture = None if coded is None else Image.open(io.BytesIO(coded)).convert("RGB")

@@ -19,6 +19,7 @@ from pipelines.synthesis.selection import SPLITS, Selected, Selecting
 from pipelines.tables import Table, markdown_text
 
 SAMPLES = 12
+SHEET_COLUMNS = (("image", "source"), ("edit_mask", "mask"), ("edited_image", "edited"))
 SHEET_FILE = "samples.png"
 SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 MEANINGS = {
@@ -125,7 +126,7 @@ def write_card(account: Account) -> None:
     output = locate(account.selecting.output)
     samples = list(_first_records(output, account.shards, SAMPLES))
     if samples:
-        put_sheet(output / SHEET_FILE, draw_sheet(samples)[0])
+        put_sheet(output / SHEET_FILE, draw_sheet(samples, columns=SHEET_COLUMNS)[0])
     put_atomic(output / "README.md", card_text(account, has_sheet=bool(samples)).encode())
 
 
@@ -198,7 +199,6 @@ def _first_records(output: Location, shards: Sequence[Shard], count: int) -> Ite
             yield {
                 "image": row["original_image"],
                 "edit_mask": row["mask"],
-                "critical_mask": None,
                 "edited_image": row["edited_image"],
                 "id": row["id"],
                 "edit_index": row["candidate"],
