@@ -126,6 +126,7 @@ class Lora:
         check_types(self)
         if not self.path:
             raise ConfigError("lora: got an entry without a path; allowed: {path: FILE, scale: NUMBER}")
+        check_range("lora.scale", self.scale, -1000.0, 1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)

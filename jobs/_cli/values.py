@@ -26,6 +26,8 @@ from vimaedit.errors import ConfigError, RequestError
 if TYPE_CHECKING:
     from vimaedit import BlendPhrase
 
+# What YAML reads as a number in another base than it looks: 010 is 8, 1:30 is 90.
+OTHER_BASES = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9_]+)+(\.[0-9_]*)?)")
 NULL_TAG = "tag:yaml.org,2002:null"
 INT_TAG = "tag:yaml.org,2002:int"
 MISSING = re.compile(r"\\*\?\?\?")  # OmegaConf's sign for a missing value, perhaps with backslashes before it
@@ -119,7 +121,7 @@ def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
             return None
         if hint in (*TEXT_TYPES, TEXTS_TYPE) or (origin is types.UnionType and str in arguments and node.tag != INT_TAG):
             return _literal(node.value, key)
-        if origin not in (list, dict) and not dataclasses.is_dataclass(hint):
+        if origin not in (list, dict) and not dataclasses.is_dataclass(hint) and not _misleads(node, hint):
             # A tag or a date that YAML cannot build is a wrong value like any other.
             with contextlib.suppress(yaml.YAMLError, ValueError):
                 value = yaml.SafeLoader("").construct_object(node)
@@ -136,6 +138,11 @@ def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
         inner = typing.cast(type[Any], hint)
         return {name: _convert(item, _field_type(inner, name, key), f"{key}.{name}") for name, item in _pairs(node, key)}
     raise ConfigError(f"{key}: got {_source(node)}; allowed: {describe_type(hint)}")
+
+
+def _misleads(node: yaml.ScalarNode, hint: Any) -> bool:
+    """Whether a text is a number, but not the one that it looks like."""
+    return hint is not bool and not node.style and OTHER_BASES.fullmatch(node.value) is not None
 
 
 def _field_type(config_type: type[Any], name: str, key: str) -> Any:

@@ -165,6 +165,6 @@ def _check(output: Location, units: Sequence[str]) -> tuple[list[tuple[str, str]
 
 
 def _rate(lock: dict[str, Any], edited: int | None) -> float | None:
-    if not edited:
+    if not edited or not {"renewed_at", "editing_since"} <= lock.keys():
         return None
     return float(edited / max(1e-3, lock["renewed_at"] - lock["editing_since"]))

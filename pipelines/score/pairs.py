@@ -106,6 +106,7 @@ def find_pairs(config: ScoreConfig) -> Pairs:
     unmatched = match(pairs, entries)
     if not pairs or all(pair.edited is None for pair in pairs):
         names = ", ".join(repr(name) for name in unmatched[:SHOWN_NAMES]) or "none"
+        names += "".join(f"; {warning}" for warning in warnings[:SHOWN_NAMES])
         raise ConfigError(
             f"edited: got {config.shown_edited}, where no picture belongs to one of the benchmark's {len(pairs)} requests (found: "
             f"{names}); allowed: the output of jobs.edit, Parquet with the benchmark's ids, or pictures named by them"
@@ -356,6 +357,11 @@ def edited_columns(present: Sequence[str], columns: dict[str, str], file: str) -
                 f"edited_columns.{name}: got {source!r}, which {file} lacks; allowed: {', '.join(present) or '(it has none)'}"
             )
     known = (*EDITED_LABELS, "edited_image", "edit_mask", "crop_box", "original_size")
+    for source in (columns.get(name, name) for name in known):
+        if present.count(source) > 1:
+            raise ConfigError(
+                f"edited: got {present.count(source)} columns named {source!r} in {file}; allowed: one of each name"
+            )
     found = {name: columns.get(name, name) for name in known if columns.get(name, name) in present}
     if "edited_image" not in found or not {"id", "input_row"} & found.keys():
         raise ConfigError(

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "/proc/self/ns/pid"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 LOCK_FILE = "state/lock.json"  # below an output
+TIMES = ("started_at", "renewed_at", "editing_since")
+COUNTS = ("rows_edited", "limit")
+LAST_TIME = 1e11  # s since 1970, far beyond all that are
 
 
 class LockLost(VimaeditError):
@@ -155,9 +158,17 @@ def read_lock(place: Location, *, attempts: int = ATTEMPTS) -> dict[str, Any] | 
         raise Damaged(f"output: {damaged(place, error, 'a lock, or nothing', 'remove the folder')}") from error
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = {}
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and _is_lock(record) else {}
+
+
+def _is_lock(record: dict[str, Any]) -> bool:
+    """Whether the numbers of a lock are some; another program's file is as one that is being written."""
+    times = [record[name] for name in TIMES if name in record]
+    counts = [record.get(name) for name in COUNTS]
+    is_whole = all(each is None or (isinstance(each, int) and each >= 0) for each in counts)
+    return is_whole and all(isinstance(each, int | float) and 0 <= each < LAST_TIME for each in times)
 
 
 def describe_holder(record: dict[str, Any]) -> str:

@@ -121,6 +121,8 @@ class Filters:
             _check_optional(f"filters.{name}", getattr(self, name), -1.0, 1.0)
         _check_optional("filters.min_background_psnr", self.min_background_psnr, 0.0, 100.0)
         _check_optional("filters.max_background_lpips", self.max_background_lpips, 0.0, 10.0)
+        for name in ("min_aesthetic", "max_unsafe"):
+            _check_optional(f"filters.{name}", getattr(self, name), -1e6, 1e6)
         _check_optional("filters.min_judge", self.min_judge, 0.0, 10.0)
         _check_optional("filters.max_distance", self.max_distance, 0, 64)
         check_range("filters.per_pair", self.per_pair, 1, MAX_CANDIDATES)

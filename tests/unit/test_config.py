@@ -12,6 +12,7 @@ from vimaedit.recipes import method_config
 
 BAD: list[tuple[type, dict[str, Any], str]] = [
     (EditConfig, {"method": "p3p"}, r"method: got 'p3p'; allowed: vimaedit"),
+    (Lora, {"path": "a", "scale": float("nan")}, r"lora.scale: got nan; allowed: -1000.0 to 1000.0"),
     (EditConfig, {"steps": 0}, r"steps: got 0; allowed: 1 to 999"),
     (EditConfig, {"seed": -1}, r"seed: got -1; allowed: 0 to"),
     (EditConfig, {"solver": "euler"}, r"solver: got 'euler'; allowed: ddim, dpmsolver\+\+"),

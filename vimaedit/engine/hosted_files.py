@@ -9,8 +9,8 @@ from typing import Any
 
 from vimaedit.config import ModelConfig
 from vimaedit.errors import ConfigError
-from vimaedit.models.family import reduction
-from vimaedit.models.files import ITEM_BYTES, ModelFacts, bytes_loaded, network_weights
+from vimaedit.models.family import reduction, trained_side
+from vimaedit.models.files import CONFIG_FIELDS, ITEM_BYTES, ModelFacts, bytes_loaded, network_weights, settings_of
 from vimaedit.models.names import download, first_line, local_path, split_hub_id
 from vimaedit.models.stated import field, read_json, text
 
@@ -61,8 +61,7 @@ def hosted_facts(files: HostedFiles) -> ModelFacts:
     denoiser = next((config for name in DENOISERS if (config := _config(files, name))), {})
     factor = reduction(autoencoder) if "block_out_channels" in autoencoder else 8
     halvings = reduction(denoiser) if "block_out_channels" in denoiser else PACKED
-    latents = denoiser.get("sample_size")
-    side = latents * factor if isinstance(latents, int) else LARGE_SIDE
+    side = trained_side(denoiser) * factor if "sample_size" in denoiser else LARGE_SIDE
     granularity = factor * halvings
     return ModelFacts(
         name=files.name,
@@ -78,7 +77,7 @@ def hosted_digest(files: HostedFiles) -> str:
     """Digest the contents of all weights and configs: 32 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in sorted(path for path in files.folder.iterdir() if path.is_dir()):
-        configs = sorted(part.glob("*.json"))
+        configs = settings_of(part, "*")
         weights = network_weights("model", part, files.variant)[1] if _has_weights(part) else []
         for path in (*configs, *weights):
             digest.update(f"{part.name}/{path.name}".encode())
@@ -101,7 +100,9 @@ def _has_weights(folder: Path) -> bool:
 
 def _config(files: HostedFiles, part: str) -> dict[str, Any]:
     path = files.folder / part / "config.json"
-    return read_json("model", path) if path.is_file() else {}
+    content = read_json("model", path) if path.is_file() else {}
+    checked = {name: field("model", path, content, name, kind, None) for name, kind in CONFIG_FIELDS.items()}
+    return {name: value for name, value in checked.items() if value is not None}
 
 
 def _download(model: ModelConfig, repository: str) -> Path:

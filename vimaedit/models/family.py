@@ -208,10 +208,15 @@ def reduction(network: Config) -> int:
     return factor
 
 
+def trained_side(denoiser: Config) -> int:
+    """Return the side of the latents that a denoiser was trained at: its config says one number, or one for each direction."""
+    side: int | list[int] = denoiser["sample_size"]
+    return side if isinstance(side, int) else min(side)
+
+
 def unet_sizes(unet: Config, autoencoder: Config) -> tuple[int, int]:
     """Return the sizes of a model whose denoiser is a UNet: that of its training, and the least that it can halve all the way."""
-    sample_size = unet["sample_size"]
-    latents = sample_size if isinstance(sample_size, int) else min(sample_size)
+    latents = trained_side(unet)
     return latents * reduction(autoencoder), reduction(autoencoder) * reduction(unet)
 
 

@@ -39,7 +39,7 @@ VARIANT_WEIGHTS = r"[\w-]+\.\w+(-\d+-of-\d+)?\.(safetensors|bin)"
 MODELS = f"{', '.join(BUILT_IN)}, a bundle folder ({'|'.join(family.folder for family in FAMILIES)}/ ip_adapter/ clip/), a diffusers folder, a checkpoint file, or a hub id like owner/name"
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 BUNDLE_FIELDS = {"recipe": mapping, "canvas_size": whole, "grounding_sides": mapping, "warning": text}
-CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides, "layers_per_block": sides}
+CONFIG_FIELDS = {"block_out_channels": sizes, "sample_size": sides, "layers_per_block": sides, "pos_embed_max_size": whole}
 SIZES = ("block_out_channels", "sample_size")  # that sizes are worked out from: they have to be there
 UNSIZED = ("transformer",)  # networks whose configs have not all of these
 CLIP_SIDE = 224  # px of the pictures that CLIPs see, where nothing says otherwise
@@ -80,6 +80,10 @@ class ModelFacts:
         Raises: ConfigError for a size that it does not take.
         """
         size = canvas.size or self.canvas_size
+        try:
+            Canvas(size=size)
+        except ConfigError as error:
+            raise ConfigError(f"model: got {self.name!r}, whose configs give a canvas that does not fit ({error})") from error
         return CanvasSpec(fit=canvas.fit, size=size, granularity=self.granularity, largest=self.largest_side)
 
 
@@ -177,10 +181,10 @@ def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> s
     if files.checkpoint is None:
         for network in files.family.weights:
             weights += network_weights("model", files.diffusers / network, files.variant)[1]
-    settings = _settings(files.diffusers, "*/*")
+    settings = settings_of(files.diffusers, "*/*")
     if files.ip_adapter is not None and files.clip is not None:
         weights += [files.ip_adapter, *network_weights("clip", files.clip, None)[1]]
-        settings += _settings(files.clip, "*")
+        settings += settings_of(files.clip, "*")
     for path in (*weights, *settings):
         _add_file(digest, path)
     stated = {name: files.bundle[name] for name in ("canvas_size", "grounding_sides") if name in files.bundle}
@@ -193,7 +197,7 @@ def model_digest(files: ModelFiles, unmerged: Sequence[Sequence[str]] = ()) -> s
     return digest.hexdigest()[:32]
 
 
-def _settings(folder: Path, pattern: str) -> list[Path]:
+def settings_of(folder: Path, pattern: str) -> list[Path]:
     """List the small files of a folder that say how its weights are used."""
     return sorted(path for path in folder.glob(pattern) if path.suffix in (".json", ".txt", ".model") and path.is_file())
 

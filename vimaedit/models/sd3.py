@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vimaedit.attention.sites import Site, joint_sites
 from vimaedit.methods.fit import Denoiser
-from vimaedit.models.family import Config, Family, TextEncoder, Texts, install_jointly, reduction
+from vimaedit.models.family import Config, Family, TextEncoder, Texts, install_jointly, reduction, trained_side
 from vimaedit.step.flow_grids import own_grid
 
 if TYPE_CHECKING:
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 PATCH = 2  # latent pixels along a token's side
 CLIPS, T5 = ("text_encoder", "text_encoder_2"), "text_encoder_3"
+SIDE, MAX_SIDE = 128, 96  # of latents, and of the table of positions in tokens, where a config does not say: those of diffusers
 GROUNDING = (1 / 3, 3 / 4)  # of the depth: blocks 8 to 17 of 24
 
 
 def sizes(transformer: Config, autoencoder: Config) -> tuple[int, int]:
     """Return the side of the training's pictures, and what sides are multiples of, in px."""
-    return transformer["sample_size"] * reduction(autoencoder), reduction(autoencoder) * PATCH
+    return trained_side({"sample_size": SIDE, **transformer}) * reduction(autoencoder), reduction(autoencoder) * PATCH
 
 
 def largest_side(transformer: Config, autoencoder: Config) -> int:
     """Return the side of what the table of positions covers, in px."""
-    return int(transformer["pos_embed_max_size"]) * PATCH * reduction(autoencoder)
+    return int(transformer.get("pos_embed_max_size", MAX_SIDE)) * PATCH * reduction(autoencoder)
 
 
 def read_texts(encoders: Mapping[str, Any], ids: Mapping[str, Tensor]) -> Texts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from tests.hosted import write_pix2pix
-from vimaedit.config import ModelConfig
+from vimaedit.config import Canvas, ModelConfig
 from vimaedit.engine.hosted import HostedEditor, load_hosted_editor
 from vimaedit.engine.hosted_files import find_pipeline, hosted_digest, hosted_facts
 from vimaedit.errors import ConfigError
@@ -156,3 +157,34 @@ def test_a_folder_says_what_it_is_published_with_and_its_digest_what_is_in_it(fo
     assert hosted_digest(files) != before
     weights.write_bytes(data)
     assert hosted_digest(files) == before
+    words = folder / "tokenizer" / "merges.txt"  # which says how texts are cut, as configs do
+    words.write_text("#version: 0.2\n")
+    assert hosted_digest(files) != before
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "outcome"),
+    [
+        ("unet", {"sample_size": [16, 24]}, 16 * 2),
+        ("unet", {"sample_size": None}, 1024),
+        ("unet", {"sample_size": -1}, "unet/config.json has sample_size: -1; allowed: a whole number above 0, or several"),
+        ("unet", {"sample_size": 10**9}, "whose configs give a canvas that does not fit"),
+        ("vae", {"block_out_channels": 5}, "vae/config.json has block_out_channels: 5; allowed: whole numbers above 0"),
+    ],
+)
+def test_a_folder_says_its_canvas_in_any_form(part: str, changes: dict[str, Any], outcome: int | str, tmp_path: Path) -> None:
+    configs: dict[str, dict[str, Any]] = {
+        "unet": {"sample_size": 16, "block_out_channels": [1]},
+        "vae": {"block_out_channels": [1, 2]},
+    }
+    configs[part] |= changes
+    for name, config in configs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "APipeline"}')
+    files = find_pipeline(ModelConfig(model=str(tmp_path)))
+    if isinstance(outcome, int):
+        assert hosted_facts(files).fit(Canvas()).size == outcome
+        return
+    with pytest.raises(ConfigError, match=outcome):
+        hosted_facts(files).fit(Canvas())

@@ -479,3 +479,12 @@ def test_what_lies_there_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "[a, b]").mkdir()
     assert load_words("input=[a, b]").input == "[a, b]"
+
+
+@pytest.mark.parametrize(
+    "word", ["steps=010", "seed=0123", "limit=0100", "seed=1:30", "thresholds.edit=1:30.5", "batch_size=08"]
+)
+def test_a_number_that_yaml_reads_in_another_base_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{word.partition('=')[0]}: got '{word.partition('=')[2]}'; allowed: "):
+        load(word)
+    assert load("seed=0", "steps=1_0", "thresholds.edit=0.50").seed == 0

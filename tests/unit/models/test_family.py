@@ -11,6 +11,7 @@ from vimaedit.errors import ConfigError
 from vimaedit.models.family import reduction, unet_sizes
 from vimaedit.models.files import family_of
 from vimaedit.models.sd1 import SD1
+from vimaedit.models.sd3 import SD3
 
 UNET = {"sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768}
 AUTOENCODER = {"block_out_channels": [128, 256, 512, 512]}
@@ -32,6 +33,8 @@ def test_sizes_follow_from_the_configs() -> None:
     assert reduction(AUTOENCODER) == 8
     assert unet_sizes(UNET, AUTOENCODER) == (512, 64)
     assert unet_sizes({**UNET, "sample_size": [64, 48]}, AUTOENCODER) == (384, 64)
+    assert SD3.sizes({"sample_size": [96, 128]}, AUTOENCODER) == (768, 16) and SD3.sizes({}, AUTOENCODER) == (1024, 16)
+    assert SD3.largest_side is not None and SD3.largest_side({}, AUTOENCODER) == 96 * 16
     assert unet_sizes({"sample_size": 16, "block_out_channels": [48, 96, 96]}, AUTOENCODER) == (128, 32)
 
 

@@ -421,6 +421,8 @@ def test_columns_of_an_edited_table() -> None:
         edited_columns(["id"], {}, "f")
     with pytest.raises(ConfigError, match=r"^edited_columns.id: got 'key', which f lacks; allowed: edited_image$"):
         edited_columns(["edited_image"], {"id": "key"}, "f")
+    with pytest.raises(ConfigError, match=r"^edited: got 2 columns named 'id' in f; allowed: one of each name$"):
+        edited_columns(["id", "edited_image", "id"], {}, "f")
 
 
 def score_table(name: str, values: list[float | None], categories: list[str | None]) -> pa.Table:

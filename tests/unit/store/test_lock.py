@@ -291,3 +291,26 @@ def test_a_store_that_knows_the_condition_gives_the_lock_to_one(store: str) -> N
         assert not lock_module._create(place, {**lock.record, "token": "late"})
         lock.check()
     assert [path.rpartition("/")[2] for path in place.fs.find("locked/known/state")] == ["lock.json"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {name: value}
+            for name in ("started_at", "renewed_at", "editing_since")
+            for value in ("x", 1e300, float("nan"), None, -1, [])
+        ),
+        *({name: value} for name in ("rows_edited", "limit") for value in ("x", -1, 0.5, {})),
+    ],
+)
+def test_a_lock_that_another_program_wrote_is_as_one_being_written(changes: dict[str, Any], tmp_path: Path) -> None:
+    write_lock(tmp_path, **changes)
+    assert read_lock(place_of(tmp_path)) == {}
+    with hold_lock(locate(str(tmp_path))):  # which is watched, and taken over
+        pass
+
+
+def test_a_lock_nested_without_end_is_none(tmp_path: Path) -> None:
+    put_atomic(place_of(tmp_path), b"[" * 100_000)
+    assert read_lock(place_of(tmp_path)) == {}
