@@ -92,19 +92,22 @@ class Networks:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """A vision-language model on a server of OpenAI's interface, asked how good an edit is."""
+    """A vision-language model, on a server of OpenAI's interface or of transformers in the actors, asked how good an edit is."""
 
-    url: str | None = None  # of the server, such as http://HOST:8000/v1
-    model: str | None = None  # the server's name of its model
+    url: str | None = None  # of the server, such as http://HOST:8000/v1; unset: the model runs in the actors
+    model: str | None = (
+        None  # the server's name of its model; without url: folder, URL or hub id of an image-text-to-text model
+    )
     key_variable: str | None = None  # name of the environment variable, on the workers, that holds the server's key
     max_tokens: int = 512  # of an answer
     side_px: int = 512  # pictures are sent no wider and no higher
-    parallel: int = 8  # questions that a worker has open at once
+    parallel: int = 8  # questions that a worker has open at once, of a server
 
     def __post_init__(self) -> None:
-        if (self.url is None) != (self.model is None):
-            given, missing = ("url", "model") if self.model is None else ("model", "url")
-            raise ConfigError(f"judge.{missing}: got nothing with judge.{given}; allowed: both, or neither")
+        if self.url is not None and self.model is None:
+            raise ConfigError("judge.model: got nothing with judge.url; allowed: the server's name of its model")
+        if self.key_variable is not None and self.url is None:
+            raise ConfigError(f"judge.key_variable: got {self.key_variable!r} without judge.url; allowed: both, or neither")
         check_range("judge.max_tokens", self.max_tokens, 1, 100_000)
         check_range("judge.side_px", self.side_px, 32, 4096)
         check_range("judge.parallel", self.parallel, 1, 256)
@@ -123,9 +126,9 @@ class Scoring(Networks):
     def __post_init__(self) -> None:
         for group in self.metrics:
             check_choice("metrics", group, METRIC_GROUPS)
-        if "judge" in self.metrics and self.judge.url is None:
+        if "judge" in self.metrics and self.judge.model is None:
             raise ConfigError(
-                "judge.url: got nothing with metrics=[judge]; allowed: a server of OpenAI's interface, and judge.model"
+                "judge.model: got nothing with metrics=[judge]; allowed: a vision-language model, or a server's with judge.url"
             )
         if self.jpeg_quality is not None:
             check_range("jpeg_quality", self.jpeg_quality, 1, 100)
@@ -133,7 +136,7 @@ class Scoring(Networks):
     @property
     def groups(self) -> tuple[str, ...]:
         """The chosen metrics, in their fixed order."""
-        chosen = self.metrics or [group for group in METRIC_GROUPS if group != "judge" or self.judge.url is not None]
+        chosen = self.metrics or [group for group in METRIC_GROUPS if group != "judge" or self.judge.model is not None]
         return tuple(group for group in METRIC_GROUPS if group in chosen)
 
 

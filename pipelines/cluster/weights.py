@@ -55,6 +55,9 @@ def with_absolute_names(config: Settings) -> Settings:
     }
     if isinstance(config, ModelConfig):
         named["lora"] = [Lora(path=absolute_name(lora.path), scale=lora.scale) for lora in config.lora]
+    judge = getattr(config, "judge", None)
+    if judge is not None and judge.url is None and judge.model is not None:
+        named["judge"] = dataclasses.replace(judge, model=absolute_name(judge.model))
     return cast(Settings, dataclasses.replace(cast(Any, config), **named))
 
 

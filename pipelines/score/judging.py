@@ -8,12 +8,14 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import ray
 
+from pipelines.cluster.place import Placement
 from pipelines.cluster.session import get
+from pipelines.cluster.weights import local_copy
+from pipelines.cluster.workers import on_worker
 from pipelines.options import Judge
 from pipelines.store.location import Damaged, locate, put_json, read_json
 from pipelines.store.masking import mask_urls
@@ -24,6 +26,9 @@ from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.edits import CATEGORIES, make_edit
 from vimaedit.scenes.render import render_scene
 
+if TYPE_CHECKING:
+    from vimaedit.metrics.local_chat import LocalChat
+
 logger = logging.getLogger(__name__)
 
 FOLDER = "judge"  # below an output
@@ -33,17 +38,25 @@ KINDS = ("done", "nothing done", "another edit")  # of which a judge has to like
 
 
 class KeptAnswers:
-    """A chat server whose answers are kept below an output: what was answered is not asked for again."""
+    """A model whose answers are kept below an output: what was answered is not asked for again."""
 
-    def __init__(self, options: Any, output: str, option: str) -> None:
-        """`options` name server, model and key; `option` is what errors call them by.
+    def __init__(self, options: Any, output: str, option: str, device: str = "cpu") -> None:
+        """`options` name server, model and key, or a model that is loaded onto `device`; `option` is what errors call them by.
 
-        Raises: ConfigError where the key's variable is not set on this worker.
+        Raises: ConfigError where the key's variable is not set on this worker, or the model does not load.
         """
-        key = server_key(option, options.key_variable)
         self.model, self.max_tokens = options.model, options.max_tokens
         self.answers = locate(output) / FOLDER
-        self.server = ChatServer(options.url, model=options.model, key=key, max_tokens=options.max_tokens, option=option)
+        self.server: ChatServer | LocalChat
+        if options.url is None:
+            from vimaedit.metrics.local_chat import LocalChat
+
+            place = local_copy(f"{option}.model", options.model) if "://" in options.model else options.model
+            self.server = LocalChat(place, max_tokens=options.max_tokens, device=device, option=option)
+            self.model = self.server.name
+        else:
+            key = server_key(option, options.key_variable)
+            self.server = ChatServer(options.url, model=options.model, key=key, max_tokens=options.max_tokens, option=option)
 
     def ask(self, content: Content) -> dict[str, Any]:
         """Return `answer`, or the `reason` why there is none.
@@ -69,10 +82,10 @@ class KeptAnswers:
 
 
 class AskingJudge:
-    """Asks a server of edits."""
+    """Asks of edits: a server, or a model that it loads onto `device`."""
 
-    def __init__(self, judge: Judge, output: str) -> None:
-        self.judge, self.server = judge, KeptAnswers(judge, output, "judge")
+    def __init__(self, judge: Judge, output: str, device: str = "cpu") -> None:
+        self.judge, self.server = judge, KeptAnswers(judge, output, "judge", device)
 
     def __call__(self, samples: Sequence[EditSample]) -> list[dict[str, Any]]:
         """Judge edits: values, the reason where there is none, and both answers as they came.
@@ -101,10 +114,11 @@ class AskingJudge:
         return {**values, "judge_reason": "; ".join(reasons) or None, "judge_answers": answers}
 
 
-def calibrate(judge: Judge, output: str) -> dict[str, Any]:
+def calibrate(judge: Judge, output: str, placement: Placement) -> dict[str, Any]:
     """Let the judge, on a worker, say what it thinks of drawn edits of known quality: mean overall of each kind, and the share of
     comparisons in which the edit that was done is liked better."""
-    found: dict[str, Any] = get(ray.remote(_calibrate).remote(judge, output))
+    device = "cuda" if placement.use_gpu else "cpu"
+    found: dict[str, Any] = get(on_worker(_calibrate, placement).remote(judge, output, device, placement.threads))
     return found
 
 
@@ -128,8 +142,12 @@ def calibration_samples() -> list[list[EditSample]]:
     return samples
 
 
-def _calibrate(judge: Judge, output: str) -> dict[str, Any]:
-    asking = AskingJudge(judge, output)
+def _calibrate(judge: Judge, output: str, device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+    if judge.url is None and threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    asking = AskingJudge(judge, output, device)
     overall = [[row["judge_overall"] for row in asking(samples)] for samples in calibration_samples()]
     pairs = [(done, other) for kind in overall[1:] for done, other in zip(overall[0], kind, strict=True)]
     compared = [(done, other) for done, other in pairs if done is not None and other is not None]

@@ -85,7 +85,7 @@ def run_score(
         rows = measure(config, name, pairs, placement, absent, progress)
         table = write_scores(output, name, rows)
         seconds = time.monotonic() - started
-    judged = judge_facts(table, calibrate(config.judge, output.url)) if "judge" in config.groups else None
+    judged = judge_facts(table, calibrate(config.judge, output.url, placement)) if "judge" in config.groups else None
     numbers: Numbers = {
         "judge": judged,
         "name": name,
@@ -186,7 +186,8 @@ class ScoreActor:
 
     def __init__(self, config: ScoreConfig, threads: int, use_gpu: bool, absent: dict[str, str]) -> None:
         networks = MetricNetworks.of(config, config.groups)
-        self.judge = AskingJudge(config.judge, config.output) if "judge" in config.groups else None
+        device = "cuda" if use_gpu else "cpu"
+        self.judge = AskingJudge(config.judge, config.output, device) if "judge" in config.groups else None
         self.measurer = Measurer(networks, batch_size=config.batch_size, threads=threads, use_gpu=use_gpu, absent=list(absent))
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -107,7 +107,7 @@ class Filters:
     min_clip_direction: float | None = 0.2  # change of the picture and change of the prompt
     min_aesthetic: float | None = None  # of the edited picture, where aesthetic names a head
     max_unsafe: float | None = 0.0  # of both pictures, where safety names a head; of open-nsfw the probability less 0.5
-    min_judge: float | None = None  # of 10, where judge.url names a server; an edit that it gave no score passes
+    min_judge: float | None = None  # of 10, where judge.model names one; an edit that it gave no score passes
     max_distance: int | None = 12  # of 384 bits: records whose pictures differ in no more are duplicates
     per_pair: int = 1  # how many candidates of a pair are kept, the best first
     best_by: str = (
@@ -193,8 +193,10 @@ class SynthesizeConfig(Shards, EditJobConfig):
                 "generator.model: got nothing with pairs=generator; allowed: a folder, a hub id or a server's model"
             )
         asks_judge = self.filters.best_by == "judge" or self.filters.min_judge is not None
-        if asks_judge and self.judge.url is None:
-            raise ConfigError("judge.url: got nothing with filters that ask the judge; allowed: a server, and judge.model")
+        if asks_judge and self.judge.model is None:
+            raise ConfigError(
+                "judge.model: got nothing with filters that ask the judge; allowed: a vision-language model, or a server's with judge.url"
+            )
         for name in ("aesthetic", "safety"):
             if getattr(self, name) not in (None, OPEN_NSFW) and self.scoring_clip is None:
                 raise ConfigError(
@@ -219,7 +221,7 @@ def score_settings(config: SynthesizeConfig) -> Mapping[str, str | None]:
     """Return what scores depend on besides the pictures."""
     networks = {name: getattr(config, name) for name in ("scoring_clip", "lpips", "lpips_heads", "aesthetic", "safety")}
     judge = config.judge
-    asked = None if judge.url is None else f"{judge.model} {judge.max_tokens} {judge.side_px} {PROMPT_VERSION}"
+    asked = None if judge.model is None else f"{judge.model} {judge.max_tokens} {judge.side_px} {PROMPT_VERSION}"
     return {**networks, "judge": asked}
 
 

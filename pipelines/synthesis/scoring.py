@@ -65,9 +65,10 @@ def score_parts(config: SynthesizeConfig, units: Sequence[Unit], placement: Plac
     logger.info("scoring candidates: %d of %d parts are done", len(names) - len(todo), len(names))
     set_engine(unit_seconds=PART_SECONDS)
     networks = network_names(config)
-    judge = config.judge if config.judge.url is not None else None
+    judge = config.judge if config.judge.model is not None else None
+    needs_device = bool(networks) or (judge is not None and judge.url is None)
     arguments = (output.url, networks, [(name, marks[name]) for name in todo], device, placement.threads, judge)
-    run_actors(len(todo), ScoreActor, arguments, placement, needs_device=bool(networks))
+    run_actors(len(todo), ScoreActor, arguments, placement, needs_device=needs_device)
     return len(todo)
 
 
@@ -96,11 +97,11 @@ class ScoreActor:
         judge: Judge | None = None,
     ) -> None:
         self.output, self.parts = output, parts
-        if networks:
+        if networks or (judge is not None and judge.url is None):
             import torch
 
             torch.set_num_threads(threads)
-        self.scorer = Scorer(networks, device, None if judge is None else AskingJudge(judge, output))
+        self.scorer = Scorer(networks, device, None if judge is None else AskingJudge(judge, output, device))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = 0

@@ -171,7 +171,7 @@ def _losses(config: SynthesizeConfig, run: Mapping[str, Any], selected: Selected
         warnings.append(
             f"rewrite: the instruction of {unwritten} records stayed as it was, for {config.rewrite} gave none that can be used"
         )
-    if config.judge.url is not None and selected.unjudged:
+    if config.judge.model is not None and selected.unjudged:
         warnings.append(f"judge: {selected.unjudged} edits have no score, and pass its filter")
     warnings += run.get("warnings", [])
     if run.get("exit_reason"):

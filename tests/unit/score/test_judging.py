@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipelines.score.config import SCORE_SCHEMA, ScoreConfig
 from pipelines.score.judging import CALIBRATION_EDITS, KINDS, AskingJudge, _calibrate, calibration_samples, judge_facts
 from pipelines.score.table import judge_table, overall
 from tests.chat_server import Reply, Server, said, scored
+from tests.vision_language import write_llava
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.judge import Unreadable, judge_values, read_scores
 from vimaedit.metrics.samples import EditSample
@@ -130,9 +132,11 @@ def test_calibration_tells_a_judge_that_sees_from_one_that_guesses(server: Serve
 
 
 def test_what_is_refused(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^judge.model: got nothing with judge.url; allowed: both, or neither"):
+    with pytest.raises(ConfigError, match=r"^judge.model: got nothing with judge.url; allowed: the server's name of its model"):
         Judge(url="http://x")
-    with pytest.raises(ConfigError, match=r"^judge.url: got nothing with metrics=\[judge\]; allowed: a server"):
+    with pytest.raises(
+        ConfigError, match=r"^judge.model: got nothing with metrics=\[judge\]; allowed: a vision-language model, or a"
+    ):
         ScoreConfig(benchmark="b", edited="e", output="o", metrics=["judge"])
     assert "judge" not in ScoreConfig(benchmark="b", edited="e", output="o").groups
     assert "judge" in ScoreConfig(benchmark="b", edited="e", output="o", judge=Judge(url="u", model="m")).groups
@@ -193,3 +197,42 @@ def test_a_key_with_a_line_end_is_sent_without_it_and_no_key_is_ever_quoted(
     with pytest.raises(ConfigError, match="^judge.key_variable: got 'KEY', whose value holds") as raised:
         AskingJudge(judge(server, key_variable="KEY"), str(tmp_path))
     assert value not in str(raised.value)
+
+
+def test_a_local_model_is_asked_the_same(tmp_path: Path) -> None:
+    asked = Judge(model=str(write_llava(tmp_path / "model", answer='{"score": [7, 4]}')), max_tokens=9)
+    assert "judge" in ScoreConfig(benchmark="b", edited="e", output="o", judge=asked).groups
+    asking = AskingJudge(asked, str(tmp_path / "out"))
+    (row,) = asking([sample(1)])
+    assert (row["judge_semantics"], row["judge_quality"], row["judge_overall"]) == (4.0, 4.0, 4.0)
+    assert row["judge_answers"] == ['{"score": [7, 4]}'] * 2 and row["judge_reason"] is None
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*.json")]
+    assert len(kept) == 2 and {each["model"] for each in kept} == {asking.server.model} and asked.model in asking.server.model
+    asking.server.server.ask = pytest.fail  # type: ignore[assignment,method-assign]  # what is kept is not asked for again
+    assert asking([sample(1)]) == [row]
+
+
+def test_what_a_local_model_says_may_be_unreadable(tmp_path: Path) -> None:
+    folder = write_llava(tmp_path / "model")
+    (row,) = AskingJudge(Judge(model=str(folder), max_tokens=5), str(tmp_path / "out"))([sample(1)])
+    assert row["judge_overall"] is None and row["judge_quality"] is None
+    assert row["judge_reason"].startswith("unreadable: ") and row["judge_reason"].count("unreadable: ") == 2
+    other = write_llava(tmp_path / "other", answer='{"score": [7, 4]}')
+    shutil.copytree(other, folder, dirs_exist_ok=True)  # other weights under the same name have answers of their own
+    (again,) = AskingJudge(Judge(model=str(folder), max_tokens=5), str(tmp_path / "out"))([sample(1)])
+    assert again["judge_overall"] == 4.0
+
+
+def test_models_that_cannot_judge_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^judge.model: got .*none', which does not load .*; allowed: an image-text-to-text model"
+    ):
+        folder = tmp_path / "none"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"")
+        AskingJudge(Judge(model=str(folder)), str(tmp_path / "out"))
+    silent = write_llava(tmp_path / "silent", template=None)
+    with pytest.raises(ConfigError, match=r"^judge.model: got .*silent', whose processor has no chat template"):
+        AskingJudge(Judge(model=str(silent)), str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"^judge.key_variable: got 'KEY' without judge.url; allowed: both, or neither$"):
+        Judge(model="m", key_variable="KEY")
