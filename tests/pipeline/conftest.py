@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipelines.output.config import EditJobConfig
 from pipelines.store.location import locate
+from vimaedit.decoding import decode_image
 
 MakeJob = Callable[..., EditJobConfig]
 MakePicture = Callable[..., bytes]
@@ -91,3 +92,9 @@ def write_records(path: Path, records: list[dict[str, Any]], schema: pa.Schema |
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(records, schema=schema), path, **options)
+
+
+def pixels(row: dict[str, Any]) -> list[bytes | None]:
+    """Decode the pictures and masks of an output row. Their files name the row that they are of."""
+    pictures = (row[name] for name in ("image", "edited_image", "edit_mask", "critical_mask"))
+    return [None if picture is None else decode_image(picture["bytes"]).tobytes() for picture in pictures]

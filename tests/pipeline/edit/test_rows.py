@@ -76,17 +76,17 @@ def unusual_records(make_picture: MakePicture) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_200_records_with_20_bad_ones_give_200_rows(tmp_path: Path, make_job: MakeJob, make_picture: MakePicture) -> None:
+def test_100_records_with_20_bad_ones_give_100_rows(tmp_path: Path, make_job: MakeJob, make_picture: MakePicture) -> None:
     pictures = [make_picture(number) for number in range(5)]
     records: list[dict[str, Any]] = [
         {"id": f"good {number}", "image": pictures[number % 5], "source_prompt": PROMPTS[0], "target_prompt": PROMPTS[1]}
-        for number in range(173)
+        for number in range(73)
     ]
     bad, unusual = bad_records(pictures[0], make_picture), unusual_records(make_picture)
     special = [{**records[0], "id": name, **changes} for name, changes in {**bad, **unusual}.items()]
     for number, record in enumerate(special):
-        records.insert(3 + 7 * number, record)
-    assert len(bad) == 20 and len(records) == 200
+        records.insert(3 + 3 * number, record)
+    assert len(bad) == 20 and len(records) == 100
     words = pa.list_(pa.struct([("source", pa.string()), ("target", pa.string())]))
     overrides = pa.struct(
         [
@@ -99,21 +99,21 @@ def test_200_records_with_20_bad_ones_give_200_rows(tmp_path: Path, make_job: Ma
         [("id", pa.string()), ("image", pa.binary()), ("source_prompt", pa.string()), ("target_prompt", pa.string())]
         + [("seed", pa.int64()), ("blend_words", words), ("overrides", overrides)]
     )
-    write_records(tmp_path / "in" / "a.parquet", records[:131], schema, row_group_size=17)
-    write_records(tmp_path / "in" / "b.parquet", records[131:], schema)
+    write_records(tmp_path / "in" / "a.parquet", records[:71], schema, row_group_size=17)
+    write_records(tmp_path / "in" / "b.parquet", records[71:], schema)
     states: list[ProgressState] = []
     summary = run_edit(make_job(actors=2, sheet=5), progress=states.append)
-    assert summary.counts == {"ok": 180, "rejected": 20, "failed": 0, "quarantined": 0}
-    assert (summary.exit_code, summary.rows, summary.stop_reason) == (0, 200, None)
+    assert summary.counts == {"ok": 80, "rejected": 20, "failed": 0, "quarantined": 0}
+    assert (summary.exit_code, summary.rows, summary.stop_reason) == (0, 100, None)
     assert any("random" in warning for warning in summary.warnings)
-    assert states[-1] == ProgressState(done=200, total=200, counts={"ok": 180, "rejected": 20})
-    assert len({state.done for state in states}) > 3  # moves while the run goes on
+    assert states[-1] == ProgressState(done=100, total=100, counts={"ok": 80, "rejected": 20})
+    assert any(0 < state.done < 100 for state in states)  # moves while the run goes on
 
     rows = read_rows(tmp_path / "out")
     assert [row["id"] for row in sorted(rows, key=lambda row: (row["input_file"], row["input_row"]))] == [
         r["id"] for r in records
     ]
-    assert len({(row["input_file"], row["input_row"], row["edit_index"]) for row in rows}) == 200
+    assert len({(row["input_file"], row["input_row"], row["edit_index"]) for row in rows}) == 100
     for row in rows:
         if row["id"] in bad:
             assert row["status"] == "rejected"
@@ -139,10 +139,10 @@ def test_200_records_with_20_bad_ones_give_200_rows(tmp_path: Path, make_job: Ma
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width > 4 * 256 and sheet.height > 5 * 256
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["counts"]["ok"] == 180 and run["config"]["steps"] == 1 and run["config"]["dtype"] == "float32"
+    assert run["counts"]["ok"] == 80 and run["config"]["steps"] == 1 and run["config"]["dtype"] == "float32"
     manifest = pq.read_table(tmp_path / "out" / "manifest.parquet")
     assert manifest.column_names == ["unit", "generation", "rows", "ok", "rejected", "failed", "quarantined"]
-    assert sum(manifest.column("rows").to_pylist()) == 200
+    assert sum(manifest.column("rows").to_pylist()) == 100
     assert (tmp_path / "out" / "_SUCCESS").exists()
     with pq.ParquetFile(sorted((tmp_path / "out" / "data").iterdir())[0]) as part:
         features = json.loads(part.schema_arrow.metadata[b"huggingface"])["info"]["features"]
@@ -220,7 +220,7 @@ def test_values_of_unusual_types_and_what_cannot_be_read_cost_their_own_rows(
     )
     (tmp_path / "in").mkdir()
     pq.write_table(table, tmp_path / "in" / "a.parquet")
-    summary = run_edit(make_job(batch_size=2))
+    summary = run_edit(make_job(batch_size=2, model="random-xl"))  # another family than the other tests'
     assert summary.counts == {"ok": 3, "rejected": 1, "failed": 0, "quarantined": 0}
     rows = read_rows(tmp_path / "out")
     assert [(row["input_row"], row["edit_index"], row["status"]) for row in rows] == [
@@ -230,6 +230,7 @@ def test_values_of_unusual_types_and_what_cannot_be_read_cost_their_own_rows(
         (2, 0, "ok"),
     ]
     assert "source_prompt: got a value of type string that cannot be read" in rows[2]["error_message"]
+    assert {row["family"] for row in rows} == {"sdxl"}
     assert [row["note"] for row in rows] == ["m", "m", "n", None]
     assert [row["sizes"] for row in rows] == [[{"key": "w", "value": 7}]] * 2 + [None, []]
 

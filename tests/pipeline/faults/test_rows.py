@@ -19,7 +19,7 @@ import pytest
 from pipelines.cluster.progress import ProgressState
 from pipelines.edit.edit import run_edit
 from pipelines.output.config import EditJobConfig
-from tests.pipeline.conftest import MakeJob, MakePicture, write_records
+from tests.pipeline.conftest import MakeJob, MakePicture, pixels, write_records
 from vimaedit.errors import ConfigError
 from vimaedit.models.files import resolve_model
 
@@ -107,20 +107,32 @@ class Job:
 
 
 def test_a_killer_is_quarantined_and_its_neighbours_are_unharmed(
-    repository: Path, tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
+    repository: Path, tmp_path: Path, make_picture: MakePicture
 ) -> None:
-    ids = ["a", "b", "poison", "d", "oom", "f", "g", "h"]
-    write_input(tmp_path / "in", make_picture, ids)
+    # The last four are the first four over again, all but the killer: seeds and slots are the same.
+    ids = ["a", "b", "poison", "d", "oom", "f", "g", "h", "a2", "b2", "c2", "d2"]
+    write_records(
+        tmp_path / "in" / "a.parquet",
+        [
+            {
+                "id": name,
+                "image": make_picture(number % 8),
+                "source_prompt": "a red cat on the lawn",
+                "target_prompt": TARGETS[number % 2],
+                "seed": number % 8,
+            }
+            for number, name in enumerate(ids)
+        ],
+    )
     job = Job(repository, tmp_path)
     words = [f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", "batch_size=4"]
     code, errors = job.run(*words)
-    assert code == 3, errors  # one of eight is more than max_failed_fraction
+    assert code == 3, errors  # one of twelve is more than max_failed_fraction
     assert job.died_with() == [str(sorted(ids[:4])), "['poison']", "['poison']"]
 
-    run_edit(make_job(batch_size=4, output=str(tmp_path / "clean")))
-    rows, clean = rows_of(tmp_path / "out"), rows_of(tmp_path / "clean")
-    assert [row["id"] for row in rows] == [row["id"] for row in clean] == ids
-    assert [row["status"] for row in rows] == ["ok", "ok", "quarantined", *["ok"] * 5]
+    rows = rows_of(tmp_path / "out")
+    assert [row["id"] for row in rows] == ids
+    assert [row["status"] for row in rows] == ["ok", "ok", "quarantined", *["ok"] * 9]
     poison = rows[2]
     assert (poison["error_stage"], poison["error_type"], poison["attempts"]) == ("edit", "process_died", 3)
     assert poison["error_message"] == (
@@ -128,11 +140,11 @@ def test_a_killer_is_quarantined_and_its_neighbours_are_unharmed(
     )
     assert poison["edited_image"] is None and poison["metrics"] is None
     for place in (0, 1, 3):
-        assert all(rows[place][name] == clean[place][name] for name in PICTURES), ids[place]
-        assert rows[place]["attempts"] == 2
+        assert pixels(rows[place]) == pixels(rows[place + 8]), ids[place]
+        assert (rows[place]["attempts"], rows[place + 8]["attempts"]) == (2, 1)
     sizes = [[warning.split(" for")[0] for warning in row["warnings"] if "reduced_batch" in warning] for row in rows]
     reduced = "reduced_batch: edited in a batch of "
-    assert sizes == [[], [], [], [], [reduced + "1"], [reduced + "1"], [reduced + "2"], [reduced + "2"]]
+    assert sizes == [*[[]] * 4, [reduced + "1"], [reduced + "1"], [reduced + "2"], [reduced + "2"], *[[]] * 4]
     (stored,) = (tmp_path / "out" / "state" / "suspects").iterdir()
     deaths = {entry["input_row"]: (entry["died"], entry["died_alone"]) for entry in json.loads(stored.read_text())["requests"]}
     assert deaths == {0: (1, 0), 1: (1, 0), 2: (3, 2), 3: (1, 0)}

@@ -115,12 +115,17 @@ def test_anybodys_pictures_are_scored_and_accounted_for(
     (tmp_path / "sources" / f"{records[1]['id']}.png").write_bytes(b"no picture")
     Image.fromarray(picture(records[0]["image"])).save(tmp_path / "sources" / "stranger.png")
     chosen = "metrics=[background,target,scene]"
+    folder = tmp_path / "out" / "scores"
     assert main([*words, f"edited={tmp_path / 'answers'}", chosen]) == 0
+    assert main([*words, f"edited={tmp_path / 'sources'}", "metrics=[background]", "jpeg_quality=75"]) == 3
+    of_jpeg = json.loads((folder / "sources.json").read_text())["overall"]["background_psnr"]
+    assert 20 < of_jpeg["mean"] < 45 and of_jpeg["infinite"] == 0
+    capsys.readouterr()
+    # Other settings under one name: scored anew.
     assert main([*words, f"edited={tmp_path / 'sources'}", chosen, "against=answers"]) == 3  # 2 of 6 have no score
     out = capsys.readouterr().out
     assert "requests: 4 ok, 1 missing, 1 unscored" in out and "edited pictures that belong to no request: 1" in out
     assert "sources less answers, request by request" in out and out.rstrip().endswith("scores/sources.json")
-    folder = tmp_path / "out" / "scores"
     answers, sources = (pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("answers", "sources"))
     assert [row["scene_success"] for row in answers] == [1.0] * COUNT
     for row, record in zip(answers, records, strict=True):
@@ -136,19 +141,9 @@ def test_anybodys_pictures_are_scored_and_accounted_for(
     assert masked and all(row["background_psnr"] == math.inf and row["scene_success"] == 0.0 for row in masked)
     numbers = json.loads((folder / "sources.json").read_text())
     assert numbers["unmatched_names"] == ["stranger.png"] and numbers["overall"]["background_psnr"]["infinite"] == len(masked)
+    assert len(masked) == of_jpeg["count"] and numbers["overall"]["background_psnr"]["mean"] is None
     difference = numbers["compared"]["metrics"]["scene_success"]
     assert difference == {"value": -1.0, "low": -1.0, "high": -1.0, "pairs": 6}
-
-
-def test_jpeg_costs_the_background_what_it_costs(words: list[str], records: list[dict[str, Any]], tmp_path: Path) -> None:
-    write_pictures(tmp_path / "sources", records, "image")
-    edited = [f"edited={tmp_path / 'sources'}", "metrics=[background]"]
-    assert main([*words, *edited, "jpeg_quality=75"]) == 0
-    first = json.loads((tmp_path / "out/scores/sources.json").read_text())["overall"]["background_psnr"]
-    assert 20 < first["mean"] < 45 and first["infinite"] == 0
-    assert main([*words, *edited]) == 0  # other settings under one name: scored anew
-    second = json.loads((tmp_path / "out/scores/sources.json").read_text())["overall"]["background_psnr"]
-    assert second["mean"] is None and second["infinite"] == first["count"]
 
 
 def test_everything_may_lie_in_a_bucket(bucket: str, records: list[dict[str, Any]], benchmark: Path, cluster: None) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.pipeline.conftest import MakePicture, write_records
-from tests.pipeline.jobs.test_submit import environment, get_json, job_server
+from tests.pipeline.job_server import environment, get_json, job_server, submit
 
 __all__ = ["environment", "job_server"]  # fixtures
 
@@ -79,8 +79,7 @@ def test_a_submitted_synthesis_succeeds(
     ]
     write_records(tmp_path / "in" / "x.parquet", rows)
     job = ["python", "-m", "jobs.synthesize", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", *OPTIONS]
-    submit = ["ray", "job", "submit", "--address", job_server, "--submission-id", "make", "--working-dir", str(repository)]
-    run = subprocess.run([*submit, "--", *job], env=environment, capture_output=True, text=True, timeout=280)
+    run = submit(job_server, environment, repository, "make", *job)
     assert run.returncode == 0, run.stdout + run.stderr
     assert get_json(f"{job_server}/api/jobs/make")["status"] == "SUCCEEDED"
     made = pq.read_table(tmp_path / "out" / "data").to_pylist()

@@ -1,10 +1,12 @@
-"""Going on in an output: after a limit, with failed rows done again, with new input files, and what is refused."""
+"""Going on in an output: after a limit, a kill, with failed rows done again, with new input files, and what is refused."""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,17 @@ import pytest
 
 from pipelines.cluster.progress import ProgressState
 from pipelines.edit.edit import plan_dry_run, run_edit
+from pipelines.output.config import EditJobConfig
 from pipelines.output.parts import part_name
 from pipelines.output.plan import load_plan
 from pipelines.store.location import locate, put_atomic, read_bytes
 from pipelines.store.lock import LockLost
-from tests.pipeline.conftest import MakeJob, MakePicture, write_records
+from tests.pipeline.conftest import MakeJob, MakePicture, pixels, write_records
+from tests.pipeline.job_server import environment, get_json, job_server, submit
+from tests.pipeline.output.drivers import Drivers, make_drivers
 from vimaedit.errors import ConfigError
+
+__all__ = ["environment", "job_server", "make_drivers"]  # fixtures
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -55,8 +62,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory, make_picture: MakePicture) -> list[dict[str, Any]]:
+    """The rows of a run that nothing has disturbed, of the first eleven records in batches of two."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_records(folder / "in" / "a.parquet", records(range(11), make_picture))
+    places = {"input": str(folder / "in"), "output": str(folder / "out")}
+    run_edit(EditJobConfig(**places, model="random", steps=1, actors=1, threads=1, batch_size=2))
+    return rows_of(folder / "out")
+
+
 def test_a_plan_is_continued_beyond_its_limit_and_nothing_else_is(
-    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    make_job: MakeJob,
+    make_picture: MakePicture,
+    undisturbed: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     write_records(tmp_path / "in" / "a.parquet", records(range(11), make_picture))
     output = tmp_path / "out"
@@ -78,8 +99,7 @@ def test_a_plan_is_continued_beyond_its_limit_and_nothing_else_is(
     assert "going on: 2 of 6 units are done" in caplog.messages
     after = contents(output / "data")
     assert {name for name in before if after[name] != before[name]} == {part_name("00000-000000004")}
-    run_edit(make_job(batch_size=2, output=str(tmp_path / "clean")))
-    assert same_pictures(rows_of(output), rows_of(tmp_path / "clean"))
+    assert same_pictures(rows_of(output), undisturbed)
     run = json.loads((output / "run.json").read_text())
     assert (run["rows"], run["rows_edited"], run["batch_size"], run["exit_code"]) == (11, 7, 2, 0)
     assert pq.read_table(output / "manifest.parquet").column("rows").to_pylist() == [2, 2, 2, 2, 2, 1]
@@ -121,16 +141,16 @@ def test_a_plan_is_continued_beyond_its_limit_and_nothing_else_is(
 
 
 def test_rows_are_done_again_each_in_its_own_slot_and_the_others_stay(
-    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
+    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture, undisturbed: list[dict[str, Any]]
 ) -> None:
     named = records(range(7), make_picture)
-    late = {number: named[number]["image"]["bytes"] for number in (1, 5)}
+    late = {number: named[number]["image"]["bytes"] for number in (1, 4)}
     for number in late:
         named[number]["image"] = {"bytes": None, "path": f"pictures/{number}.png"}
     named[6]["source_prompt"] = ""
-    write_records(tmp_path / "in" / "a.parquet", named[:5])
-    write_records(tmp_path / "in" / "b.parquet", named[5:])
-    options: dict[str, Any] = {"batch_size": 4, "max_rejected_fraction": 0.2}
+    write_records(tmp_path / "in" / "a.parquet", named[:4])
+    write_records(tmp_path / "in" / "b.parquet", named[4:])
+    options: dict[str, Any] = {"batch_size": 2, "max_rejected_fraction": 0.2}
     first = run_edit(make_job(**options))
     assert (first.exit_code, first.counts["rejected"]) == (3, 3)
     output = tmp_path / "out"
@@ -141,7 +161,7 @@ def test_rows_are_done_again_each_in_its_own_slot_and_the_others_stay(
         (tmp_path / "in" / "pictures" / f"{number}.png").write_bytes(picture)
     again: dict[str, Any] = {**options, "resume": "retry-failed", "retry_statuses": ["rejected"]}
     planned = plan_dry_run(make_job(**again))
-    assert (planned.requests, planned.units) == (3, 2)
+    assert (planned.requests, planned.units) == (3, 3)
     states: list[ProgressState] = []
     second = run_edit(make_job(**again), states.append)
     assert (second.exit_code, second.edited, second.rows, second.counts) == (
@@ -149,15 +169,14 @@ def test_rows_are_done_again_each_in_its_own_slot_and_the_others_stay(
         {"ok": 6, "rejected": 1, "failed": 0, "quarantined": 0},
     )
     assert states[-1] == ProgressState(done=3, total=3, counts={"ok": 2, "rejected": 1})
-    run_edit(make_job(**options, output=str(tmp_path / "clean")))
     rows = rows_of(output)
-    assert same_pictures(rows, rows_of(tmp_path / "clean"))
-    for number in (0, 2, 3, 4):
+    assert list(map(pixels, rows[:6])) == list(map(pixels, undisturbed[:6])) and rows[6]["status"] == "rejected"
+    for number in (0, 2, 3, 5):
         assert rows[number] == old_rows[number]
     after = contents(output / "data")
-    assert [after[name] == before[name] for name in sorted(before)] == [False, True, False]
+    assert [after[name] == before[name] for name in sorted(before)] == [False, True, False, False]
     manifest = pq.read_table(output / "manifest.parquet").to_pylist()
-    assert [row["generation"] for row in manifest] == [2, 1, 2]
+    assert [row["generation"] for row in manifest] == [2, 1, 2, 2]
     stored = load_plan(locate(str(output)))
     assert stored is not None and (stored.plan.generation, stored.plan.retry_statuses) == (2, ("rejected",))
 
@@ -200,6 +219,40 @@ def test_new_files_are_appended_and_move_nothing(
         ConfigError, match="a run of other settings: column other int64, was missing; allowed: those it was begun"
     ):
         run_edit(make_job(**job, resume="extend"))
+
+
+def test_what_a_killed_driver_has_left_is_finished_by_a_submitted_job(
+    make_drivers: Callable[..., Drivers],
+    repository: Path,
+    environment: dict[str, str],
+    job_server: str,
+    tmp_path: Path,
+    make_picture: MakePicture,
+    undisturbed: list[dict[str, Any]],
+) -> None:
+    write_records(tmp_path / "in" / "a.parquet", records(range(11), make_picture))
+    drivers = make_drivers("batch_size=2", "steps=1")
+    first = drivers.start()
+    drivers.wait_for(lambda: drivers.num_parts() >= 1, first)
+    first.kill()
+    first.communicate()
+    before = contents(drivers.output / "data")
+    written = {name: data for name, data in before.items() if name.startswith("part-")}
+    assert 1 <= len(written) < 6 and not (drivers.output / "manifest.parquet").exists()
+    assert drivers.lock()["released"] is False
+
+    done = submit(job_server, environment, repository, "edit-demo", "python", "-m", "jobs.edit", *drivers.words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert get_json(f"{job_server}/api/jobs/edit-demo")["status"] == "SUCCEEDED"
+    edited = json.loads((drivers.output / "run.json").read_text())["rows_edited"]
+    # Less may be left than was seen: the killed driver's workers may have written one more.
+    assert 1 <= edited <= 11 - sum(pq.read_metadata(io.BytesIO(data)).num_rows for data in written.values())
+    assert f"{edited} of 11 rows in " in done.stdout
+    assert re.search(r"going on: [1-5] of 6 units are done", done.stdout + done.stderr)
+    after = contents(drivers.output / "data")
+    assert all(after[name] == data for name, data in written.items())
+    assert same_pictures(rows_of(drivers.output), undisturbed)
+    assert drivers.lock()["released"] is True and (drivers.output / "_SUCCESS").is_file()
 
 
 @pytest.mark.faults

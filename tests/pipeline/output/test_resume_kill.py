@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,39 +12,12 @@ import pytest
 from pipelines.edit.edit import run_edit
 from pipelines.output.parts import part_name
 from tests.pipeline.conftest import MakeJob, MakePicture, write_records
+from tests.pipeline.output.drivers import Drivers, make_drivers
 from tests.pipeline.output.test_resume import contents, records, rows_of, same_pictures
 
-# A driver with this on its path kills itself where it calls `KILL_AT` (module:function:number of the call).
-HOOK = """
-import importlib.abc, importlib.machinery, os, signal, sys
+__all__ = ["make_drivers"]  # a fixture
 
-class Hook(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        module_name, function, number = os.environ.get("KILL_AT", "::").split(":")
-        if name != module_name:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        run = spec.loader.exec_module
-        def exec_module(module):
-            run(module)
-            called, calls = getattr(module, function), []
-            def killing(*arguments, **options):
-                calls.append(1)
-                if len(calls) == int(number):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return called(*arguments, **options)
-            setattr(module, function, killing)
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Hook())
-"""
-WAIT_S = 240.0
-
-
-def is_part(name: str) -> bool:
-    """Whether it is no file that was being written."""
-    return name.startswith("part-")
+pytestmark = pytest.mark.faults
 
 
 def committed(output: Path) -> dict[str, bytes]:
@@ -59,102 +25,6 @@ def committed(output: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(output).items() if not name.startswith(("data/", "state/"))}
 
 
-class Drivers:
-    """Starts `jobs.edit` on one input and output, as processes of their own."""
-
-    def __init__(self, repository: Path, folder: Path, *words: str) -> None:
-        (folder / "hook").mkdir()
-        (folder / "hook" / "sitecustomize.py").write_text(HOOK)
-        self.repository, self.output = repository, folder / "out"
-        words = words if any(word.startswith("model=") for word in words) else ("model=random", *words)
-        self.words = [f"input={folder / 'in'}", f"output={self.output}", "actors=1", "threads=1", *words]
-        self.path = f"{folder / 'hook'}:{repository}"
-        self.started: list[subprocess.Popen[str]] = []
-
-    def start(self, *words: str, kill_at: str | None = None) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": self.path} | ({"KILL_AT": kill_at} if kill_at else {})
-        command = [sys.executable, "-m", "jobs.edit", *self.words, *words]
-        pipe = subprocess.PIPE
-        self.started.append(
-            subprocess.Popen(command, cwd=self.repository, env=environment, stdout=pipe, stderr=pipe, text=True)
-        )
-        return self.started[-1]
-
-    def end(self) -> None:
-        for process in self.started:
-            if process.poll() is None:
-                process.kill()
-            for pipe in (process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
-            process.wait()
-
-    def run(self, *words: str, kill_at: str | None = None) -> tuple[int, str, str]:
-        process = self.start(*words, kill_at=kill_at)
-        text, errors = process.communicate(timeout=280)
-        return process.returncode, text, errors
-
-    def is_killed(self, kill_at: str, *words: str) -> bool:
-        code, _, errors = self.run(*words, kill_at=kill_at)
-        assert code == -signal.SIGKILL, errors
-        return not (self.output / "_SUCCESS").exists()
-
-    def wait_for(self, condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while not condition():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def num_parts(self) -> int:
-        return len(list((self.output / "data").glob("*.parquet")))
-
-    def lock(self) -> dict[str, object]:
-        return dict(json.loads((self.output / "state" / "lock.json").read_text()))
-
-
-@pytest.fixture
-def make_drivers(repository: Path, tmp_path: Path) -> Iterator[Callable[..., Drivers]]:
-    made: list[Drivers] = []
-
-    def make(*words: str) -> Drivers:
-        made.append(Drivers(repository, tmp_path, *words))
-        return made[-1]
-
-    yield make
-    for drivers in made:
-        drivers.end()
-
-
-@pytest.mark.timeout(600)
-def test_a_driver_killed_in_the_middle_is_continued_by_the_same_command(
-    make_drivers: Callable[..., Drivers], tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
-) -> None:
-    write_records(tmp_path / "in" / "a.parquet", records(range(5), make_picture))
-    write_records(tmp_path / "in" / "b.parquet", records(range(5, 9), make_picture))
-    drivers = make_drivers("model=random-xl", "batch_size=1", "steps=5")  # another family than the other tests'
-    first = drivers.start()
-    drivers.wait_for(lambda: drivers.num_parts() >= 2, first)
-    first.kill()
-    first.communicate()
-    before = contents(drivers.output / "data")
-    assert 2 <= len(before) < 5 and not (drivers.output / "manifest.parquet").exists()
-    assert drivers.lock()["released"] is False
-
-    code, text, errors = drivers.run()
-    assert code == 0, errors
-    edited = json.loads((drivers.output / "run.json").read_text())["rows_edited"]
-    # Less may be left than was seen: the killed driver's workers may have written one more.
-    assert 1 <= edited <= 9 - sum(pq.read_metadata(io.BytesIO(data)).num_rows for name, data in before.items() if is_part(name))
-    assert text.startswith(f"{edited} of 9 rows in ") and re.search(r"going on: [2-4] of 5 units are done", errors)
-    after = contents(drivers.output / "data")
-    assert all(after[name] == data for name, data in before.items() if is_part(name))
-    run_edit(make_job(model="random-xl", batch_size=1, steps=5, output=str(tmp_path / "clean")))
-    assert same_pictures(rows_of(drivers.output), rows_of(tmp_path / "clean"))
-    assert {row["family"] for row in rows_of(drivers.output)} == {"sdxl"}
-    assert drivers.lock()["released"] is True
-
-
-@pytest.mark.faults
 @pytest.mark.timeout(1500)
 def test_a_driver_may_be_killed_between_any_two_steps(
     make_drivers: Callable[..., Drivers], tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
@@ -184,7 +54,6 @@ def test_a_driver_may_be_killed_between_any_two_steps(
     assert code == 0 and text.startswith("finished before, nothing to do: 7 rows: 7 ok, 0 rejected"), errors
 
 
-@pytest.mark.faults
 @pytest.mark.timeout(1500)
 def test_a_retry_and_an_extension_may_be_killed_too(
     make_drivers: Callable[..., Drivers], tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
@@ -227,7 +96,6 @@ def test_a_retry_and_an_extension_may_be_killed_too(
     assert all(row["status"] == "ok" for row in rows)
 
 
-@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_of_two_drivers_the_second_leaves_and_one_that_slept_commits_nothing(
     make_drivers: Callable[..., Drivers], tmp_path: Path, make_picture: MakePicture
