@@ -35,7 +35,8 @@ FILE_URL = re.compile(r"file:(?://(?:localhost)?)?(/.*)", re.DOTALL | re.IGNOREC
 UNFINISHED = ".tmp"  # ends the name of a local file that is being written
 # Raised by clients of object stores below the file system interface: resets, time-outs, endpoints that do not answer.
 CLIENT_MODULES = frozenset({"aiohttp", "aiobotocore", "botocore", "urllib3"})
-PERMANENT_CLIENT_ERRORS = frozenset({"NoCredentialsError", "ParamValidationError", "ProfileNotFound", "NoRegionError"})
+NOT_SET_UP = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError"})  # of such clients
+PERMANENT_CLIENT_ERRORS = NOT_SET_UP | {"ParamValidationError"}
 # 404 and names that are no files say something about the request, not about the service.
 PERMANENT_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
@@ -113,8 +114,11 @@ def is_transient(error: BaseException) -> bool:
         return error.errno not in (None, errno.ENAMETOOLONG, errno.EINVAL) or isinstance(
             error, (TimeoutError, ConnectionError, PermissionError)
         )
-    kind = type(error)
-    return kind.__module__.split(".")[0] in CLIENT_MODULES and kind.__name__ not in PERMANENT_CLIENT_ERRORS
+    return _is_of_client(error) and type(error).__name__ not in PERMANENT_CLIENT_ERRORS
+
+
+def _is_of_client(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] in CLIENT_MODULES
 
 
 def retry(call: Callable[[], T], *, attempts: int = ATTEMPTS, first_delay_s: float = FIRST_DELAY_S) -> T:
@@ -122,12 +126,16 @@ def retry(call: Callable[[], T], *, attempts: int = ATTEMPTS, first_delay_s: flo
 
     A refusal (403) is tried no more than `ATTEMPTS` times: waiting seldom grants a right.
 
-    Raises: the last error.
+    Raises: ConfigError where the store's client is not set up; else the last error.
     """
     for attempt in range(1, attempts + 1):
         try:
             return call()
         except Exception as error:
+            if _is_of_client(error) and type(error).__name__ in NOT_SET_UP:
+                raise ConfigError(
+                    f"the object store's client: {mask_urls(str(error))}; allowed: credentials and region in the environment, a profile or a role"
+                ) from error
             allowed = min(attempts, ATTEMPTS) if isinstance(error, PermissionError) else attempts
             if attempt >= allowed or not is_transient(error):
                 raise

@@ -100,6 +100,16 @@ def test_errors_of_object_store_clients_are_transient() -> None:
     assert not is_transient(botocore.NoCredentialsError())
 
 
+def test_a_store_without_credentials_is_told_without_a_traceback() -> None:
+    botocore = pytest.importorskip("botocore.exceptions")
+
+    def refused() -> None:
+        raise botocore.NoCredentialsError
+
+    with pytest.raises(ConfigError, match="Unable to locate credentials; allowed: credentials and region in the environment"):
+        retry(refused, first_delay_s=0)
+
+
 @pytest.mark.parametrize(("failures", "calls"), [(2, 3), (9, 3)])
 def test_transient_errors_are_tried_again_and_surface_at_last(failures: int, calls: int) -> None:
     made: list[int] = []
