@@ -27,6 +27,7 @@ from vimaedit.methods.options import (
     NullText,
     Pix2PixZero,
     PromptLearning,
+    Segmenter,
     UniEdit,
 )
 
@@ -35,7 +36,7 @@ SPACINGS = ("leading", "trailing")
 VARIANCES = ("adaptive", "uniform", "zero")
 GROUNDINGS = (
     *("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "auxiliary", "concepts", "given"),
-    "difference",
+    *("segmenter", "difference"),
 )
 STARTS = ("image", "noise")
 IMAGE_ORDERS = ("reference", "conventional")
@@ -142,7 +143,9 @@ class EditConfig:
     eta: float = 1.0  # how much of it: 0 = deterministic, 1 = the full posterior variance (DDIM only)
     source_variance: bool = True  # whether it is injected into the source too; false: all edits of a picture have one source
     targets_per_source: int = 1  # 2, 4, ...: so many edits of a picture do their source's work once, where it is the same
-    grounding: str = "vimaedit"  # how the place of the edit is found, see README; given: a mask per record
+    grounding: str = (
+        "vimaedit"  # how the place of the edit is found, see README; given: a mask per record; segmenter: looked for
+    )
     grounding_sides: GroundingSides = field(default_factory=GroundingSides)
     grounding_blocks: list[int] = field(default_factory=list)  # of joint attention, counted through; empty: the model's own
     grounding_rounds: int = 5  # K, refinement rounds with self-attention; `cross-attention` has none
@@ -170,6 +173,7 @@ class EditConfig:
     direction_kept: float = 100.0  # percent of the target embedding's direction that is kept, its largest entries
     mutual_start: int = 4  # masactrl: the step from which the target reads the source's keys and values
     proximal_quantile: float = 0.75  # proximal-p2p: share of the guidance's entries that is dropped
+    segmenter: Segmenter = field(default_factory=Segmenter)
     laplacian: Laplacian = field(default_factory=Laplacian)
     null_text: NullText = field(default_factory=NullText)
     prompt_learning: PromptLearning = field(default_factory=PromptLearning)
@@ -253,7 +257,7 @@ class EditConfig:
             raise ConfigError(
                 f"{name}: got {getattr(self, name)} with method={self.method}; allowed: 1, for it steers by uniedit.strength"
             )
-        if self.parts.has_one_latent and (self.blend != "none" or self.grounding == "given"):
+        if self.parts.has_one_latent and (self.blend != "none" or self.takes_mask):
             raise ConfigError(
                 f"blend, grounding: got {self.blend}, {self.grounding} with method={self.method}; allowed: blend=none without a given "
                 "mask, for source and target are one latent"
@@ -282,7 +286,18 @@ class EditConfig:
         """Whether a run grounds by the attention to words; follows from its options alone, never from a batch."""
         if self.parts.guidance == "concepts":
             return self.concepts.mask in ("intersect", "attention")
-        return self.grounding != "given" and self.blend != "none"
+        return not self.mask_is_all and self.blend != "none"
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether a mask from outside counts: a record's own, or a segmenter's."""
+        return self.grounding in ("given", "segmenter")
+
+    @property
+    def mask_is_all(self) -> bool:
+        """Whether a mask from outside alone says where the edit happens; every edit has one then."""
+        by_itself = self.segmenter.combine == "replace" and self.segmenter.missing == "reject"
+        return self.grounding == "given" or (self.grounding == "segmenter" and by_itself)
 
     @property
     def needs_gradients(self) -> bool:
@@ -299,7 +314,7 @@ class EditConfig:
         """Whether grounding refines by self-attention."""
         if self.grounding in ("laplacian", "dpl"):
             return self.reads_words
-        return self.reads_words and self.grounding == "vimaedit" and self.grounding_rounds > 0
+        return self.reads_words and self.grounding in ("vimaedit", "segmenter") and self.grounding_rounds > 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from vimaedit.decoding import DecodedImage, Picture
     from vimaedit.engine.batch import StepState
+    from vimaedit.engine.editor import BatchEditor
+    from vimaedit.engine.prepare import PreparedEdit
     from vimaedit.models.files import ModelFacts, ModelFiles
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class ViMAEditPipeline:
         self.model = model
         self.config = config or recipe_config(model.model)
         self._loaded: tuple[Any, ModelFiles, ModelFacts] | None = None
+        self._segmenter: Any = None
+        self._hosted: Any = None  # a pipeline of diffusers, with method=pipeline
 
     @classmethod
     def from_pretrained(cls, model: str, *, config: EditConfig | None = None, **options: Any) -> ViMAEditPipeline:
@@ -76,7 +80,7 @@ class ViMAEditPipeline:
         if unknown := set(options) - allowed:
             raise ConfigError(f"from_pretrained: got {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(allowed))}")
         pipe = cls(ModelConfig(model=model, **options), config)
-        pipe._load(pipe.config)
+        pipe._editor(pipe.config)
         return pipe
 
     def __call__(
@@ -90,6 +94,7 @@ class ViMAEditPipeline:
         guidance_scale: float | None = None,
         generator: torch.Generator | int | None = None,
         mask: Picture | BoolArray | None = None,
+        instruction: str | None = None,
         frame: str = "canvas",
         paste: str = "mask",
         reweight: dict[str, float] | None = None,
@@ -101,7 +106,7 @@ class ViMAEditPipeline:
 
         `blend` says what changes: `"cat tiger"`, or (source phrase, target phrase) pairs; left out, the difference of the
         prompts does. `generator` gives the seed (its initial one). `mask` (any size of the picture's aspect, white = edit) belongs to
-        `grounding="given"`. `frame="original"` pastes the edit back into the picture at its own size: where the mask is, or with
+        `grounding="given"`; `instruction` is what a hosted pipeline is asked for. `frame="original"` pastes the edit back into the picture at its own size: where the mask is, or with
         `paste="frame"` the whole canvas. `reweight` multiplies the attention to phrases of the target prompt, `word_windows` gives
         phrases a `windows.text` of their own. `options` are those of `EditConfig`. The callback is called after every step as
         diffusers does, with `latents` (2, 1, C, h, w), source first, and the `masks`; what it returns is not used.
@@ -129,21 +134,28 @@ class ViMAEditPipeline:
             reweight=tuple((reweight or {}).items()),
             word_windows=tuple((word_windows or {}).items()),
             given_mask=given_mask,
+            instruction=instruction,
             seed=_seed(generator, config.seed),
         )
         editor = self._editor(config)  # last, since it may take long to load
         edit = editor.prepare(request)
-        batch = editor.encode([edit])
-
-        def report(state: StepState) -> None:
-            if callback_on_step_end is not None:
-                callback_on_step_end(self, state.step, state.timestep, {"latents": state.latents, "masks": state.masks})
-
-        (result,) = editor.finish([edit], batch, editor.run(batch, [edit], report))
+        if config.grounding == "segmenter":
+            given_mask, warnings = self._segmenter_of(config).find(edit.image, request)
+            edit = dataclasses.replace(edit, given_mask=given_mask)
+        result = editor.edit_one(edit) if config.parts.hosts_pipeline else self._run(editor, edit, callback_on_step_end)
         if result.status is not Status.OK:
             raise VimaeditError(result.message)
         original = picture.pixels if frame == "original" else None
         return _output(result, edit.crop_box, original, paste, (*picture.warnings, *warnings, *result.warnings))
+
+    def _run(self, editor: BatchEditor, edit: PreparedEdit, callback: StepCallback | None) -> EditResult:
+        def report(state: StepState) -> None:
+            if callback is not None:
+                callback(self, state.step, state.timestep, {"latents": state.latents, "masks": state.masks})
+
+        batch = editor.encode([edit])
+        (result,) = editor.finish([edit], batch, editor.run(batch, [edit], report))
+        return result
 
     def _configure(self, options: dict[str, Any]) -> EditConfig:
         allowed = {field.name for field in dataclasses.fields(EditConfig)}
@@ -153,8 +165,6 @@ class ViMAEditPipeline:
         if "method" in options and options["method"] != config.method:
             config = with_method(config, options["method"], bundle_recipe(self.model.model))
         config = dataclasses.replace(config, **options)
-        if config.parts.hosts_pipeline:
-            raise ConfigError(f"method: got {config.method}; allowed: any other here, or that in a data job")
         return config
 
     def _takes_image_prompt(self) -> bool:
@@ -179,11 +189,29 @@ class ViMAEditPipeline:
         return self._loaded
 
     def _editor(self, config: EditConfig) -> Any:
+        if config.parts.hosts_pipeline:
+            return self._hosted_editor(config)
         networks, _, facts = self._load(config)
         from vimaedit.engine.editor import BatchEditor
         from vimaedit.models.backbone import Backbone
 
         return BatchEditor(Backbone(networks, config), config, facts)
+
+    def _hosted_editor(self, config: EditConfig) -> Any:
+        from vimaedit.engine.hosted import HostedEditor, load_hosted_editor
+
+        if self._hosted is None:
+            self._hosted = load_hosted_editor(config, self.model, batches=False)
+        else:
+            self._hosted = HostedEditor(self._hosted.pipe, config, self._hosted.facts, batches=False)
+        return self._hosted
+
+    def _segmenter_of(self, config: EditConfig) -> Any:
+        from vimaedit.engine.segmenter import Segmenter
+
+        if self._segmenter is None or self._segmenter.config != config:
+            self._segmenter = Segmenter(config)
+        return self._segmenter
 
 
 def _output(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 
 from pipelines.options import Place
 from vimaedit.config import NEEDS_GPU
 from vimaedit.errors import ConfigError
+from vimaedit.methods.options import Segmenter
 
 AUTO_THREADS = 4  # at most, and at most half of the cores, so that two actors never fight for them
 # Batch size by the memory of the device in GiB, for 512 px and a model whose weights take `WEIGHTS_GIB` with CLIP's; CPUs gain
@@ -32,7 +34,8 @@ class Cluster:
 class Placement:
     """How editing is placed: `num_actors` of None grows with the work. CPUs are logical ones, of one actor.
 
-    `likely_actors`: how many actors to cut the work for. `waits`: the first GPU has yet to come.
+    `likely_actors`: how many actors to cut the work for. `waits`: the first GPU has yet to come. `stage_actors` work beside them, in a
+    stage of their own, with so many CPUs and such a share of a GPU each.
     """
 
     use_gpu: bool
@@ -42,18 +45,37 @@ class Placement:
     num_cpus: float
     waits: bool = False
     warning: str | None = None
+    stage_actors: int = 0
+    stage_cpus: float = 0.0
+    stage_gpus: float = 0.0
 
     @property
     def num_gpus(self) -> float:
-        return 1.0 if self.use_gpu else 0.0
+        return 1.0 - self.stage_gpus if self.use_gpu else 0.0
 
 
-def place(where: Place, cluster: Cluster, *, compiled: bool = False) -> Placement:
+def place(where: Place, cluster: Cluster, *, compiled: bool = False, segmenter: Segmenter | None = None) -> Placement:
     """Decide from what a cluster offers where and how widely to work. `compiled`: the passes are, which takes a GPU.
 
     Raises: ConfigError for device=cuda where no GPU can come, `compiled` where none is used, or more actors than the cluster can
     ever host.
     """
+    if segmenter is None:
+        return _place(where, cluster, compiled=compiled)
+    count = segmenter.actors
+    share = min(1.0, int(max(cluster.cpus - 1, 0.5) / 2 / count * 100) / 100)  # half of what is free at most, one CPU each
+    if share <= 0:
+        raise ConfigError(f"segmenter.actors: got {count}, too many for {cluster.cpus:g} CPUs; allowed: fewer, or more CPUs")
+    placement = _place(where, dataclasses.replace(cluster, cpus=cluster.cpus - count * share), compiled=compiled)
+    on_gpu = segmenter.device == "cuda"
+    if on_gpu and not placement.use_gpu:
+        raise ConfigError("segmenter.device: got cuda where editing is on CPUs; allowed: cpu, or a cluster with GPUs")
+    return dataclasses.replace(
+        placement, stage_actors=count, stage_cpus=share, stage_gpus=segmenter.gpu_share if on_gpu else 0.0
+    )
+
+
+def _place(where: Place, cluster: Cluster, *, compiled: bool) -> Placement:
     if where.device == "cuda" or (where.device == "auto" and cluster.gpus >= 1):
         return _place_on_gpus(where, cluster)
     if compiled:

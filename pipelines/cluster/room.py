@@ -77,7 +77,8 @@ def room_policies(placement: Placement, num_actors: int | None) -> list[Callable
     if placement.use_gpu or num_actors is None:
         return []
     # A small machine may not have had the CPU for the task from the start.
-    needed = min(num_actors * placement.num_cpus + 1, cluster_cpus())
+    stage_cpus = placement.stage_actors * placement.stage_cpus
+    needed = min(num_actors * placement.num_cpus + stage_cpus + 1, cluster_cpus())
     return [functools.partial(RoomPolicy, needed)]
 
 

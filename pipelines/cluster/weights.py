@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -58,7 +59,24 @@ def with_absolute_names(config: Settings) -> Settings:
     judge = getattr(config, "judge", None)
     if judge is not None and judge.url is None and judge.model is not None:
         named["judge"] = dataclasses.replace(judge, model=absolute_name(judge.model))
-    return cast(Settings, dataclasses.replace(cast(Any, config), **named))
+    named_all = cast(Settings, dataclasses.replace(cast(Any, config), **named))
+    return _with_segmenter(named_all, lambda option, name: absolute_name(name))
+
+
+def local_segmenter(config: Settings) -> Settings:
+    """Replace the URLs of a segmenter's networks among the options of an edit by the paths of their copies on this node.
+
+    Raises: ConfigError for a URL where there is nothing.
+    """
+    return _with_segmenter(config, lambda option, name: local_copy(option, name) if "://" in name else name)
+
+
+def _with_segmenter(config: Settings, change: Callable[[str, str], str]) -> Settings:
+    segmenter = getattr(config, "segmenter", None)
+    if segmenter is None:
+        return config
+    names = {name: change(f"segmenter.{name}", value) for name in ("detector", "model") if (value := getattr(segmenter, name))}
+    return cast(Settings, dataclasses.replace(cast(Any, config), segmenter=dataclasses.replace(segmenter, **names)))
 
 
 def local_copy(option: str, url: str) -> str:

@@ -13,7 +13,7 @@ import ray
 
 from pipelines.cluster.place import Placement, place
 from pipelines.cluster.session import connect, get, look_at_cluster
-from pipelines.cluster.weights import with_absolute_names, with_local_weights
+from pipelines.cluster.weights import local_segmenter, with_absolute_names, with_local_weights
 from pipelines.options import Place
 from pipelines.store.patience import GPU_WAIT_S
 from vimaedit.config import EditConfig, ModelConfig
@@ -53,7 +53,8 @@ def probe(edit: EditConfig, model: ModelConfig, placement: Placement) -> Probe:
     Raises: ConfigError where the model cannot be had, is not whole or does not fit the options.
     """
     named = with_absolute_names(model)
-    found: Probe = get(on_worker(_probe, placement).remote(edit, named, placement.threads, placement.use_gpu))
+    asked = on_worker(_probe, placement).remote(with_absolute_names(edit), named, placement.threads, placement.use_gpu)
+    found: Probe = get(asked)
     found.facts.fit(edit.canvas)  # refuses what no row could have
     return found
 
@@ -95,6 +96,21 @@ def _begin() -> None:
 
 
 def _probe(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) -> Probe:
+    found = _probe_model(edit, model, threads, use_gpu)
+    if edit.grounding != "segmenter":
+        return found
+    import hashlib
+
+    from vimaedit.engine.segmenter import Segmenter, find_segmenter, segmenter_digest
+
+    local = local_segmenter(edit)
+    files = find_segmenter(local.segmenter)
+    Segmenter(local, files)  # tried once
+    both = f"{found.model_digest} {segmenter_digest(files)}".encode()
+    return dataclasses.replace(found, model_digest=hashlib.sha256(both).hexdigest()[:32])
+
+
+def _probe_model(edit: EditConfig, model: ModelConfig, threads: int, use_gpu: bool) -> Probe:
     import platform
 
     from vimaedit.models.files import model_digest, model_facts, resolve_model, weights_gib

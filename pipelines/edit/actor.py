@@ -19,7 +19,7 @@ from pipelines.cluster.logs import about, fields, start_worker
 from pipelines.cluster.telemetry import observe_batch
 from pipelines.cluster.weights import with_local_weights
 from pipelines.edit.blocks import from_block, to_block
-from pipelines.edit.deaths import Deaths, RequestKey, Suspects, starting, this_worker, write_suspects
+from pipelines.edit.deaths import Deaths, Suspects, request_key, starting, this_worker, write_suspects
 from pipelines.edit.riding import RidingMetrics
 from pipelines.output.context import RunContext
 from pipelines.output.plan import Unit, batches
@@ -82,7 +82,7 @@ class EditActor:
         suspects = self._enter(unit)
         # First of all: if there is a killer among them, it shall not cost the others' work once more.
         for batch in cut:
-            if suspects and any(row is not None and _key(unit, row) in suspects for row in batch.slots):
+            if suspects and any(row is not None and request_key(unit, row) in suspects for row in batch.slots):
                 self._edit_suspects(unit, batch.slots, suspects)
         num_finished = 0
         for batch in cut:
@@ -112,7 +112,7 @@ class EditActor:
 
     def _edit_suspects(self, unit: Unit, slots: Slots, suspects: Suspects) -> None:
         """Edit the suspects of a batch, each alone in its own slot, those first that have killed; killers are quarantined."""
-        places = [place for place, row in enumerate(slots) if row is not None and _key(unit, row) in suspects]
+        places = [place for place, row in enumerate(slots) if row is not None and request_key(unit, row) in suspects]
         for place in sorted(places, key=lambda place: -_deaths(unit, slots, place, suspects).alone):
             row, deaths = slots[place], _deaths(unit, slots, place, suspects)
             assert row is not None
@@ -128,7 +128,7 @@ class EditActor:
     def _edit(self, unit: Unit, slots: Slots) -> None:
         """Edit a batch that the ledger knows of meanwhile."""
         rows = [row for row in slots if row is not None]
-        requests = [_key(unit, row) for row in rows]
+        requests = [request_key(unit, row) for row in rows]
         if not requests:
             return
         if self.ledger is None:
@@ -182,14 +182,10 @@ def _names(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [row.log_name for row in rows]
 
 
-def _key(unit: Unit, row: Row) -> RequestKey:
-    return RequestKey(row.input_row, row.edit_index, row.input_file if unit.files > 1 else "")
-
-
 def _deaths(unit: Unit, slots: Slots, place: int, suspects: Suspects) -> Deaths:
     row = slots[place]
     assert row is not None
-    return suspects[_key(unit, row)]
+    return suspects[request_key(unit, row)]
 
 
 def unit_batches(

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import ray
 
 from pipelines.cluster.session import start_actor
+from pipelines.output.plan import Unit
+from pipelines.records.row import Row
 from pipelines.store.location import Location, damaged, list_files, put_atomic, read_json
 from pipelines.store.patience import LOAD_TRIES
 from vimaedit.errors import ConfigError
@@ -30,6 +32,11 @@ class RequestKey(NamedTuple):
     input_row: int
     edit_index: int
     file: str = ""
+
+
+def request_key(unit: Unit, row: Row) -> RequestKey:
+    """Name a row's request within its unit."""
+    return RequestKey(row.input_row, row.edit_index, row.input_file if unit.files > 1 else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import ray
@@ -17,15 +18,16 @@ from ray.data import ActorPoolStrategy
 from pipelines.cluster.counter import Report, report_to, reporting, start_counter
 from pipelines.cluster.logs import fields, set_run
 from pipelines.cluster.losses import add_losses, losses_to_json
-from pipelines.cluster.place import Placement, place
+from pipelines.cluster.place import Placement
 from pipelines.cluster.progress import ProgressCallback, ProgressState
 from pipelines.cluster.room import ClusterShrank, room_policies
-from pipelines.cluster.session import end_actor, look_at_cluster, own_error, set_engine
+from pipelines.cluster.session import end_actor, own_error, set_engine
 from pipelines.edit.actor import EditActor, deaths_run
 from pipelines.edit.begin import Begun, begin, find_finished
 from pipelines.edit.deaths import explaining_starts, read_suspects, start_ledger
-from pipelines.edit.prepare import Prepared, prepare
+from pipelines.edit.prepare import Prepared, place_run, prepare
 from pipelines.edit.read import UnitSource
+from pipelines.edit.segment import segmented
 from pipelines.edit.sheet import try_sheet
 from pipelines.edit.sink import UnitSink
 from pipelines.exits import EXIT_STOPPED
@@ -149,7 +151,7 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
 
 def _place_again(context: RunContext) -> Placement:
     """Decide anew, for what a cluster has left, where to edit; the threads of an actor are settled."""
-    return place(dataclasses.replace(context.job, threads=context.threads), look_at_cluster(context.job))
+    return place_run(dataclasses.replace(context.job, threads=context.threads))
 
 
 def _stored_parts(prepared: Prepared) -> dict[str, Part]:
@@ -299,8 +301,12 @@ def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequenc
     source = UnitSource(context, prepared.stored.files, units)
     suspects = read_suspects(locate(context.job.output), (unit.id for unit in units), deaths_run(context))
     ledger = start_ledger(suspects)
+    read = ray.data.read_datasource(source, override_num_blocks=len(units))
+    stage_ledger = start_ledger({}) if placement.stage_actors else None
+    if stage_ledger is not None:
+        read = segmented(read, context, placement, len(units), stage_ledger)
     # Ray Data starts an actor whose process died again, and its unit too, as often as it takes; the ledger knows when it is enough.
-    edited = ray.data.read_datasource(source, override_num_blocks=len(units)).map_batches(
+    edited = read.map_batches(
         EditActor,
         fn_constructor_args=(context, report, ledger),
         batch_size=1,  # a block of one row is one unit
@@ -310,7 +316,9 @@ def _execute(context: RunContext, prepared: Prepared, plan: Plan, units: Sequenc
         num_gpus=placement.num_gpus or None,
     )
     try:
-        with explaining_starts(ledger):
+        with explaining_starts(ledger), explaining_starts(stage_ledger) if stage_ledger else nullcontext():
             edited.write_datasink(UnitSink(context))
     finally:
-        end_actor(ledger)
+        for each in (ledger, stage_ledger):
+            if each is not None:
+                end_actor(each)

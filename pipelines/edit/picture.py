@@ -35,6 +35,7 @@ class EditImageConfig(Frame, EditConfig, ModelConfig):
     output: str = ""  # local .png file; NAME_sheet.png goes beside it
     blend_words: str = ""  # what changes: "cat dog", or [{source: tabby cat, target: dog}]; nothing: see `blend`
     given_mask: str | None = None  # local picture file, white = edit; for grounding=given
+    instruction: str | None = None  # what a hosted pipeline is asked for; unset: pipeline.template of the prompts
 
     def __post_init__(self) -> None:
         check_bases(self, EditImageConfig)
@@ -88,6 +89,7 @@ class OnePicture:
                 config.target_prompt,
                 blend=self.blend,
                 mask=config.given_mask,
+                instruction=config.instruction,
                 frame=config.frame,
                 paste=config.paste,
                 callback_on_step_end=on_step,

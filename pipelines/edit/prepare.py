@@ -5,29 +5,56 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import ray
 
 import vimaedit
 from pipelines.cluster.place import Placement, auto_batch_size, place
-from pipelines.cluster.session import connect, look_at_cluster
+from pipelines.cluster.session import connect, get, look_at_cluster
 from pipelines.cluster.weights import with_absolute_names
-from pipelines.cluster.workers import Probe, await_worker, probe
+from pipelines.cluster.workers import Probe, await_worker, on_worker, probe
+from pipelines.edit.actor import EditActor
 from pipelines.edit.begin import Begun, in_full
-from pipelines.edit.sample import Sample, measure
+from pipelines.edit.blocks import UnitRows
+from pipelines.edit.read import read_unit
+from pipelines.edit.segment import SegmentActor
+from pipelines.edit.write import encode_unit
 from pipelines.output.config import EditJobConfig
 from pipelines.output.context import MakeEditor, RunContext
 from pipelines.output.digest import config_digest
-from pipelines.output.plan import Plan, StoredPlan, count_requests, extend_plan, make_plan, unit_size
+from pipelines.output.parts import part_bytes
+from pipelines.output.plan import Plan, StoredPlan, Unit, count_requests, extend_plan, make_plan, unit_size
 from pipelines.output.resume import check_weights, plan_options
-from pipelines.records.scan import READING, InputSet
+from pipelines.records.scan import READING, InputFile, InputSet
 from pipelines.records.schema import OUTPUT_FIELDS, ColumnMap, output_schema
 from pipelines.score.networks import MetricNetworks, absent_warnings, find_absent
+from pipelines.store.masking import mask_urls
+from pipelines.store.patience import SAMPLE_RETRIES
 
 logger = logging.getLogger(__name__)
 
 LARGE_JOB_REQUESTS = 2000  # from here on the rate is measured before the plan is cut
 CODED_BYTES_PER_PIXEL = 2.0  # a photograph without loss, a little over what is usual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A measured first batch: `rows` edited in `seconds` after a warm-up, and the bytes of their part."""
+
+    rows: int
+    seconds: float
+    bytes: int
+
+    @property
+    def row_seconds(self) -> float:
+        return self.seconds / self.rows
+
+    @property
+    def row_bytes(self) -> float:
+        return self.bytes / self.rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +86,7 @@ def prepare(
     connect(job)
     if on_started is not None:
         on_started()
-    placement = place(job, look_at_cluster(job), compiled=job.compile)
+    placement = place_run(job)
     warnings += [placement.warning] if placement.warning else []
     for warning in warnings:
         logger.warning("%s", warning)  # now, not only at the end: it may be a reason to stop
@@ -127,6 +154,15 @@ def _context(
     )
 
 
+def place_run(job: EditJobConfig) -> Placement:
+    """Decide from what the cluster offers now where editing works, and a segmenter's stage beside it.
+
+    Raises: ConfigError as `place`.
+    """
+    segmenter = job.segmenter if job.grounding == "segmenter" else None
+    return place(job, look_at_cluster(job), compiled=job.compile, segmenter=segmenter)
+
+
 def is_large(num_requests: int, limit: int | None) -> bool:
     """Whether a run is worth a measurement of its rate: by what it will edit, not by what there is."""
     return (num_requests if limit is None else min(num_requests, limit)) >= LARGE_JOB_REQUESTS
@@ -173,10 +209,42 @@ def _measure_first(context: RunContext, inputs: InputSet, placement: Placement) 
     first = make_plan(inputs, batch_size=context.batch_size, requests_per_unit=context.batch_size, settled={})
     readable = (unit for unit in first.units if unit.first_row >= 0)
     for unit in itertools.islice(readable, 3):
-        sample = measure(context, unit.files_of(inputs.files), unit, placement)
+        sample = _measure(context, unit.files_of(inputs.files), unit, placement)
         if sample is not None:
             return sample
     return None
+
+
+def _measure(context: RunContext, files: Sequence[InputFile], unit: Unit, placement: Placement) -> Sample | None:
+    """Edit the unit's requests on a worker, write nothing, and time it; None where none of them can be edited.
+
+    A request that kills its process is the run's to find; here it only makes the unit unfit for a measurement.
+    """
+    measured = on_worker(_edit_twice, placement, max_retries=SAMPLE_RETRIES).remote(context, files, unit)
+    try:
+        sample: Sample | None = get(measured)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        logger.warning("unit %s cannot be measured: %s", unit.id, mask_urls(str(error)).splitlines()[0])
+        return None
+    return sample
+
+
+def _edit_twice(context: RunContext, files: Sequence[InputFile], unit: Unit) -> Sample | None:
+    actor = EditActor(context)
+    segmenter = SegmentActor(context) if context.job.grounding == "segmenter" else None
+    read = read_unit(context, files, unit)
+    if all(row.status is not None for row in read.rows):
+        return None
+    if segmenter is not None:
+        segmenter.fill(unit, read.rows)
+    actor.edit_rows(unit, read.rows)
+    again: UnitRows = read_unit(context, files, unit)
+    if segmenter is not None:  # in a run its stage works at the same time
+        segmenter.fill(unit, again.rows)
+    started = time.perf_counter()
+    actor.edit_rows(unit, again.rows)
+    seconds = time.perf_counter() - started
+    return Sample(rows=len(again.rows), seconds=seconds, bytes=len(part_bytes(context, unit.id, encode_unit(context, again))))
 
 
 def _estimate_row_bytes(context: RunContext, inputs: InputSet) -> float:

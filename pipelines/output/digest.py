@@ -18,6 +18,7 @@ RESULTS_VERSION = 2
 OUTSIDE_DIGEST = (option_names(EditingPlace, GoingOn) - {"device"}) | {
     *("input", "output", "limit", "sheet", "compile", "offload", "max_rejected_fraction")
 }
+SEGMENTER_PLACE = ("actors", "gpu_share")
 METRIC_NETWORKS = option_names(Networks)
 
 
@@ -28,8 +29,12 @@ def config_digest(job: EditJobConfig) -> str:
 
 
 def digested_options(job: EditJobConfig) -> dict[str, Any]:
-    """Return the options that the digest covers, as plain values. Networks that measure nothing, and how to paste where nothing
-    is pasted, change no row."""
+    """Return the options that the digest covers, as plain values. Networks that measure or look for nothing, and how to
+    paste where nothing is pasted, change no row."""
     without = OUTSIDE_DIGEST if job.riding else OUTSIDE_DIGEST | METRIC_NETWORKS
     without |= set() if job.frame == "original" else {"paste"}
-    return {name: value for name, value in dataclasses.asdict(job).items() if name not in without}
+    without |= set() if job.grounding == "segmenter" else {"segmenter"}
+    options = {name: value for name, value in dataclasses.asdict(job).items() if name not in without}
+    for name in SEGMENTER_PLACE if "segmenter" in options else ():
+        del options["segmenter"][name]
+    return options

@@ -184,8 +184,8 @@ class SynthesizeConfig(Shards, EditJobConfig):
             )
         if self.keep_source != "true":
             raise ConfigError(f"keep_source: got {self.keep_source}; allowed: true, since a record has both pictures")
-        if self.grounding == "given":
-            raise ConfigError("grounding: got given; allowed: any that finds the mask itself")
+        if self.takes_mask:
+            raise ConfigError(f"grounding: got {self.grounding}; allowed: any that finds the mask itself")
         if self.resume == "never" and self.select_only:
             raise ConfigError("select_only: got true with resume=never; allowed: an output that holds finished candidates")
         if self.pairs == "generator" and self.generator.model is None:

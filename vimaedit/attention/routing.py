@@ -69,9 +69,9 @@ def shared_steps(config: EditConfig, steps: int) -> int:
     prediction is made before.
     """
     injects = config.parts.spread == "masked" and config.source_variance and config.variance != "zero" and config.eta > 0
-    if not injects or not (config.reads_words or config.grounding == "given"):
+    if not injects or not (config.reads_words or config.takes_mask):
         return steps
-    return 1 if config.grounding == "given" else min(steps, max(1, int(config.grounding_start * config.steps)))
+    return 1 if config.takes_mask else min(steps, max(1, int(config.grounding_start * config.steps)))
 
 
 def layout_of_step(

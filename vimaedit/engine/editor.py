@@ -117,7 +117,7 @@ class BatchEditor:
         exists = final.masks.exists.tolist()
         edit_masks = self._pixel_masks(final.masks.edit)
         critical_masks = self._pixel_masks(final.masks.critical)
-        source = "given" if self.config.grounding == "given" else "attention"
+        is_given = [False] * len(edits) if batch.given_mask is None else batch.given_mask.flatten(1).any(dim=1).tolist()
         results = []
         for slot, edit in enumerate(edits):
             if not finite[slot]:
@@ -125,8 +125,10 @@ class BatchEditor:
                 continue
             had_words = bool(edit.words.blend_used) or edit.given_mask is not None
             warnings = [*self.notes, *edit.words.warnings]
-            if batch.given_mask is not None and not bool(batch.given_mask[slot].any()):
+            if batch.given_mask is not None and exists[slot] and not edit_masks[slot].any():
                 warnings.append("given_mask_empty: the mask marks no latent cell, nothing was free to change")
+            elif edit.given_mask is not None and not is_given[slot]:
+                warnings.append("segmenter_mask_small: what was found marks no latent cell, so it does not count")
             if had_words and not exists[slot]:
                 warnings.append("ungrounded: the words gave no mask, the whole picture was free to change")
             if self.facts.warning:
@@ -138,7 +140,7 @@ class BatchEditor:
                     source=edit.image,
                     image=pictures[slot],
                     edit_mask=edit_masks[slot] if exists[slot] else None,
-                    mask_source=source if exists[slot] else None,
+                    mask_source=self._mask_source(is_given[slot]) if exists[slot] else None,
                     critical_mask=critical_masks[slot] if exists[slot] and self.config.parts.has_critical_region else None,
                     blend_used=edit.words.blend_used,
                     grounded=exists[slot] or not had_words,
@@ -146,6 +148,10 @@ class BatchEditor:
                 )
             )
         return results
+
+    def _mask_source(self, is_given: bool) -> str:
+        config = self.config
+        return config.grounding if config.mask_is_all or (config.takes_mask and is_given) else "attention"
 
     def _try_prepare(self, request: EditRequest) -> PreparedEdit | EditResult:
         try:

@@ -46,7 +46,7 @@ def _encode(backbone: Backbone, config: EditConfig, edits: Sequence[PreparedEdit
         canvas = (canvas[1], canvas[0])
     own = [edit.config for edit in edits]
     settings = torch.tensor([(c.target_guidance, c.thresholds.edit, c.thresholds.critical) for c in own], device=device)
-    given_mask = _latent_masks(edits, x0_BChw) if config.grounding == "given" else None
+    given_mask = _latent_masks(edits, x0_BChw) if config.takes_mask else None
 
     def read_by_all(name: str) -> Conditioning:
         return backbone.condition(texts.rows(places[name]), None, canvas)
@@ -185,8 +185,9 @@ def _text_shares(edits: Sequence[PreparedEdit]) -> Tensor | None:
 
 
 def _latent_masks(edits: Sequence[PreparedEdit], x0_BChw: Tensor) -> Tensor:
-    """Bring the given masks to the latents' grid, (B, h, w) bool."""
-    masks = torch.from_numpy(np.stack([edit.given_mask for edit in edits if edit.given_mask is not None]))
+    """Bring the given masks to the latents' grid, (B, h, w) bool; one that an edit lacks is empty."""
+    empty = np.zeros(edits[0].image.shape[:2], dtype=np.bool_)
+    masks = torch.from_numpy(np.stack([empty if edit.given_mask is None else edit.given_mask for edit in edits]))
     resized = F.interpolate(masks[:, None].float(), size=x0_BChw.shape[-2:], mode="nearest-exact")  # the cells' centres
     return (resized[:, 0] > 0).to(x0_BChw.device)
 

@@ -19,6 +19,7 @@ from vimaedit.step.masks import (
     auxiliary_maps,
     auxiliary_masks,
     blend_masks,
+    combine_masks,
     given_masks,
     masks_from_sum,
     no_masks,
@@ -47,7 +48,7 @@ class Grounder:
             source_BT, _ = batch.text_edit.words
             self.learned_SBn = learned_maps(backbone, batch.x0, batch.learned, source_BT, config, schedule)
         if batch.given_mask is not None:
-            self.masks = given_masks(batch.given_mask)
+            self.masks = given_masks(batch.given_mask) if config.mask_is_all else self._combined(self.masks)
 
     def buffers_of(self, i: int) -> MapBuffers | None:
         """Return what step i's attention weights are recorded into; None where nothing reads them."""
@@ -81,8 +82,13 @@ class Grounder:
             self._add(self._step_map(i, buffers))
             assert self.map_sum is not None
             thresholds = (batch.edit_threshold, batch.critical_threshold)
-            self.masks = masks_from_sum(self.map_sum, self.sizes[1], self.latent_hw, *thresholds)
+            self.masks = self._combined(masks_from_sum(self.map_sum, self.sizes[1], self.latent_hw, *thresholds))
         return self.masks
+
+    def _combined(self, own: Masks) -> Masks:
+        """Let the segmenter's masks, where there are some, have their part in those of attention."""
+        given = self.batch.given_mask
+        return own if given is None else combine_masks(own, given, self.config.segmenter.combine)
 
     def _add(self, step_map: Tensor) -> None:
         self.map_sum = step_map if self.map_sum is None else self.map_sum + step_map

@@ -15,13 +15,13 @@ from PIL import Image
 
 from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.engine.hosted_files import HostedFiles, find_pipeline, hosted_facts
-from vimaedit.engine.prepare import fit_request, own_config
+from vimaedit.engine.prepare import check_mask, fit_request, own_config
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import Box, change_mask, resize
 from vimaedit.models.files import ModelFacts
 from vimaedit.models.names import first_line
 from vimaedit.models.networks import choose_device, choose_dtype, quiet_libraries
-from vimaedit.types import EditRequest, EditResult, Status, UInt8Array
+from vimaedit.types import BoolArray, EditRequest, EditResult, Status, UInt8Array
 
 MASK_SOURCE = "difference"
 PROBE_STEPS = 2
@@ -33,13 +33,14 @@ Images = list[UInt8Array]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Ready:
-    """A request that can be edited: its picture on the canvas, what is asked for, its guidance."""
+    """A request that can be edited: its picture on the canvas, what is asked for, its guidance, its mask from outside (height, width)."""
 
     request: EditRequest
     image: UInt8Array
     crop_box: Box
     instruction: str
     guidance: float
+    given_mask: BoolArray | None = None
 
 
 class HostedEditor:
@@ -78,6 +79,11 @@ class HostedEditor:
             for slot, picture in zip(slots, pictures, strict=True)
         ]
 
+    def edit_one(self, edit: _Ready) -> EditResult:
+        """Edit a single picture, which no batch waits for."""
+        (picture,) = self.draw([edit])
+        return self._result(edit, picture, 0.0)
+
     def draw(self, edits: Sequence[_Ready], steps: int | None = None, **options: Any) -> Any:
         """Call the pipeline for edits of one canvas shape and guidance. Returns its pictures, (B, height, width, 3) float, 0 to 1."""
         height, width = edits[0].image.shape[:2]
@@ -110,7 +116,8 @@ class HostedEditor:
         Raises: RequestError naming the field, what was got and what is allowed.
         """
         own = own_config(self.config, request.overrides)
-        picture = fit_request(request, self.canvas, 1, takes_mask=False)
+        check_mask(request, self.config)
+        picture = fit_request(request, self.canvas, 1, takes_mask=self.config.takes_mask)
         template = self.config.pipeline.template
         prompts = {"source": request.source_prompt, "target": request.target_prompt}
         return _Ready(
@@ -120,6 +127,7 @@ class HostedEditor:
             instruction=request.instruction
             or template.replace("{source}", prompts["source"]).replace("{target}", prompts["target"]),
             guidance=own.target_guidance,
+            given_mask=picture.mask,
         )
 
     def _try_prepare(self, request: EditRequest) -> _Ready | EditResult:
@@ -132,7 +140,8 @@ class HostedEditor:
             )
 
     def _result(self, edit: _Ready, drawn: Any, seconds: float) -> EditResult:
-        """Build the result of an edit; where it changed is seen by its difference to the source."""
+        """Build the result of an edit; where it changed is seen by its difference to the source, or a mask from outside says where it
+        shall. The picture is as it was drawn: pasting, after it has been measured, is what keeps it to its mask."""
         if not np.isfinite(drawn).all():
             message = f"record {edit.request.id!r}: the picture overflowed in {self.pipe.dtype}; try dtype=bfloat16 or float32"
             return EditResult(
@@ -146,14 +155,20 @@ class HostedEditor:
             )
         height, width = edit.image.shape[:2]
         picture = resize(_levels(drawn), (width, height))
-        mask = change_mask(edit.image, picture, self.config.pipeline.mask_threshold)
+        mask, mask_source = change_mask(edit.image, picture, self.config.pipeline.mask_threshold), MASK_SOURCE
+        if edit.given_mask is not None:
+            combine = "replace" if self.config.mask_is_all else self.config.segmenter.combine
+            mask = {"replace": edit.given_mask, "union": mask | edit.given_mask, "intersection": mask & edit.given_mask}[
+                combine
+            ]
+            mask_source = self.config.grounding
         return EditResult(
             id=edit.request.id,
             status=Status.OK,
             source=edit.image,
             image=picture,
             edit_mask=mask if mask.any() else None,
-            mask_source=MASK_SOURCE if mask.any() else None,
+            mask_source=mask_source if mask.any() else None,
             grounded=True,
             seconds=seconds,
         )

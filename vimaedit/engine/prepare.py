@@ -66,11 +66,10 @@ def prepare_edit(
     Raises: RequestError naming the field, what was got and what is allowed.
     """
     own = own_config(config, request.overrides)
-    if config.grounding == "given" and request.given_mask is None:
-        raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
+    check_mask(request, config)
     if not 0 <= request.seed < 2**63:
         raise RequestError("seed_out_of_range", field="seed", got=str(request.seed), allowed="0 to 2**63 - 1")
-    picture = fit_request(request, canvas, clip_side, takes_mask=config.grounding == "given")
+    picture = fit_request(request, canvas, clip_side, takes_mask=config.takes_mask)
     if words is None:
         words = _settle_tokens(request, backbone, config)
     return PreparedEdit(
@@ -83,6 +82,12 @@ def prepare_edit(
         words=words,
         concepts=_concepts(request, words, own, backbone.tokenizer),
     )
+
+
+def check_mask(request: EditRequest, config: EditConfig) -> None:
+    """Raise `RequestError` where a request lacks the mask that its edit goes by."""
+    if config.grounding == "given" and request.given_mask is None:
+        raise RequestError("given_mask_missing", field="given_mask", got="null", allowed="a mask, with grounding=given")
 
 
 def own_config(config: EditConfig, overrides: RequestOverrides) -> EditConfig:

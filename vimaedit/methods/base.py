@@ -57,7 +57,7 @@ class Method:
     links_words: bool = False  # tokens without a partner are paired by the likeness of their embeddings
     hosts_pipeline: bool = False  # a pipeline of diffusers does all of it; nothing else here matters then
     returns_clean: bool = False  # the last clean prediction is the result
-    groundings: tuple[str, ...] = ("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "given")
+    groundings: tuple[str, ...] = ("vimaedit", "cross-attention", "laplacian", "local-blend", "dpl", "given", "segmenter")
 
     @property
     def guides_source(self) -> bool:

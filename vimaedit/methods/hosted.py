@@ -25,6 +25,6 @@ PUBLISHED |= {
 
 PIPELINE = Method(
     hosts_pipeline=True,
-    groundings=("difference",),
+    groundings=("difference", "given", "segmenter"),
     defaults={"grounding": "difference", "image_guidance": False, "blend": "none"},
 )

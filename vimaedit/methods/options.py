@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vimaedit.checks import check_choice, check_range, check_types
+from vimaedit.errors import ConfigError
 
 CONCEPT_MASKS = ("intersect", "attention", "guidance", "none")
 BATCHES = ("auto", "never")
 TEXT_SOURCES = ("auxiliary", "source")
+COMBINATIONS = ("replace", "union", "intersection")
+MISSING = ("ignore", "reject")
+SEGMENTER_DEVICES = ("cpu", "cuda")
 # What published programs do although it is not what they mean to do; each reproduces one of them.
 QUIRKS = (
     "absent-words",  # p2p: where no word has a map nothing changes at all, instead of anything
@@ -159,6 +163,35 @@ class HostedPipeline:
         check_types(self)
         check_choice("pipeline.batch", self.batch, BATCHES)
         check_range("pipeline.mask_threshold", self.mask_threshold, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmenter:
+    """grounding=segmenter: networks of transformers that look for what is to change, and what their mask does."""
+
+    detector: str = "google/owlv2-base-patch16-ensemble"  # zero-shot detector: folder, URL or hub id
+    model: str | None = (
+        "facebook/sam-vit-base"  # outlines what stands in its boxes (SAM): likewise; unset: the boxes are the mask
+    )
+    threshold: float = 0.2  # of the detector's scores: what is at most as certain is not found
+    combine: str = "replace"  # the method's own mask by it, or with it: replace, union, intersection
+    missing: str = (
+        "ignore"  # where nothing is found. ignore: the method's own mask stands alone; reject: the record is rejected
+    )
+    device: str = "cpu"  # of the networks: cpu, or cuda, where editing is on GPUs too
+    gpu_share: float = 0.25  # with device=cuda: of a GPU, for each actor; the editing actors take the rest
+    actors: int = 1  # of the stage, in data jobs
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not self.detector:
+            raise ConfigError("segmenter.detector: got an empty string; allowed: a folder, a URL, or a hub id")
+        check_range("segmenter.threshold", self.threshold, 0.0, 1.0)
+        check_choice("segmenter.combine", self.combine, COMBINATIONS)
+        check_choice("segmenter.missing", self.missing, MISSING)
+        check_choice("segmenter.device", self.device, SEGMENTER_DEVICES)
+        check_range("segmenter.gpu_share", self.gpu_share, 0.01, 0.5)
+        check_range("segmenter.actors", self.actors, 1, 10_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,22 @@ def given_masks(mask_Bhw: Tensor) -> Masks:
     return Masks(edit=mask_Bhw[:, None], critical=mask_Bhw[:, None], exists=exists_B)
 
 
+def combine_masks(own: Masks, given_Bhw: Tensor, combine: str) -> Masks:
+    """Put masks from outside in the place of the attention's, or join the two by union or intersection.
+
+    One that marks no cell does not count: the attention's stays. Where attention has no mask, the one from outside stands alone.
+    Shape: `given_Bhw` (B, h, w) bool.
+    """
+    given, has_given = given_Bhw[:, None], given_Bhw.flatten(1).any(dim=1)
+
+    def join(mask: Tensor) -> Tensor:
+        joined = {"replace": given, "union": mask | given, "intersection": mask & given}[combine]
+        joined = torch.where(own.exists.view(-1, 1, 1, 1), joined, given)
+        return torch.where(has_given.view(-1, 1, 1, 1), joined, mask)
+
+    return Masks(edit=join(own.edit), critical=join(own.critical), exists=own.exists | has_given)
+
+
 def refine_map(word_map_Qn: Tensor, self_map_QNN: Tensor | None, sizes: tuple[tuple[int, int], tuple[int, int]], rounds: int,
                decay: float) -> Tensor:  # fmt: skip
     """Bring the word map to the self-attention's grid and refine it: `rounds` times M <- g M + (1 - g) A M.

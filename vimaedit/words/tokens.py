@@ -257,7 +257,7 @@ def _given_blend(given: Sequence[BlendPhrase], request: EditRequest, config: Edi
                 texts[side] = prompt[slice(*found[0])]
                 continue
             where = f"{phrase!r}, which is not in {SIDES[side]}_prompt {prompt!r}"
-            if config.missing_blend == "reject" and config.grounding != "given":
+            if config.missing_blend == "reject" and not config.mask_is_all:
                 raise RequestError(
                     "blend_phrase_not_found",
                     field="blend_words",
@@ -273,7 +273,7 @@ def _given_blend(given: Sequence[BlendPhrase], request: EditRequest, config: Edi
 def _found_blend(request: EditRequest, config: EditConfig, difference: PromptDifference) -> _Blend:
     used = _phrases_of(difference.content, request)
     spans = (tuple(_spans_of(difference.content, 0)), tuple(_spans_of(difference.content, 1)))
-    if config.grounding == "given":
+    if config.mask_is_all:
         return _Blend(used, spans)  # the mask does not come from words, so there is nothing to warn of
     style = ", ".join(f"{phrase.source!r} -> {phrase.target!r}" for phrase in _phrases_of(difference.style, request))
     if used and style:

@@ -15,6 +15,7 @@ from vimaedit.config import Thresholds, Windows
 from vimaedit.engine.batch import StepState
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.errors import RequestError
+from vimaedit.methods.options import Segmenter
 from vimaedit.step.rows import SOURCE, TARGET
 from vimaedit.types import EditRequest, RequestOverrides, Status
 
@@ -251,3 +252,35 @@ def test_non_square_pictures_keep_their_shape(make_editor: MakeEditor) -> None:
     assert result is not None and result.image is not None and result.edit_mask is not None
     height, width = result.image.shape[:2]
     assert width > height and result.edit_mask.shape == (height, width)
+
+
+def test_masks_of_a_segmenter_are_joined_with_those_of_the_method(make_editor: MakeEditor) -> None:
+    """At the first step the attention is that of the method alone, so its mask is known."""
+    plain = make_editor(steps=1, grounding_start=0.0)
+    edits = [plain.prepare(request(n)) for n in range(2)]
+    attention = plain.run(plain.encode(edits), edits).masks.edit[:, 0]
+    for combine, missing in (("replace", "ignore"), ("replace", "reject"), ("union", "ignore"), ("intersection", "ignore")):
+        options = Segmenter(combine=combine, missing=missing)
+        editor = make_editor(steps=1, grounding_start=0.0, grounding="segmenter", segmenter=options)
+        assert editor.config.reads_words is (missing == "ignore")
+        found = request(0, image=edits[0].image, clip_image=edits[0].clip_image)
+        requests = [found, request(1, given_mask=None)] if missing == "ignore" else [found]
+        prepared = [editor.prepare(each) for each in requests]
+        batch = editor.encode(prepared)
+        final = editor.run(batch, prepared)
+        assert batch.given_mask is not None
+        given = batch.given_mask[0]
+        joined = {"replace": given, "union": given | attention[0], "intersection": given & attention[0]}[combine]
+        assert torch.equal(final.masks.edit[0, 0], joined)
+        results = editor.finish(prepared, batch, final)
+        assert results[0].mask_source == "segmenter"
+        if missing == "ignore":
+            assert torch.equal(final.masks.edit[1, 0], attention[1]) and results[1].mask_source == "attention"
+
+
+def test_what_a_segmenter_found_may_be_too_small_to_count(make_editor: MakeEditor) -> None:
+    speck = np.zeros((128, 128), dtype=bool)
+    speck[0, 0] = True
+    (result,) = make_editor(grounding="segmenter")([request(0, given_mask=speck)])
+    assert result is not None and result.mask_source == "attention"
+    assert any(warning.startswith("segmenter_mask_small: ") for warning in result.warnings)

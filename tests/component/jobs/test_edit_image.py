@@ -12,10 +12,16 @@ from jobs._cli.values import parse_blend_words
 from jobs.edit_image import main
 from pipelines.edit.sheet import CELL_PX, GAP_PX, HEADER_PX
 from tests.command_lines import instead
+from tests.hosted import write_pix2pix
+from tests.segmenters import red_and_blue, write_owlvit
 from vimaedit import BlendPhrase, ConfigError
-from vimaedit.scenes.render import render_scene
+from vimaedit.config import ModelConfig
+from vimaedit.engine.hosted import load_hosted_editor
+from vimaedit.recipes import method_config
+from vimaedit.scenes.render import object_pixels, render_scene
 from vimaedit.scenes.sampling import sample_scene
 from vimaedit.scenes.scenes import SPLIT_SEEDS
+from vimaedit.types import EditRequest
 
 WIDE = (384, 256)
 
@@ -137,3 +143,35 @@ def test_blend_words_as_words_or_phrases() -> None:
 def test_other_lists_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="^blend_words: got "):
         parse_blend_words(text)
+
+
+def test_a_segmenter_finds_the_mask(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(render_scene(red_and_blue(), 128)).save(tmp_path / "scene.png")
+    folder = write_owlvit(tmp_path / "colours", sees_colours=True)
+    asked = [f"image={tmp_path / 'scene.png'}", "source_prompt=a red square", "target_prompt=a red cat", "image_guidance=false"]
+    options = ["grounding=segmenter", f"segmenter.detector={folder}", "segmenter.model=", "segmenter.threshold=0.5"]
+    words = instead(words, *asked, *options)
+    assert main([*words, "blend_words=[{source: red square, target: red cat}]"]) == 0
+    sheet = Image.open(tmp_path / "results" / "edited_sheet.png").convert("L")
+    left = GAP_PX + CELL_PX + GAP_PX
+    panel = np.asarray(sheet.crop((left, HEADER_PX, left + CELL_PX, HEADER_PX + CELL_PX)).resize((128, 128))) > 127
+    truth = object_pixels(red_and_blue(), 0, 128)
+    assert (panel & truth).sum() / (panel | truth).sum() > 0.65
+    assert main(instead(words, "source_prompt=a green star", "segmenter.missing=reject")) == 2
+    assert "segmenter: got 'green star', not seen in the picture; allowed: words" in capsys.readouterr().err
+
+
+def test_a_hosted_pipeline_edits_by_the_instruction(words: list[str], tmp_path: Path) -> None:
+    model = write_pix2pix(tmp_path / "model")
+    options = [f"model={model}", "method=pipeline", "steps=1", "instruction=make it blue"]
+    assert main(instead(words, *options)) == 0
+    edited = np.asarray(Image.open(tmp_path / "results" / "edited.png"))
+    editor = load_hosted_editor(
+        method_config("pipeline", steps=1), ModelConfig(model=str(model), device="cpu", dtype="float32"), batches=False
+    )
+    picture = np.asarray(Image.open(tmp_path / "wide.png"))
+    request = EditRequest(id="a", image=picture, source_prompt="a", target_prompt="b", instruction="make it blue")
+    (result,) = editor([request])
+    assert result is not None and result.image is not None and np.array_equal(result.image, edited)
+    assert main(instead(words, *options[:-1], "pipeline.template=make it red")) == 0
+    assert not np.array_equal(np.asarray(Image.open(tmp_path / "results" / "edited.png")), edited)

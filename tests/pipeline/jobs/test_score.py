@@ -22,6 +22,7 @@ from pipelines.score.score import run_score
 from pipelines.score.table import read_scores, read_summary
 from pipelines.store.location import locate
 from tests.pipeline.conftest import MakeJob
+from tests.vision_language import write_llava
 from vimaedit.config import ModelConfig
 from vimaedit.metrics.background import background_metrics
 from vimaedit.metrics.dino import KeyNetwork
@@ -171,3 +172,15 @@ def test_a_name_without_scores_is_no_comparison(
     (tmp_path / "out/scores/sources.json").write_text("{}")
     assert main([*words, f"edited={tmp_path / 'sources'}", "against=sources"]) == 2
     assert "against: got 'sources', these scores themselves; allowed: the name of other scores" in capsys.readouterr().err
+
+
+def test_a_model_in_the_actors_judges(words: list[str], records: list[dict[str, Any]], tmp_path: Path) -> None:
+    write_pictures(tmp_path / "edits", records, "reference_image")
+    model = write_llava(tmp_path / "model", answer='{"score": [9, 4]}')
+    asked = ["metrics=[judge]", f"judge.model={model}", "judge.max_tokens=9", f"edited={tmp_path / 'edits'}", "name=edits"]
+    assert main([*words, *asked]) == 0
+    output = locate(str(tmp_path / "out"))
+    table = read_scores(output, "edits")
+    assert table is not None and table.column("judge_overall").to_pylist() == [4.0] * COUNT
+    judged = read_summary(output, "edits")["judge"]
+    assert judged["judge"] == str(model) and judged["compared"] == 12 and judged["ranked"] == 0.0  # it does not look

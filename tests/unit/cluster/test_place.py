@@ -11,6 +11,7 @@ from pipelines.cluster.place import Cluster, Placement, place
 from pipelines.cluster.session import check_reachable
 from pipelines.options import Place
 from vimaedit.errors import ConfigError
+from vimaedit.methods.options import Segmenter
 
 
 def placed(cluster: Cluster, **options: Any) -> Placement:
@@ -92,3 +93,20 @@ def test_a_cluster_that_nobody_answers_for_is_refused() -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match=r"^ray_address: got '.*allowed: HOST:PORT of a running cluster, auto, local"):
         check_reachable(address)
+
+
+def test_a_stage_beside_editing_has_room_of_its_own() -> None:
+    for cpus, actors in ((2.0, 1), (4.0, 1), (8.0, 3), (8.0, 7)):
+        found = place(Place(threads=1), offer(cpus=cpus), segmenter=Segmenter(actors=actors))
+        assert found.num_actors is not None and found.stage_actors == actors and 0 < found.stage_cpus <= 1
+        assert found.num_actors * found.num_cpus + actors * found.stage_cpus + 1 <= cpus  # and reading and writing go on
+        assert (found.stage_gpus, found.num_gpus) == (0, 0)
+    shared = place(Place(), offer(gpus=2, most_gpus=2), segmenter=Segmenter(device="cuda", gpu_share=0.2))
+    assert (shared.stage_gpus, shared.num_gpus) == (0.2, 0.8)
+    assert place(Place(), offer(gpus=2, most_gpus=2), segmenter=Segmenter()).num_gpus == 1.0
+    with pytest.raises(
+        ConfigError, match="^segmenter.device: got cuda where editing is on CPUs; allowed: cpu, or a cluster with GPUs"
+    ):
+        place(Place(), offer(), segmenter=Segmenter(device="cuda"))
+    with pytest.raises(ConfigError, match="^segmenter.actors: got 1000, too many for 7 CPUs"):
+        place(Place(), offer(), segmenter=Segmenter(actors=1000))

@@ -29,6 +29,7 @@ from tests.contexts import make_context, make_picture, make_row
 from vimaedit.errors import ConfigError
 from vimaedit.images import CanvasSpec, encode_image, fit_image
 from vimaedit.marks import COMPOSITE, read_mark
+from vimaedit.methods.options import Segmenter
 from vimaedit.models.files import ModelFacts
 from vimaedit.types import EditResult, Status
 
@@ -168,3 +169,13 @@ def test_only_pictures_that_were_coded_here_are_left_uncompressed() -> None:
     chunks = [group.column(index) for index in range(group.num_columns)]
     left = {chunk.path_in_schema for chunk in chunks if chunk.compression == "UNCOMPRESSED"}
     assert left == {f"{name}.bytes" for name in IMAGE_COLUMNS} and len(data) < 100_000
+
+
+def test_a_segmenter_counts_in_the_digest_where_it_is_used_and_its_place_never() -> None:
+    def digest(grounding: str, **options: Any) -> str:
+        return config_digest(EditJobConfig(input="in", output="out", grounding=grounding, segmenter=Segmenter(**options)))
+
+    assert digest("vimaedit") == digest("vimaedit", threshold=0.3, actors=2)
+    assert digest("segmenter") == digest("segmenter", actors=2, gpu_share=0.5)
+    different = [{"threshold": 0.3}, {"combine": "union"}, {"missing": "reject"}, {"device": "cuda"}, {"model": None}]
+    assert len({digest("segmenter"), *(digest("segmenter", **each) for each in different)}) == 1 + len(different)

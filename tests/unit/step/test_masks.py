@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from vimaedit.step.masks import Masks, blend_latents, given_masks, masks_from_sum, no_masks, refine_map, variance_region
+from vimaedit.step.masks import (
+    Masks,
+    blend_latents,
+    combine_masks,
+    given_masks,
+    masks_from_sum,
+    no_masks,
+    refine_map,
+    variance_region,
+)
 
 
 def test_refinement_repeats_the_mix_with_self_attention() -> None:
@@ -72,3 +81,21 @@ def test_given_and_absent_masks() -> None:
     mask = torch.rand(3, 5, 7) > 0.5
     assert torch.equal(given_masks(mask).critical[:, 0], mask) and given_masks(mask).exists.all()
     assert not no_masks(3, (5, 7), torch.device("cpu")).exists.any()
+
+
+@pytest.mark.parametrize("combine", ["replace", "union", "intersection"])
+def test_a_mask_from_outside_is_joined_with_that_of_attention_where_both_are(combine: str) -> None:
+    """Rows: both; no mask from outside; none of attention; neither."""
+    rng = np.random.default_rng(5)
+    edit, critical, given = (rng.random((4, 3, 5)) > 0.5 for _ in range(3))
+    given[[1, 3]] = False
+    exists = np.array([True, True, False, False])
+    own = Masks(*(torch.from_numpy(each)[:, None] for each in (edit, critical)), exists=torch.from_numpy(exists))
+    joined = combine_masks(own, torch.from_numpy(given), combine)
+    assert joined.exists.tolist() == [True, True, True, False]
+    for mask, before in ((joined.edit, edit), (joined.critical, critical)):
+        both = {"replace": given[0], "union": before[0] | given[0], "intersection": before[0] & given[0]}[combine]
+        assert (mask[0, 0].numpy() == both).all()
+        assert (mask[1, 0].numpy() == before[1]).all() and (mask[2, 0].numpy() == given[2]).all()
+    again = combine_masks(joined, torch.from_numpy(given), combine)
+    assert (again.edit[:3] == joined.edit[:3]).all()
