@@ -116,6 +116,10 @@ def test_wrong_configurations_end_before_any_work(tmp_path: Path, make_job: Make
     cases: list[tuple[EditJobConfig, str]] = [
         (make_job(model="no/such/model/here"), "model: got"),
         (make_job(canvas=Canvas(size=131)), r"canvas.size: got 131; allowed: a multiple of the model's \d+ px"),
+        (
+            make_job(model="random-sd3", canvas=Canvas(size=272)),
+            "canvas.size: got 272; allowed: up to 256 px, the longest side",
+        ),
         (make_job(device="cuda"), "device: got cuda, but the cluster has no GPU and gets none; allowed: auto, cpu"),
         (make_job(output=str(tmp_path / "file" / "out")), "output: got '.*/file/out', where nothing can be written"),
         (make_job(actors=9973), "actors: got 9973, too many for 4 CPUs; allowed: at most 300"),
