@@ -50,6 +50,9 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what stands between da
 JPEG_ALONE = (b"\x01", b"\xd8")  # markers without a segment
 DEEP_LEVEL = 65535
 DARK_LEVEL = 2**14  # 16-bit samples that stay below use at most 14 bits: a picture of 10, 12 or 14 bits, shown nearly black
+SRGB_GAMMA = 1 / 2.2  # as PNG states it
+SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue: x and y of each
+SAME_COLOUR = 0.01  # of both: what differs by no more is rounded
 PROFILES_KEPT = 4  # transforms of the last profiles
 SAME_LEVEL = 1  # a profile that moves no colour by more is sRGB
 PROFILE_MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
@@ -77,7 +80,7 @@ def decode_image(data: bytes, *, min_side_px: int = 1, max_pixels: int = MAX_PIX
 def decode_whole(data: bytes, *, min_side_px: int = 1, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decode a picture of any mode to sRGB: the first frame, by its ICC profile, EXIF rotation applied, alpha on white.
 
-    16-bit grey is scaled to 8 bits. Warnings: `first_frame_only`, `profile_unreadable`, `dark_16_bit`.
+    16-bit grey is scaled to 8 bits. Warnings: `first_frame_only`, `profile_unreadable`, `colours_assumed`, `dark_16_bit`.
 
     Raises: RequestError `image_empty`, `image_undecodable`, `image_too_small`, `image_too_large`, `image_too_slow` (a JPEG of absurdly
     many scans), `image_depth`.
@@ -134,6 +137,8 @@ def load_stored(data: bytes, *, field: str, min_side_px: int, max_pixels: int) -
     try:
         with _without_pillows_warnings():
             image.load()
+        if image.mode == "P" and image.palette is None:
+            raise ValueError("it has colours of a palette, and no palette")
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they stumble over
@@ -237,12 +242,28 @@ def _decoded(stored: Image.Image, notes: list[str]) -> DecodedImage:
         whole = convert(image, "RGBA", "image")
         alpha = whole.getchannel("A")
         image = convert(image, "L", "image") if image.mode in ("1", "L", "LA") else whole.convert("RGB")
+    if not profile:
+        notes += _stated_colours(stored)
     pixels = _to_srgb(image, profile, notes)
     if alpha is not None:
         pixels.putalpha(alpha)
         pixels = Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")
     generated = is_generated(stored)
     return DecodedImage(pixels=np.array(pixels), orientation=orientation, is_generated=generated, warnings=tuple(notes))
+
+
+def _stated_colours(image: Image.Image) -> list[str]:
+    """Say what a PNG without a profile states of its colours, and is not followed."""
+    stated = []
+    if "srgb" not in image.info:
+        gamma, primaries = image.info.get("gamma"), image.info.get("chromaticity")
+        if isinstance(gamma, float) and abs(gamma - SRGB_GAMMA) > SAME_COLOUR:
+            stated.append(f"a gamma of {gamma:g}")
+        if primaries is not None and max(abs(a - b) for a, b in zip(primaries, SRGB_PRIMARIES, strict=False)) > SAME_COLOUR:
+            stated.append("other primaries")
+    return (
+        [f"colours_assumed: the file states {' and '.join(stated)} without an ICC profile, sRGB is assumed"] if stated else []
+    )
 
 
 def _eight_bits(image: Image.Image, notes: list[str]) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
@@ -13,9 +14,10 @@ from jobs._cli.help import help_text
 from jobs._cli.options import CommandLine, config_yaml, load_config, parse_command_line
 from jobs._cli.progress import LogHandler
 from jobs._cli.signals import exit_on_signals, leave
+from jobs._cli.values import SHOWN_CHARACTERS
 from pipelines.cluster.logs import JsonFormatter, TextFormatter
 from pipelines.exits import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR
-from pipelines.store.masking import mask_urls, printable_lines
+from pipelines.store.masking import cut, mask_urls, printable_lines
 from vimaedit.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -48,7 +50,9 @@ def run_job(
         configs = [load_config(config_type, line, required)] if read is None else read(line)
     except ConfigError as error:
         return _refuse(name, error)
-    except Exception:  # a model's recipe lies in a store that does not answer
+    except Exception as error:  # a model's recipe lies in a store that does not answer
+        if (refusal := _long_name(error)) is not None:
+            return _refuse(name, refusal)
         _log_to_stderr()
         logger.exception("jobs.%s stopped by an error", name)
         return EXIT_ERROR
@@ -65,7 +69,9 @@ def run_job(
         if stop.code == signal.SIGTERM:  # raised by the handler that stands from within `ray.init` until the job's own is back
             leave(signal.SIGTERM.name)
         raise
-    except Exception:
+    except Exception as error:
+        if (refusal := _long_name(error)) is not None:
+            return _refuse(name, refusal)
         logger.exception("jobs.%s stopped by an error", name)
         return EXIT_ERROR
 
@@ -75,6 +81,15 @@ def _log_to_stderr(log_format: str = "text") -> None:
     text = TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _long_name(error: Exception) -> ConfigError | None:
+    """Return the refusal of a path that no file can have, which shows wherever it is first asked for; None for other errors."""
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG or error.filename is None:
+        return None
+    return ConfigError(
+        f"got the path {cut(str(error.filename), SHOWN_CHARACTERS)!r}; allowed: names as short as files may have"
+    )
 
 
 def _refuse(name: str, error: Exception) -> int:

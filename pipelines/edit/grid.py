@@ -67,7 +67,9 @@ def parse_sweep(text: str) -> Sweep:
     options: list[tuple[str, list[str]]] = []
     for part in text.split():
         key, _, values = part.partition("=")
-        texts = [value for value in values.split(",") if value]
+        texts = values.split(",") if values else []
+        if "" in texts:
+            raise ConfigError(f"sweep: got a value of {key} that is empty, {values!r}; allowed: KEY=VALUE,VALUE,...")
         if key.split(".")[0] not in {field.name for field in dataclasses.fields(EditConfig)}:
             raise ConfigError(f"sweep: got the key {key!r}; allowed: options of the edit, such as thresholds.edit (see --help)")
         if not texts:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from pipelines.records.schema import BENCHMARK_FIELDS
 from pipelines.records.types import IMAGE, feature_of
+from pipelines.store.location import Location
+from pipelines.store.parquet import BrokenParquet, read_footer
 from vimaedit.config import check_choice, check_range
 from vimaedit.images import encode_image, encode_mask
 from vimaedit.scenes.benchmark import MAX_COUNT, MAX_SEED, benchmark_seed, spread_categories
@@ -88,3 +90,11 @@ def scene_file(config: ScenesConfig) -> bytes:
             rows = [scene_record(config, start + n, name) for n, name in enumerate(names[start : start + GROUP_ROWS])]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     return buffer.getvalue()
+
+
+def holds_scenes(place: Location) -> bool:
+    """Whether a file holds records of drawn scenes, whichever."""
+    try:
+        return "source_scene" in read_footer(place).schema.names
+    except BrokenParquet:
+        return False

@@ -488,3 +488,36 @@ def test_holes_of_a_picture_are_what_is_not_opaque() -> None:
         decode_holes(encoded(Image.fromarray(colours)))
     colours[1, 2:, 3] = 0, 254
     assert np.argwhere(decode_holes(encoded(Image.fromarray(colours))).pixels).tolist() == [[1, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("transparency", [None, b"\0\0"])
+def test_a_palette_that_is_not_there_is_said(transparency: bytes | None) -> None:
+    data = png_of(3, b"\1" * 32, [] if transparency is None else [(b"tRNS", transparency)])
+    for decode in (decode_whole, decode_whole_mask):
+        with pytest.raises(RequestError, match="undecodable|it has colours of a palette, and no palette"):
+            decode(data)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "stated"),
+    [
+        ([(b"gAMA", struct.pack(">I", 45455))], None),
+        ([(b"gAMA", struct.pack(">I", 100000))], "a gamma of 1"),
+        ([(b"gAMA", struct.pack(">I", 100000)), (b"sRGB", b"\0")], None),
+        ([(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))], None),
+        ([(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))], "other primaries"),
+    ],
+)
+def test_colours_that_a_png_states_without_a_profile_are_told_of(chunks: list[tuple[bytes, bytes]], stated: str | None) -> None:
+    decoded = decode_whole(png_of(2, b"\x28\x80\xc0" * 32, chunks))
+    assert codes(decoded.warnings) == ([] if stated is None else ["colours_assumed"])
+    assert stated is None or f"the file states {stated} without" in decoded.warnings[0]
+    assert decoded.pixels[0, 0].tolist() == [0x28, 0x80, 0xC0]
+
+
+def png_of(colour: int, row: bytes, chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """Write a PNG of 32 equal rows of 8 bits a sample, with chunks before its pixels."""
+    head = (b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, colour, 0, 0, 0))
+    whole = [head, *chunks, (b"IDAT", zlib.compress((b"\0" + row) * 32)), (b"IEND", b"")]
+    coded = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in whole]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(coded)

@@ -10,7 +10,15 @@ from typing import Any
 from vimaedit.config import ModelConfig
 from vimaedit.errors import ConfigError
 from vimaedit.models.family import reduction, trained_side
-from vimaedit.models.files import CONFIG_FIELDS, ITEM_BYTES, ModelFacts, bytes_loaded, network_weights, settings_of
+from vimaedit.models.files import (
+    CONFIG_FIELDS,
+    ITEM_BYTES,
+    ModelFacts,
+    bytes_loaded,
+    check_revision,
+    network_weights,
+    settings_of,
+)
 from vimaedit.models.names import download, first_line, local_path, split_hub_id
 from vimaedit.models.stated import field, read_json, text
 
@@ -43,6 +51,7 @@ def find_pipeline(model: ModelConfig) -> HostedFiles:
         raise ConfigError(
             f"offload: got {model.offload} with method=pipeline; allowed: none, for a hosted pipeline is taken as it is"
         )
+    check_revision(model)
     folder = local_path(model.model)
     if not folder.is_dir():
         folder = _download(

@@ -104,6 +104,11 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         diffusers_dir = _checkpoint_configs(model, _checkpoint_family(checkpoint))
     else:
         diffusers_dir = _diffusers_folder(model)
+    if checkpoint is None and model.model_config is not None:
+        raise ConfigError(
+            f"model_config: got {model.model_config!r} with model={model.model}; allowed: nothing, but for a checkpoint file"
+        )
+    check_revision(model)
     option = "model" if checkpoint is None else "model_config"
     family = family_of(read_json(option, diffusers_dir / "model_index.json"), option)
     ip_adapter = clip = None
@@ -126,6 +131,12 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         variant=model.variant,
         bundle=_bundle_facts(model.model),
     )
+
+
+def check_revision(model: ModelConfig) -> None:
+    """Refuse a revision of what has none. Raises: ConfigError."""
+    if model.revision is not None and (model.model in BUILT_IN or local_path(model.model).exists()):
+        raise ConfigError(f"revision: got {model.revision!r} with model={model.model}; allowed: nothing, but for a hub id")
 
 
 def brings_image_prompt(model: ModelConfig) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vimaedit.config import ModelConfig
-from vimaedit.errors import ConfigError
+from vimaedit.errors import ConfigError, WrongWeights
 from vimaedit.models.adapters import load_ip_adapter, merge_lora
 from vimaedit.models.backbone import Networks
 from vimaedit.models.checkpoint import load_checkpoint
@@ -31,6 +31,7 @@ from vimaedit.models.stated import (
     text,
     token,
     truth,
+    whole,
 )
 from vimaedit.types import LeftOut
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 Pipeline = Any  # the family's class of diffusers
+MAX_LEVELS = 100_000  # of noise; models are trained on a thousand
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "tokenizer.json")
 SPECIAL_TOKENS = ("bos", "eos", "unk", "pad")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the original CLIP, where a folder states no other
@@ -159,6 +161,8 @@ def load_pipeline(files: ModelFiles, dtype: torch.dtype) -> tuple[Pipeline, tupl
     """
     import diffusers
 
+    path = files.diffusers / "scheduler" / "scheduler_config.json"
+    _check_levels(path)
     if files.checkpoint is not None:
         return load_checkpoint(files, dtype)
     lost: tuple[LeftOut, ...] = ()
@@ -174,7 +178,6 @@ def load_pipeline(files: ModelFiles, dtype: torch.dtype) -> tuple[Pipeline, tupl
         encoder.tokenizer: load_tokenizer("model", files.name, files.diffusers / encoder.tokenizer, kinds[encoder.tokenizer])
         for encoder in files.family.text_encoders
     }
-    path = files.diffusers / "scheduler" / "scheduler_config.json"
     kind = getattr(diffusers, _class_named(files, "scheduler"), None)
     with loading("model", files.name, path, getattr(kind, "__init__", None)):
         if kind is None:
@@ -182,6 +185,18 @@ def load_pipeline(files: ModelFiles, dtype: torch.dtype) -> tuple[Pipeline, tupl
         scheduler = kind.from_pretrained(path.parent, local_files_only=True)
     with loading("model", files.name, path):
         return pipeline_class(files.family)(scheduler=scheduler, **without_extras(files.family), **tokenizers, **networks), lost
+
+
+def _check_levels(path: Path) -> None:
+    """Refuse a scheduler of more noise levels than a model can tell apart: it would write a table of them all.
+
+    Raises: ConfigError.
+    """
+    levels = field("model", path, read_json("model", path), "num_train_timesteps", whole, 1)
+    if levels > MAX_LEVELS:
+        raise WrongWeights(
+            f"model: got a model whose scheduler/{path.name} has num_train_timesteps: {levels}; allowed: up to {MAX_LEVELS}"
+        )
 
 
 def load_network(

@@ -85,4 +85,7 @@ def test_a_sweep_reads_options_and_values() -> None:
     assert sweep == Sweep(column_key="steps", columns=["2", "4"], row_key="method", rows=["vimaedit", "p2p"])
     assert sweep.options("2", "p2p") == [("method", "p2p"), ("steps", "2")]
     with pytest.raises(ConfigError, match="sweep: got no values"):
-        parse_sweep("steps=,")
+        parse_sweep("steps=")
+    for values in (",", "2,,3", "2,"):
+        with pytest.raises(ConfigError, match=f"^sweep: got a value of steps that is empty, '{values}'; allowed: KEY=VALUE"):
+            parse_sweep(f"steps={values}")

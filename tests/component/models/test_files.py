@@ -131,6 +131,12 @@ REFUSED = [
     ({"model": "{bundle}/sd", "ip_adapter": "{bundle}/ip_adapter"}, r"clip: got nothing, and '.*sd' brings none"),
     ({"model": "{bundle}", "clip": "{bundle}/sd"}, r"clip: got '.*sd', which is no CLIP model|config.json cannot be read"),
     ({"model": "{bundle}", "lora": [Lora(path="/no/such")]}, "lora: got '/no/such', which is no file or folder here"),
+    ({"model": "{bundle}", "revision": "x"}, r"^revision: got 'x' with model=.*; allowed: nothing, but for a hub id"),
+    ({"model": "random", "revision": "x"}, r"^revision: got 'x' with model=random; allowed: nothing, but for a hub id"),
+    (
+        {"model": "{bundle}", "model_config": "/x"},
+        r"^model_config: got '/x' with model=.*; allowed: nothing, but for a checkpoint file",
+    ),
     ({"model": "{tmp}/weights.safetensors", "model_config": "{tmp}"}, r"model_config: got .* which holds no model_index.json"),
 ]
 

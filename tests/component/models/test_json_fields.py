@@ -121,6 +121,7 @@ def test_every_wrong_value_of_every_field(bundle: Path, name: str) -> None:
         ("bundle.json", "canvas_size", 10**8),
         ("bundle.json", "grounding_sides", {"self": 7}),
         ("sd/scheduler/scheduler_config.json", "num_train_timesteps", 1),
+        ("sd/scheduler/scheduler_config.json", "num_train_timesteps", 10**12),
         ("sd/unet/config.json", "layers_per_block", -1),
         ("sd/tokenizer/special_tokens_map.json", "pad_token", None),
     ],

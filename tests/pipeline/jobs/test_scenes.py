@@ -96,3 +96,14 @@ def test_categories_are_chosen(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, message: str) -> None:
     assert main([f"output={tmp_path}", word]) == 2
     assert capsys.readouterr().err.startswith(f"jobs.scenes: {message}")
+
+
+def test_other_records_are_not_written_over_and_other_scenes_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"output={tmp_path}", "size=64"]
+    assert main([*words, "count=1"]) == main([*words, "count=1"]) == 0 and not caplog.messages
+    assert main([*words, "count=2"]) == 0
+    assert any("other scenes stood there, which are written over" in text for text in caplog.messages)
+    pq.write_table(pq.read_table(tmp_path / "records.parquet").drop_columns(["source_scene"]), tmp_path / "records.parquet")
+    assert main([*words, "count=2"]) == 2 and "which holds other records" in capsys.readouterr().err

@@ -488,3 +488,12 @@ def test_a_number_that_yaml_reads_in_another_base_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=f"^{word.partition('=')[0]}: got '{word.partition('=')[2]}'; allowed: "):
         load(word)
     assert load("seed=0", "steps=1_0", "thresholds.edit=0.50").seed == 0
+
+
+@pytest.mark.parametrize("option", ["output", "input", "model"])
+def test_a_path_that_no_file_can_have_is_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from jobs.edit import main
+
+    words = {"input": str(tmp_path), "output": str(tmp_path / "out"), "model": "random"} | {option: str(tmp_path / ("n" * 300))}
+    assert main([f"{key}={value}" for key, value in words.items()]) == 2
+    assert "nnnn" in (error := capsys.readouterr().err) and "Traceback" not in error
