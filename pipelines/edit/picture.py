@@ -39,7 +39,7 @@ class EditImageConfig(Frame, EditConfig, ModelConfig):
 
     def __post_init__(self) -> None:
         check_bases(self, EditImageConfig)
-        if Path(self.output).suffix.lower() != ".png":
+        if Path(self.output).suffix.lower() != ".png" or "://" in self.output:  # a URL would be a folder named `s3:`
             raise ConfigError(f"output: got {self.output!r}; allowed: a file name that ends in .png")
         if (self.given_mask is None) == (self.grounding == "given"):
             raise ConfigError(

@@ -73,6 +73,7 @@ def test_a_given_mask_is_the_edit_mask(words: list[str], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("word", "message"),
     [
+        ("output=s3://bucket/edited.png", "output: got 's3://bucket/edited.png'; allowed: a file name that ends in .png"),
         ("output=edited.jpg", "output: got 'edited.jpg'; allowed: a file name that ends in .png"),
         ("frame=whole", "frame: got 'whole'; allowed: canvas, original"),
         ("image=absent.png", "image: got 'absent.png'; allowed: a file that exists"),
