@@ -120,6 +120,11 @@ def resolve_model(model: ModelConfig, *, image_guidance: bool = True) -> ModelFi
         fits = family.fits_image_prompt(_config(diffusers_dir, family.denoiser))
         ip_adapter = find_ip_adapter(model, bundle_root, family, fits)
         clip = find_clip(model, bundle_root, diffusers_dir, family, ip_adapter, fits)
+    files = [] if checkpoint is not None or model.variant is None else [diffusers_dir / network for network in family.weights]
+    if model.variant is not None and not any(_weights_of(folder, model.variant) for folder in files):
+        raise ConfigError(
+            f"variant: got {model.variant!r}, of which {model.model} has no weights; allowed: nothing, or a variant that a network of it has"
+        )
     return ModelFiles(
         name=model.model,
         family=family,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,8 @@ def loading(option: str, name: str, path: Path, builder: Callable[..., Any] | No
             raise
         wrong = _wrong_fields(path, builder)
         fields = f" (not of the usual type: {', '.join(wrong)})" if wrong else ""
-        reason = _first_lines(error, SHOWN_LINES)
+        is_foreign = isinstance(error, pickle.UnpicklingError)  # whose text advises to trust it
+        reason = "it holds more than tensors, or is broken" if is_foreign else _first_lines(error, SHOWN_LINES)
         raise WrongWeights(
             f"{option}: got {name!r}, which does not load: {_short(path)}{fields}: {reason}; allowed: a model as its library saves it"
         ) from error

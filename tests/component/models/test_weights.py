@@ -22,6 +22,7 @@ from vimaedit.config import EditConfig, Lora, ModelConfig
 from vimaedit.errors import ConfigError, WrongWeights
 from vimaedit.metrics.clip import ClipScore
 from vimaedit.miniature.random_bundle import random_bundle
+from vimaedit.models.adapters import read_weights
 from vimaedit.models.backbone import Networks
 from vimaedit.models.files import model_digest, resolve_model
 from vimaedit.models.networks import load_networks
@@ -246,6 +247,18 @@ def test_weights_of_a_variant_alone_are_named(bundle: Path) -> None:
     ):
         probe(bundle)
     assert same(load(bundle, variant="fp16").denoiser, load("random").denoiser)
+
+
+def test_a_variant_that_no_network_has_is_refused(bundle: Path) -> None:
+    with pytest.raises(ConfigError, match=r"variant: got 'fp16', of which .* has no weights; allowed: nothing, or"):
+        probe(bundle, variant="fp16")
+
+
+def test_nobody_is_advised_to_trust_a_pickle(bundle: Path, tmp_path: Path) -> None:
+    torch.save({"weight": Path("x")}, tmp_path / "lora.bin")
+    with pytest.raises(ConfigError, match="holds more than tensors") as raised:
+        read_weights("lora", tmp_path / "lora.bin")
+    assert "weights_only" not in str(raised.value)
 
 
 def nested(tensors: Tensors) -> dict[str, Tensors]:
