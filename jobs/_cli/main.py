@@ -17,6 +17,7 @@ from jobs._cli.signals import exit_on_signals, leave
 from jobs._cli.values import SHOWN_CHARACTERS
 from pipelines.cluster.logs import JsonFormatter, TextFormatter
 from pipelines.exits import EXIT_CONFIG, EXIT_DONE, EXIT_ERROR
+from pipelines.store.location import is_transient
 from pipelines.store.masking import cut, mask_urls, printable_lines
 from vimaedit.errors import ConfigError
 
@@ -54,7 +55,11 @@ def run_job(
         if (refusal := _long_name(error)) is not None:
             return _refuse(name, refusal)
         _log_to_stderr()
-        logger.exception("jobs.%s stopped by an error", name)
+        if is_transient(error):
+            text = printable_lines(mask_urls(f"{type(error).__name__}: {error}"))
+            logger.error("jobs.%s stopped, for a place that an option names does not answer: %s", name, text)
+        else:
+            logger.exception("jobs.%s stopped by an error", name)
         return EXIT_ERROR
     if line.print_config:
         print("".join(config_yaml(config, required) for config in configs), end="")
