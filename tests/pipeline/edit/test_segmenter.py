@@ -15,12 +15,13 @@ from pipelines.output.config import EditJobConfig
 from tests.hosted import write_pix2pix
 from tests.pipeline.conftest import MakeJob, write_records
 from tests.segmenters import red_and_blue, write_owlvit, write_sam
-from vimaedit.config import Canvas
+from vimaedit.config import Canvas, ModelConfig
 from vimaedit.decoding import decode_image
 from vimaedit.errors import ConfigError
 from vimaedit.images import encode_image
 from vimaedit.mask_decoding import decode_mask
 from vimaedit.methods.options import HostedPipeline, Segmenter
+from vimaedit.models.files import model_digest, resolve_model
 from vimaedit.scenes.render import object_pixels, render_scene
 from vimaedit.types import UInt8Array
 
@@ -70,23 +71,22 @@ def test_masks_come_from_a_stage_of_their_own(tmp_path: Path, make_job: MakeJob,
         mask, truth = decode_mask(row["edit_mask"]["bytes"]), object_pixels(SCENE, index, SIDE)
         assert (mask & truth).sum() / (mask | truth).sum() > 0.65  # of cells of 8 px
         assert row["critical_mask"] == row["edit_mask"] and not any("segmenter" in each for each in row["warnings"])
-    star, broken, plain = rows[3:]
+    star, broken, without = rows[3:]
     assert star["mask_source"] == "attention" and star["warnings"][0].startswith("segmenter_missed: 'star', not seen")
     assert broken["status"] == "rejected" and broken["error_stage"] != "segment"
-    assert plain["mask_source"] == "attention" and plain["warnings"][0].startswith("segmenter_missed: no words")
+    assert without["mask_source"] == "attention" and without["warnings"][0].startswith("segmenter_missed: no words")
 
-    # The unit whose part is lost is made again by other actors: two segmenters, and another editor.
+    # The unit whose part is lost is made again by other actors, two segmenters.
     lost = next((Path(job.output) / "data").glob("*.parquet"))
     lost.unlink()
     (Path(job.output) / "_SUCCESS").unlink()
-    again = dataclasses.replace(job, segmenter=dataclasses.replace(segmenter, actors=2), actors=2)
+    again = dataclasses.replace(job, segmenter=dataclasses.replace(segmenter, actors=2))
     assert run_edit(again).exit_code == 0 and made(rows_of(job)) == made(rows)
 
     with pytest.raises(ConfigError, match="segmenter.threshold=0.6, was 0.5"):
         run_edit(dataclasses.replace(job, segmenter=dataclasses.replace(segmenter, threshold=0.6)))
-    plain_job = make_job(output=str(tmp_path / "plain"), batch_size=2, image_guidance=False)
-    run_edit(plain_job)
-    assert rows_of(plain_job)[0]["model_digest"] != rows[0]["model_digest"]  # it covers the segmenter's weights
+    plain = model_digest(resolve_model(ModelConfig(model=job.model), image_guidance=False))
+    assert plain != rows[0]["model_digest"]  # it covers the segmenter's weights
 
 
 @pytest.mark.slow
