@@ -79,7 +79,7 @@ class ChatServer:
     def ask(self, content: str | list[dict[str, Any]], seed: int) -> str:
         """Ask one question, a text or parts of text and pictures, for the likeliest answer.
 
-        Raises: Refused; ConfigError where the server refuses whatever it is asked; OSError where it does not answer after retries.
+        Raises: Refused; ConfigError where the server refuses whatever it is asked; ConnectionError where it does not answer after retries.
         """
         body = {
             "model": self.model,
@@ -110,13 +110,15 @@ class ChatServer:
                 with urllib.request.build_opener(_StaysHere).open(request, timeout=TIMEOUT_S) as answer:
                     return _read(answer, deadline)
             except urllib.error.HTTPError as error:
-                if error.code < 500 and error.code not in BUSY:
-                    self._refuse(request, error)
-                if attempt == ATTEMPTS:
-                    raise
+                with error:  # it holds the connection
+                    if error.code < 500 and error.code not in BUSY:
+                        self._refuse(request, error)
+                said: Exception = error
             except (OSError, http.client.HTTPException) as error:  # the latter where an answer ends before its end
-                if attempt == ATTEMPTS:
-                    raise error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}") from error
+                said = error
+            if attempt == ATTEMPTS:
+                text = f"{self.option}.url: {_host(request)} does not answer, asked {ATTEMPTS} times ({type(said).__name__}: {said})"
+                raise ConnectionError(text) from said
             time.sleep(FIRST_DELAY_S * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
 
@@ -126,11 +128,14 @@ class ChatServer:
             raise Refused("filter", said) from None
         if error.code in TOO_MUCH:
             raise Refused("too_large", f"{error.code} {said}") from None
-        where = urllib.parse.urlsplit(request.full_url).netloc.rpartition("@")[2]
         raise ConfigError(
-            f"{self.option}.url: got {where}, which answers {error.code} {error.reason}{f' ({said[:SHOWN_CHARACTERS]})' if said else ''}; allowed: a server that takes POST "
+            f"{self.option}.url: got {_host(request)}, which answers {error.code} {error.reason}{f' ({said[:SHOWN_CHARACTERS]})' if said else ''}; allowed: a server that takes POST "
             f"/chat/completions, {self.option}.model one of its models, {self.option}.key_variable the name of a variable with its key"
         ) from None
+
+
+def _host(request: urllib.request.Request) -> str:
+    return urllib.parse.urlsplit(request.full_url).netloc.rpartition("@")[2]
 
 
 def _read(answer: IO[bytes], deadline: float) -> bytes:
