@@ -76,17 +76,26 @@ def test_masks_come_from_a_stage_of_their_own(tmp_path: Path, make_job: MakeJob,
     assert broken["status"] == "rejected" and broken["error_stage"] != "segment"
     assert without["mask_source"] == "attention" and without["warnings"][0].startswith("segmenter_missed: no words")
 
+    with pytest.raises(ConfigError, match="segmenter.threshold=0.6, was 0.5"):
+        run_edit(dataclasses.replace(job, segmenter=dataclasses.replace(segmenter, threshold=0.6)))
+    plain = model_digest(resolve_model(ModelConfig(model=job.model), image_guidance=False))
+    assert plain != rows[0]["model_digest"]  # it covers the segmenter's weights
+
+
+@pytest.mark.slow
+def test_lost_masks_are_found_again_by_others(tmp_path: Path, make_job: MakeJob, segmenter: Segmenter) -> None:
+    for name, source in (("a", "a red square"), ("b", "a blue circle")):
+        write_records(tmp_path / "in" / f"{name}.parquet", [prompts(source, ["a dog", "a cat"])])
+    job = make_job(grounding="segmenter", segmenter=segmenter, batch_size=2, image_guidance=False)
+    assert run_edit(job).exit_code == 0
+    rows = rows_of(job)
+
     # The unit whose part is lost is made again by other actors, two segmenters.
     lost = next((Path(job.output) / "data").glob("*.parquet"))
     lost.unlink()
     (Path(job.output) / "_SUCCESS").unlink()
     again = dataclasses.replace(job, segmenter=dataclasses.replace(segmenter, actors=2))
     assert run_edit(again).exit_code == 0 and made(rows_of(job)) == made(rows)
-
-    with pytest.raises(ConfigError, match="segmenter.threshold=0.6, was 0.5"):
-        run_edit(dataclasses.replace(job, segmenter=dataclasses.replace(segmenter, threshold=0.6)))
-    plain = model_digest(resolve_model(ModelConfig(model=job.model), image_guidance=False))
-    assert plain != rows[0]["model_digest"]  # it covers the segmenter's weights
 
 
 @pytest.mark.slow

@@ -272,6 +272,7 @@ def test_true_edits_are_counted_for_drawn_scenes(config: SynthesizeConfig, clust
     assert run_synthesis(dataclasses.replace(config, **options)).truth == counted.truth
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_dry_run_measures_and_writes_nothing(
     config: SynthesizeConfig, cluster: None, make_picture: MakePicture, tmp_path: Path
