@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.edit.edit import run_edit
 from tests.pipeline.conftest import MakeJob, MakePicture, write_records
+from vimaedit.decoding import load_stored
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -21,25 +22,25 @@ import importlib.abc, importlib.machinery, os, signal, sys
 
 class Hook(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "vimaedit.decoding":
+        if name != "MODULE":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module
         def exec_module(module):
             run(module)
-            load = module._load
+            load = module.LOAD
             def wrapped(data, **options):
                 if data.endswith(b"KILL"):
                     with open(os.environ["DEATHS"], "a") as stream:
                         stream.write("death\\n")
                     os.kill(os.getpid(), signal.SIGSEGV)
                 return load(data, **options)
-            module._load = wrapped
+            module.LOAD = wrapped
         spec.loader.exec_module = exec_module
         return spec
 
 sys.meta_path.insert(0, Hook())
-"""
+""".replace("MODULE", load_stored.__module__).replace("LOAD", load_stored.__name__)
 PICTURES = ("image", "edited_image", "edit_mask", "critical_mask")
 IDS = ("a", "b", "killer", "d", "e", "f", "g")
 
