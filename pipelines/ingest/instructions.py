@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.ingest.sources import Entry, Pairs, column_names, parse_json, read_file
+from pipelines.ingest.sources import Entry, Pairs, column_names, fields_of, parse_json, read_file
 from pipelines.options import Pictures
 from pipelines.records.types import IMAGE
 from pipelines.records.values import converted, read_column, read_label, read_prompt
@@ -168,14 +168,13 @@ class Instructions:
         name = posixpath.basename(self._root.path)
         for number, (label, value) in enumerate(self._list):
             place = f"{name}, entry {number}"
-            if isinstance(value, RequestError):
-                yield place, value
-            elif not isinstance(value, Pairs):
-                yield place, RequestError("wrong_type", field="entry", got=shown(value), allowed=ENTRY)
-            elif HALF.search(json.dumps([label, value], ensure_ascii=False)):
-                yield place, RequestError("not_utf8", field="entry", got=shown(value), allowed="whole characters")
-            else:
-                yield place, {KEY: label, **dict(value)}
+            try:
+                fields = fields_of(converted(value), ENTRY)
+                if HALF.search(json.dumps([label, value], ensure_ascii=False)):
+                    raise RequestError("not_utf8", field="entry", got=shown(value), allowed="whole characters")
+                yield place, {KEY: label, **fields}
+            except RequestError as problem:
+                yield place, problem
 
     def _entry(self, place: str, row: dict[str, Any] | RequestError) -> Entry:
         label, image, annotation, problem = place, None, None, None

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from pipelines.store.fetch import ReferenceRules, fetch
 from pipelines.store.location import Location, list_files
 from pipelines.store.masking import mask_urls
 from pipelines.store.parquet import READ_ROWS, BrokenParquet, read_batches, read_footer
-from vimaedit.errors import ConfigError, RequestError
+from vimaedit.errors import ConfigError, RequestError, shown
 from vimaedit.images import Size
 from vimaedit.piebench.annotations import Annotation, read_entry, read_row
 
@@ -88,9 +89,7 @@ class PieBench:
             place = f"{MAPPING}, entry {number}"
             picture, annotation, problem = None, None, None
             try:
-                if not isinstance(value, Pairs):
-                    raise RequestError("wrong_type", field="entry", got=f"{value!r:.80}", allowed="an object")
-                fields = dict(value)
+                fields = fields_of(value, "an object")
                 picture = _relative_path(fields.get("image_path"))
                 annotation = read_entry(fields)
             except RequestError as error:
@@ -175,6 +174,20 @@ def parse_json(content: bytes, place: Location, *, allowed: str) -> Any:
         return json.loads(content, object_pairs_hook=Pairs)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"input: got {mask_urls(place.url)}, which is no JSON ({error}); allowed: {allowed}") from error
+
+
+def fields_of(entry: Any, allowed: str) -> dict[str, Any]:
+    """Return the fields of an entry by their names.
+
+    Raises: RequestError for what is no JSON object (`allowed` says what it may be), and for a name that stands twice.
+    """
+    if not isinstance(entry, Pairs):
+        raise RequestError("wrong_type", field="entry", got=shown(entry), allowed=allowed)
+    fields = dict(entry)
+    if len(fields) < len(entry):
+        ((name, times),) = Counter(name for name, _ in entry).most_common(1)
+        raise RequestError("name_twice", field="entry", got=f"{shown(name)} {times} times", allowed="each name once")
+    return fields
 
 
 def _relative_path(value: Any) -> str:

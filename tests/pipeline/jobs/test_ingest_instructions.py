@@ -103,7 +103,7 @@ def test_columns_of_any_list_are_named_and_broken_entries_are_counted(tmp_path: 
         {**entry, "ask": "half \ud800"},
         "no entry",
     ]
-    lines = [json.dumps(each) for each in entries]
+    lines = [*map(json.dumps, entries), '{"picture": "pictures/a.jpg", "ask": "make it blue", "ask": "make it red"}']
     (folder / f"edits.{suffix}").write_text(f"[{','.join(lines)}]" if suffix == "json" else "\n".join([*lines, "", "{"]))
     names = "columns={image: picture, instruction: ask, reference_mask: place, source_prompt: before, target_prompt: after, category: kind}"
     words = [f"input={folder}", "layout=instructions", names, "max_rejected_fraction=0.5"]
@@ -115,10 +115,11 @@ def test_columns_of_any_list_are_named_and_broken_entries_are_counted(tmp_path: 
     assert (decode_mask(rows[0]["reference_mask"]["bytes"]) == drawn[0].mask).all() and rows[2]["reference_mask"] is None
     assert [each["problem"].partition(":")[0] for each in summary["incomplete"]] == ["reference_mask"]
     problems = [each["problem"] for each in summary["left_out"]]
-    assert len(problems) == summary["entries"] - 3 == len(entries) - 3 + (suffix == "jsonl")
+    assert len(problems) == summary["entries"] - 3 == len(lines) - 3 + (suffix == "jsonl")
     assert [text.partition(":")[0] for text in problems] == ["image"] * 3 + ["instruction"] * 2 + ["entry"] * (
         len(problems) - 5
     )
+    assert "entry: got 'ask' 2 times; allowed: each name once" in problems
     assert "secret" not in (tmp_path / "out" / "records.parquet").read_bytes().decode(errors="replace")
 
 
