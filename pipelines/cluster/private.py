@@ -19,7 +19,15 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 from ray.exceptions import AuthenticationError
 
-__all__ = ["ActorPoolMapOperator", "BackpressurePolicy", "ask_first", "autoscaler_limits", "on_loopback", "token_text"]
+__all__ = [
+    "ActorPoolMapOperator",
+    "BackpressurePolicy",
+    "ask_first",
+    "autoscaler_limits",
+    "end_pool",
+    "on_loopback",
+    "token_text",
+]
 
 TOKEN_PLACES = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
 
@@ -27,6 +35,11 @@ TOKEN_PLACES = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.r
 def ask_first(context: DataContext, policies: Sequence[Any]) -> None:
     """Let the engine ask policies of one's own before it gives an operator more; of its own, the first to refuse is the last asked."""
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*policies, *ENABLED_BACKPRESSURE_POLICIES])
+
+
+def end_pool(operator: ActorPoolMapOperator) -> None:
+    """Kill the actors of a pool, whatever waits at them; the engine itself only lets go of them."""
+    operator._actor_pool.shutdown(force=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 from pipelines.cluster.place import Placement
-from pipelines.cluster.private import ActorPoolMapOperator, BackpressurePolicy
+from pipelines.cluster.private import ActorPoolMapOperator, BackpressurePolicy, end_pool
 from pipelines.store.patience import ROOM_LOOK_S, SHRUNK_S
 from vimaedit.errors import VimaeditError
 
@@ -65,10 +65,23 @@ class RoomPolicy(BackpressurePolicy):
     def __init__(self, needed: float, *given: Any) -> None:
         super().__init__(*given)
         self.watch = RoomWatch(needed, cluster_cpus)
+        self.pools: list[ActorPoolMapOperator] = []
 
     def can_add_input(self, op: Any) -> bool:
-        """Hold the editing actors back without room; what they have edited may be written. Raises: ClusterShrank."""
-        return self.watch.has_room() or not isinstance(op, ActorPoolMapOperator)
+        """Hold the editing actors back without room; what they have edited may be written.
+
+        Raises: ClusterShrank, once the pools are ended: an actor lives on while a unit waits at it that was lost with a node, and
+        that waits to be read again for the CPU of the actor.
+        """
+        is_pool = isinstance(op, ActorPoolMapOperator)
+        if is_pool and op not in self.pools:
+            self.pools.append(op)
+        try:
+            return self.watch.has_room() or not is_pool
+        except ClusterShrank:
+            for pool in self.pools:
+                end_pool(pool)
+            raise
 
 
 def room_policies(placement: Placement, num_actors: int | None) -> list[Callable[..., RoomPolicy]]:

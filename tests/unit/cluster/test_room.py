@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,6 +77,21 @@ def test_actors_are_held_back_and_what_is_edited_is_written(monkeypatch: pytest.
     assert not held.can_add_input(actors) and held.can_add_input(write)
     cluster.cpus, cluster.now = 3, cluster.now + ROOM_LOOK_S
     assert held.can_add_input(actors)
+
+
+def test_a_pool_that_is_given_up_is_ended_whatever_waits_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+    actors = object.__new__(ActorPoolMapOperator)
+    actors._actor_pool = SimpleNamespace(shutdown=lambda force: ended.append(force))
+    cluster = Cluster()
+    held = policy(monkeypatch, cluster, Placement(use_gpu=False, **OPTIONS), 2)
+    assert held.can_add_input(actors)
+    cluster.cpus, cluster.now = 2, cluster.now + ROOM_LOOK_S
+    assert not held.can_add_input(actors) and ended == []
+    cluster.now += SHRUNK_S
+    with pytest.raises(ClusterShrank):
+        held.can_add_input(object())  # whichever stage is asked for
+    assert ended == [True]
 
 
 def test_a_pool_that_a_few_units_made_smaller_needs_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
