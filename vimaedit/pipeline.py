@@ -209,8 +209,9 @@ class ViMAEditPipeline:
     def _segmenter_of(self, config: EditConfig) -> Any:
         from vimaedit.engine.segmenter import Segmenter
 
-        if self._segmenter is None or self._segmenter.config != config:
+        if self._segmenter is None or self._segmenter.options != config.segmenter:
             self._segmenter = Segmenter(config)
+        self._segmenter.config = config  # what is sought; the networks stay
         return self._segmenter
 
 

@@ -123,7 +123,7 @@ def _run(prepared: Prepared, lock: Lock, progress: ProgressCallback | None, star
         edited += state.counts.get(Status.OK, 0)
         if isinstance(reason, ClusterShrank):
             logger.warning("%s", reason)
-            gc.collect()  # lets go of the old pool's actors
+            gc.collect()  # lets go of what the old engine holds, whose actors are ended
             prepared = dataclasses.replace(prepared, placement=_place_again(context))
         elif reason is not None:
             seconds = time.monotonic() - started
@@ -276,7 +276,7 @@ def _edit(
         lock.check()
         shrank = own_error(error)
         if isinstance(shrank, ClusterShrank):
-            # Without its traceback, whose frames keep the pool's actors, and so their CPUs.
+            # Without its traceback, whose frames keep the old engine and what it holds of units.
             return ray.get(counter.state.remote()), ClusterShrank(str(shrank))
         # Ray wraps the actor's exception in text; whether the rule stopped the run, the counter knows.
         reason = ray.get(counter.stop_reason.remote())

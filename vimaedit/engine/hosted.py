@@ -156,20 +156,24 @@ class HostedEditor:
         height, width = edit.image.shape[:2]
         picture = resize(_levels(drawn), (width, height))
         mask, mask_source = change_mask(edit.image, picture, self.config.pipeline.mask_threshold), MASK_SOURCE
+        has_mask, warnings = bool(mask.any()), tuple[str, ...]()
         if edit.given_mask is not None:
             combine = "replace" if self.config.mask_is_all else self.config.segmenter.combine
             mask = {"replace": edit.given_mask, "union": mask | edit.given_mask, "intersection": mask & edit.given_mask}[
                 combine
             ]
-            mask_source = self.config.grounding
+            mask_source, has_mask = self.config.grounding, True  # an empty one too: without any, all would be pasted
+            if not mask.any():
+                warnings = ("given_mask_empty: no pixel is in the mask, nothing was free to change",)
         return EditResult(
             id=edit.request.id,
             status=Status.OK,
             source=edit.image,
             image=picture,
-            edit_mask=mask if mask.any() else None,
-            mask_source=mask_source if mask.any() else None,
+            edit_mask=mask if has_mask else None,
+            mask_source=mask_source if has_mask else None,
             grounded=True,
+            warnings=warnings,
             seconds=seconds,
         )
 

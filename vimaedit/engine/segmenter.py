@@ -111,9 +111,14 @@ class Segmenter:
         found = [self._mask(image, phrase) for phrase in phrases]
         masks = [mask for mask in found if mask is not None]
         missed = [repr(phrase) for phrase, mask in zip(phrases, found, strict=True) if mask is None]
+        warnings = tuple(
+            f"segmenter_phrase_cut: of {phrase!r} the detector reads the beginning"
+            for phrase in phrases
+            if self._is_cut(phrase)
+        )
         said = f"{', '.join(missed)}, not seen in the picture" if phrases else "no words of what is in the picture"
         if masks:
-            return np.logical_or.reduce(masks), (f"segmenter_missed: {said}",) if missed else ()
+            return np.logical_or.reduce(masks), (*warnings, *((f"segmenter_missed: {said}",) if missed else ()))
         if self.options.missing == "reject":
             raise RequestError(
                 "segmenter_missed",
@@ -121,7 +126,7 @@ class Segmenter:
                 got=said,
                 allowed="words of what the picture shows, a lower segmenter.threshold, or segmenter.missing=ignore",
             )
-        return None, (f"segmenter_missed: {said}; the mask is the method's own",)
+        return None, (*warnings, f"segmenter_missed: {said}; the mask is the method's own")
 
     def _mask(self, image: UInt8Array, phrase: str) -> BoolArray | None:
         """Return the mask of all that a phrase names, found once for a picture."""
@@ -142,10 +147,7 @@ class Segmenter:
     def _boxes(self, image: UInt8Array, phrase: str) -> list[list[float]]:
         """Detect what a phrase names: boxes of left, top, right and bottom in px, the most certain first."""
         tokenizer, pixels = self.words.tokenizer, self.words.image_processor
-        # Grounding DINO has been trained on such sentences; the others read the words alone.
-        text = f"{phrase.lower().rstrip('. ')}." if "grounding" in self.detector.config.model_type else phrase
-        longest = min(tokenizer.model_max_length, self.detector.config.text_config.max_position_embeddings)
-        texts = tokenizer([text], truncation=True, max_length=longest, return_tensors="pt")
+        texts = tokenizer([self._text(phrase)], truncation=True, max_length=self._longest, return_tensors="pt")
         inputs = {**texts, **pixels(images=Image.fromarray(image), return_tensors="pt")}
         outputs = self.detector(**{name: value.to(self.options.device) for name, value in inputs.items()})
         sizes = torch.tensor([image.shape[:2]], device=self.options.device)
@@ -153,6 +155,18 @@ class Segmenter:
         order = torch.argsort(found["scores"], descending=True, stable=True)
         boxes: list[list[float]] = found["boxes"][order].tolist()
         return boxes
+
+    def _text(self, phrase: str) -> str:
+        # Grounding DINO has been trained on such sentences; the others read the words alone.
+        return f"{phrase.lower().rstrip('. ')}." if "grounding" in self.detector.config.model_type else phrase
+
+    @property
+    def _longest(self) -> int:
+        longest: int = min(self.words.tokenizer.model_max_length, self.detector.config.text_config.max_position_embeddings)
+        return longest
+
+    def _is_cut(self, phrase: str) -> bool:
+        return len(self.words.tokenizer(self._text(phrase))["input_ids"]) > self._longest
 
     @torch.inference_mode()
     def _outline(self, image: UInt8Array, boxes: Sequence[Sequence[float]]) -> BoolArray:

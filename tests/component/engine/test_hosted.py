@@ -18,6 +18,8 @@ from vimaedit.config import Canvas, ModelConfig
 from vimaedit.engine.hosted import HostedEditor, load_hosted_editor
 from vimaedit.engine.hosted_files import find_pipeline, hosted_digest, hosted_facts
 from vimaedit.errors import ConfigError
+from vimaedit.images import paste_back
+from vimaedit.methods.options import Segmenter
 from vimaedit.miniature.random_bundle import random_bundle
 from vimaedit.models.files import recipe_config
 from vimaedit.recipes import method_config
@@ -80,6 +82,17 @@ def test_edits_are_those_of_the_stock_pipeline(hosted: HostedEditor) -> None:
     beside = hosted([request(0), None])[0]  # whatever its neighbour asks for
     assert beside is not None and beside.image is not None and difference(own[0], beside.image) == 0
     assert difference(own[1], stock(hosted.pipe, request(1), guidance_scale=3.0)) == 0
+
+
+def test_a_mask_that_marks_nothing_lets_nothing_be_pasted(hosted: HostedEditor) -> None:
+    empty = np.zeros((128, 128), dtype=np.bool_)
+    outside = {"grounding": "segmenter", "segmenter": Segmenter(combine="intersection")}
+    for options, mask in (({"grounding": "given"}, empty), ({**outside, "pipeline": {"mask_threshold": 1.0}}, ~empty)):
+        (result,) = HostedEditor(hosted.pipe, config(**options), hosted.facts, batches=False)([request(0, given_mask=mask)])
+        assert result is not None and result.edit_mask is not None and not result.edit_mask.any()
+        assert result.mask_source == options["grounding"] and result.warnings[0].startswith("given_mask_empty: ")
+        pasted = paste_back(request(0).image, result.image, result.edit_mask, (0, 0, 128, 128))
+        np.testing.assert_array_equal(pasted, request(0).image)
 
 
 def test_a_pipeline_whose_batches_are_wrong_is_asked_one_by_one(hosted: HostedEditor) -> None:

@@ -87,6 +87,8 @@ def test_what_is_not_found_is_said(colours: Segmenter, folders: dict[str, Path])
     assert colours.find(PICTURE, ask("a", "a cat"))[1] == (
         "segmenter_missed: no words of what is in the picture; the mask is the method's own",
     )
+    _, warnings = colours.find(PICTURE, ask("a", "a cat", instruction="red square " * 20))
+    assert warnings[0] == f"segmenter_phrase_cut: of {'red square ' * 20!r} the detector reads the beginning"
     strict = Segmenter(configured(detector=str(folders["colours"]), model=None, threshold=0.5, missing="reject"))
     with pytest.raises(
         RequestError, match="segmenter: got 'green star', not seen in the picture; allowed: words of what the picture"
