@@ -32,7 +32,9 @@ demo: venv
 bench: venv
 	$(BIN)/python -m tests.timing.$(SUITE) $(ARGS)
 
+# Compiled once: hundreds of processes import the project, and where Python may write no bytecode each would compile it anew.
 test: venv
+	$(BIN)/python -m compileall -q jobs pipelines tests vimaedit
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not parity and not gpu and not faults and not fuzz and not slow"
 
 parity: venv

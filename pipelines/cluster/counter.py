@@ -14,7 +14,7 @@ import ray
 
 from pipelines.cluster.losses import Losses, Outcome, add_losses, count_losses
 from pipelines.cluster.progress import ProgressCallback, ProgressState
-from pipelines.cluster.session import start_actor
+from pipelines.cluster.small import start_actor
 from pipelines.cluster.telemetry import observe_rows_left
 
 logger = logging.getLogger(__name__)

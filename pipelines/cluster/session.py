@@ -1,4 +1,4 @@
-"""The Ray that a run works with: joining or starting it, its settings, small actors, and what comes back from workers."""
+"""The Ray that a run works with: joining or starting it, its settings, and what comes back from workers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from typing import Any
 import ray
 from ray.data import DataContext
 from ray.exceptions import AuthenticationError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.cluster.place import Cluster, actor_threads
 from pipelines.cluster.private import ask_first, autoscaler_limits, on_loopback, token_text
 from pipelines.options import Place
-from pipelines.store.patience import CONNECT_S, ENGINE_START_TRIES, NO_LIMIT, NO_PROGRESS_S, NO_PROGRESS_UNITS
+from pipelines.store.patience import CONNECT_S, ENGINE_START_TRIES, NO_PROGRESS_S, NO_PROGRESS_UNITS
 from vimaedit.errors import ConfigError, VimaeditError
 
 SHUFFLE_BYTES = 128 * 2**20  # that a task of a shuffle holds before it hands them on; a gigabyte by default
@@ -111,22 +110,6 @@ def set_engine(unit_seconds: float, policies: Sequence[Any] = ()) -> None:
     context.max_consecutive_actor_init_deaths = ENGINE_START_TRIES
     ask_first(context, policies)
     context.execution_no_progress_timeout_s = max(NO_PROGRESS_S, NO_PROGRESS_UNITS * unit_seconds)
-
-
-def start_actor(kind: type[Any], *arguments: Any) -> Any:
-    """Start a small actor that takes no CPU from the work, on the driver's own node, which no run outlives.
-
-    Ray keeps no record of its calls: there are thousands in a run, and each would stay in the head's memory.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_restarts": NO_LIMIT, "max_task_retries": NO_LIMIT, "scheduling_strategy": here}
-    return ray.remote(kind).options(**options, enable_task_events=False).remote(*arguments)
-
-
-def end_actor(actor: Any) -> None:
-    """End a small actor with the run that it served: Ray Data's records of the run hold on to it, and a process may make many runs."""
-    if ray.is_initialized():  # else it is gone, as Ray is
-        ray.kill(actor)
 
 
 def get(reference: Any) -> Any:

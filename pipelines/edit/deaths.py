@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from pipelines.cluster.session import start_actor
+from pipelines.cluster.small import start_actor
 from pipelines.output.plan import Unit
 from pipelines.records.row import Row
 from pipelines.store.location import Location, damaged, list_files, put_atomic, read_json

@@ -21,7 +21,8 @@ from pipelines.cluster.losses import add_losses, losses_to_json
 from pipelines.cluster.place import Placement
 from pipelines.cluster.progress import ProgressCallback, ProgressState
 from pipelines.cluster.room import ClusterShrank, room_policies
-from pipelines.cluster.session import end_actor, own_error, set_engine
+from pipelines.cluster.session import own_error, set_engine
+from pipelines.cluster.small import end_actor
 from pipelines.edit.actor import EditActor, deaths_run
 from pipelines.edit.begin import Begun, begin, find_finished
 from pipelines.edit.deaths import explaining_starts, read_suspects, start_ledger

@@ -78,7 +78,7 @@ def test_every_form_of_import_is_seen() -> None:
 
 
 def modules_after(statement: str, repository: Path) -> set[str]:
-    code = f"import sys\n{statement}\nprint(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     return set(run.stdout.split())
 
@@ -93,3 +93,8 @@ def test_importing_a_job_loads_no_model_code(repository: Path) -> None:
     loaded = modules_after("import jobs.edit, jobs.edit_image", repository)
     assert "jobs" in loaded
     assert not loaded & {"diffusers", "transformers", "torch"}
+
+
+def test_small_actors_do_without_ray_data(repository: Path) -> None:
+    loaded = modules_after("import pipelines.cluster.counter, pipelines.edit.deaths", repository)
+    assert {"ray", "pipelines.edit.deaths"} <= loaded and not loaded & {"ray.data", "torch"}

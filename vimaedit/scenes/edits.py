@@ -16,7 +16,6 @@ from vimaedit.scenes.captions import (
     draw_object_wording,
     draw_wording,
     noun_phrase,
-    place_of,
     with_article,
     write_caption,
 )
@@ -25,14 +24,13 @@ from vimaedit.scenes.palette import stands_out
 from vimaedit.scenes.render import background_pixels, object_pixels
 from vimaedit.scenes.sampling import (
     MAX_SIZES,
-    MIN_SIZE,
     allowed_pairs,
     draw_angle,
     draw_background_of,
     draw_object,
     draw_pair,
-    draw_place,
     draw_scene,
+    has_room,
 )
 from vimaedit.scenes.scenes import FACES, MATERIALS, POSES, STYLES, Scene, SceneObject, split_of_seed
 from vimaedit.types import BlendPhrase, BoolArray
@@ -51,6 +49,9 @@ CATEGORIES = (  # PIE-Bench's, by their number
 )
 CATEGORY_WEIGHTS = (7, 4, 4, 4, 2, 2, 2, 2, 4, 4)  # PIE-Bench's numbers of records over 20
 MAX_TRIES = 1000
+# Of an added object, size and centre in thousandths of the side: a caption that tells the side tells all.
+ADDED_SIZE = 360
+SIDES = {"on the left": (230, 500), "on the right": (770, 500), "at the top": (500, 230), "at the bottom": (500, 770)}
 T = TypeVar("T")
 _FIRST_STREAM = 16  # of `Draws`; the streams below are those of scenes and textures
 
@@ -60,7 +61,8 @@ class Edit:
     """One edit and its answer.
 
     `source_index`, `target_index`: the edited object in either scene, both None where the background or the whole picture is
-    edited; `determined`: whether the captions settle the target picture. Of an added object they tell the side, not the pixel.
+    edited; `determined`: whether the captions settle the target picture. An added object has one size and stands in the middle of
+    the side that they tell.
     """
 
     category: str
@@ -184,19 +186,17 @@ def _add_object(draws: Draws, split: str, scene: Scene, wording: Wording) -> _Dr
     count = len(scene.objects)
     if count + 1 not in MAX_SIZES:
         return None
+    places = [place for place in SIDES.values() if has_room(place, ADDED_SIZE, scene.objects)]
+    if not places:
+        return None
     pair = draw_pair(draws, split, scene.background, scene.objects)
-    size = draws.between(MIN_SIZE, MAX_SIZES[count + 1])
-    place = draw_place(draws, size, scene.objects)
-    if place is None:
-        return None
-    new = draw_object(draws, pair, size, place)
-    if place_of(new) is None:
-        return None
+    new = draw_object(draws, pair, ADDED_SIZE, draws.choose(places))
     words = replace(draw_object_wording(draws), tell_place=True)
     target = replace(scene, objects=(*scene.objects, new))
     target_wording = replace(wording, objects=(*wording.objects, words), order=(*wording.order, count))
     instruction = f"add {describe_object(new, words)}"
-    return _Draft(target, target_wording, instruction, determined=False, target_index=count)
+    determined = not new.pose.startswith("tilted")
+    return _Draft(target, target_wording, instruction, determined, target_index=count)
 
 
 def _delete_object(draws: Draws, split: str, scene: Scene, wording: Wording) -> _Draft | None:

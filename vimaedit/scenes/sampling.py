@@ -100,10 +100,16 @@ def draw_place(draws: Draws, size: int, others: Sequence[SceneObject]) -> tuple[
     low, high = size // 2 + MARGIN, 1000 - size // 2 - MARGIN
     for _ in range(PLACE_TRIES):
         x, y = draws.between(low, high), draws.between(low, high)
-        reaches = [(size + other.size) * REACH_PERCENT // 100 + GAP for other in others]
-        if all((x - o.x) ** 2 + (y - o.y) ** 2 >= reach**2 for o, reach in zip(others, reaches, strict=True)):
+        if has_room((x, y), size, others):
             return x, y
     return None
+
+
+def has_room(place: tuple[int, int], size: int, others: Sequence[SceneObject]) -> bool:
+    """Say whether an object of this size at this centre overlaps none of the others, whatever their shapes."""
+    x, y = place
+    reaches = [(size + other.size) * REACH_PERCENT // 100 + GAP for other in others]
+    return all((x - o.x) ** 2 + (y - o.y) ** 2 >= reach**2 for o, reach in zip(others, reaches, strict=True))
 
 
 def draw_object(draws: Draws, pair: Pair, size: int, place: tuple[int, int]) -> SceneObject:

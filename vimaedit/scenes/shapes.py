@@ -105,11 +105,11 @@ def _material_mask(material: str, tile: int, side: int) -> Image.Image:
     at = (2 * n + 1 - (tile - side) * OVERSAMPLING) * 840 // (2 * side * OVERSAMPLING)
     x, y = at[None, :], at[:, None]
     if material == "striped":
-        mask = (x + 0 * y) // 84 % 2 == 1
+        mask = (x + 0 * y) // 120 % 2 == 1
     else:
-        row = y // 140
-        across, down = (x + row % 2 * 105) % 210 - 105, y % 140 - 70
-        mask = across**2 + down**2 < 56**2
+        row = y // 210
+        across, down = (x + row % 2 * 140) % 280 - 140, y % 210 - 105
+        mask = across**2 + down**2 < 80**2
     return Image.fromarray(mask.astype(np.uint8) * 255).reduce(OVERSAMPLING)
 
 
@@ -125,11 +125,11 @@ def _face_mask(face: str, shape: str, tile: int, side: int) -> Image.Image:
         edges = (x - half_x, y - half_y, x + half_x, y + half_y)
         return [round(left_top + unit * (edge + (low if n % 2 else 0))) for n, edge in enumerate(edges)]
 
-    for x in (-34, 34):
-        drawn.ellipse(box(x, -22, 11, 14), fill=255)
-    width = max(2, round(13 * unit))
+    for x in (-36, 36):
+        drawn.ellipse(box(x, -26, 15, 18), fill=255)
+    width = max(2, round(19 * unit))
     if face == "smiling":
-        drawn.arc(box(0, 10, 40, 30), 10, 170, fill=255, width=width)
+        drawn.arc(box(0, 12, 46, 38), 10, 170, fill=255, width=width)
     else:
-        drawn.arc(box(0, 48, 40, 30), 190, 350, fill=255, width=width)
+        drawn.arc(box(0, 58, 46, 38), 190, 350, fill=255, width=width)
     return mask.reduce(OVERSAMPLING)

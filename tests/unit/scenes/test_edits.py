@@ -11,7 +11,7 @@ import pytest
 from tests.scene_splits import may_train_on
 from vimaedit.scenes.benchmark import MAX_COUNT, MAX_SEED, benchmark_seed, spread_categories
 from vimaedit.scenes.captions import place_of
-from vimaedit.scenes.edits import CATEGORIES, Edit, edit_mask, make_edit
+from vimaedit.scenes.edits import ADDED_SIZE, CATEGORIES, SIDES, Edit, edit_mask, make_edit
 from vimaedit.scenes.palette import stands_out
 from vimaedit.scenes.render import object_coverage, render_scene
 from vimaedit.scenes.scenes import SPLIT_SEEDS, split_of_pair
@@ -84,8 +84,10 @@ def test_only_what_is_named_changes(category: str, edits: list[Edit]) -> None:
             assert (before.background, before.style) == (after.background, after.style)
         elif category == "add_object":
             assert after.objects[:-1] == before.objects and edit.target_index == len(before.objects) == 1
-            place = place_of(after.objects[-1])
+            new = after.objects[-1]
+            place = place_of(new)
             assert place and place in edit.target_prompt and edit.instruction.endswith(place)
+            assert (new.x, new.y) == SIDES[place] and new.size == ADDED_SIZE
         elif category == "delete_object":
             assert edit.source_index is not None
             kept = before.objects[: edit.source_index] + before.objects[edit.source_index + 1 :]
@@ -129,9 +131,10 @@ def test_blend_phrases_stand_once_in_their_captions(category: str, edits: list[E
 
 def test_what_a_caption_leaves_open_is_said(category: str, edits: list[Edit]) -> None:
     for edit in edits:
-        tilted = edit.instruction.startswith("tilt ")
-        assert edit.determined == (not tilted and not edit.instruction.startswith("add "))
-    if category == "change_attribute_pose":
+        verb = edit.instruction.split()[0]
+        new = edit.target.objects[edit.target_index or 0]
+        assert edit.determined == (verb not in ("tilt", "add") or not new.pose.startswith("tilted"))
+    if category in ("change_attribute_pose", "add_object"):
         assert {edit.determined for edit in edits} == {True, False}
 
 

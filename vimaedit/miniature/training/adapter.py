@@ -110,15 +110,16 @@ class AdapterStage:
         """Return the squared error of the predicted velocity, weighted by level."""
         *latents, ids, views = batch
         before, after, edited, plain = (each.float() for each in latents)
-        seen, wanted = torch.cat([mix(before, after), plain]), torch.cat([after, plain])
+        timesteps = spread_timesteps(len(ids), self.device)
+        timesteps[: len(before)].clamp_(min=FIRST_TIMESTEP)
+        seen = torch.cat([mix(before, after, timesteps[: len(before)]), plain])
+        wanted = torch.cat([after, plain])
         weights = torch.cat([edited, torch.ones_like(plain[:, :1])])
         dropped, hidden = (torch.rand(len(ids), device=self.device) < p for p in (DROPPED_PROMPTS, DROPPED_PICTURES))
         # Where nothing tells otherwise what is seen stays.
         wanted = torch.where((dropped & hidden).view(-1, 1, 1, 1), seen, wanted)
         context = torch.where(dropped.view(-1, 1, 1), self._empty, self._context(ids.long()))
         images = self._embed(views) * ~hidden.view(-1, 1)
-        timesteps = spread_timesteps(len(ids), self.device)
-        timesteps[: len(before)].clamp_(min=FIRST_TIMESTEP)
         errors = self._errors(self.trained, seen, wanted, context, images, timesteps, weights)
         return (errors * level_weights(self.alphas[timesteps])).mean()
 

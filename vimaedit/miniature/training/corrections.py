@@ -29,15 +29,18 @@ from vimaedit.miniature.training.data import (
     training_scene,
     validation_edit,
 )
-from vimaedit.scenes.edits import Edit, edit_mask
+from vimaedit.scenes.edits import Edit
 
 FIRST_TIMESTEP = 100  # below it too little can still change
 CATEGORIES = (  # in turn: what takes long to learn more often
-    *("change_object", "change_attribute_color", "change_attribute_material", "change_object", "change_attribute_content"),
-    *("delete_object", "change_attribute_color", "change_object", "change_attribute_material", "change_attribute_pose"),
-    *("change_background", "change_style", "add_object"),
+    *("change_object", "change_attribute_color", "change_attribute_material", "change_attribute_content", "add_object"),
+    *("change_object", "change_attribute_color", "change_attribute_material", "change_attribute_content", "add_object"),
+    *("change_object", "change_attribute_color", "change_attribute_material", "change_attribute_content", "add_object"),
+    *("delete_object", "change_attribute_pose", "change_background", "change_style"),
 )
-EDITED_WEIGHT = 5.0  # of the latents that the edit touches; 1 of all others
+# Of the latents that the edit changes; 1 of all others. What changes weighs as much in a face, where that is a mouth, as where it is
+# a whole object.
+EDITED_TOTAL, LEAST_WEIGHT, MOST_WEIGHT = 200.0, 2.0, 20.0
 
 
 def training_correction(stage: str, index: int) -> Edit:
@@ -58,15 +61,17 @@ def encode_corrections(components: Components, edits: Sequence[Edit]) -> tuple[T
         return empty, empty, empty[:, :1]
     pictures = render_batch([each.source for each in edits] + [each.target for each in edits])
     seen, wanted = components.encode(to_pixels(pictures)).chunk(2)
-    masks = torch.stack([torch.from_numpy(edit_mask(each, CANVAS_SIZE)) for each in edits])
-    touched = F.max_pool2d(masks[:, None].float(), VAE_FACTOR)
-    return seen, wanted, 1 + (EDITED_WEIGHT - 1) * touched
+    differs = torch.from_numpy((pictures[: len(edits)] != pictures[len(edits) :]).any(axis=-1))
+    touched = F.max_pool2d(differs[:, None].float(), VAE_FACTOR)
+    each_weight = (EDITED_TOTAL / touched.sum(dim=(1, 2, 3), keepdim=True)).clamp(LEAST_WEIGHT, MOST_WEIGHT)
+    return seen, wanted, torch.where(touched > 0, each_weight, 1.0)
 
 
-def mix(before_BChw: Tensor, after_BChw: Tensor) -> Tensor:
-    """Return what the steps of an edit meet: half of the time the picture before it, else something between both."""
+def mix(before_BChw: Tensor, after_BChw: Tensor, timesteps_B: Tensor) -> Tensor:
+    """Return what the steps of an edit meet: at the first levels the picture before it, at later ones more often something between."""
     shape, device = (len(before_BChw), 1, 1, 1), before_BChw.device
-    return before_BChw.lerp(after_BChw, torch.rand(shape, device=device) * torch.randint(2, shape, device=device))
+    between = torch.rand(shape, device=device) > timesteps_B.view(shape) / 1000
+    return before_BChw.lerp(after_BChw, torch.rand(shape, device=device) * between)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from vimaedit.miniature.training.data import render_batch, to_pixels, tokenize, 
 
 BATCH = 20  # small: many steps count for more here than smooth ones
 DROPPED_PROMPTS = 0.1  # for classifier-free guidance
-CORRECTIONS = 0.4  # of a batch's pictures: their captions overrule what is seen
+CORRECTIONS = 0.65  # of a batch's pictures: their captions overrule what is seen
 TIMESTEP_LOGIT_MEAN, TIMESTEP_LOGIT_SPREAD = 0.5, 1.2  # of t / 1000
 MAX_SNR = 5.0  # levels of less noise weigh less (arXiv 2303.09556)
 _EVALUATED = 128
@@ -63,14 +63,15 @@ class DenoiserStage:
         """Return the squared error of the predicted velocity, weighted by level and, in corrections, by place."""
         *latents, ids = batch
         before, after, edited, plain = (each.float() for each in latents)
-        seen, wanted = torch.cat([mix(before, after), plain]), torch.cat([after, plain])
+        timesteps = spread_timesteps(len(ids), self.device)
+        timesteps[: len(before)].clamp_(min=FIRST_TIMESTEP)
+        seen = torch.cat([mix(before, after, timesteps[: len(before)]), plain])
+        wanted = torch.cat([after, plain])
         weights = torch.cat([edited, torch.ones_like(plain[:, :1])])
         dropped = torch.rand(len(ids), device=self.device) < DROPPED_PROMPTS
         # Without a caption what is seen stays.
         wanted = torch.where(dropped.view(-1, 1, 1, 1), seen, wanted)
         ids = torch.where(dropped[:, None], self._empty, ids.long())
-        timesteps = spread_timesteps(len(ids), self.device)
-        timesteps[: len(before)].clamp_(min=FIRST_TIMESTEP)
         errors = self._errors(self.trained, seen, wanted, ids, timesteps, weights)
         return (errors * level_weights(self.alphas[timesteps])).mean()
 

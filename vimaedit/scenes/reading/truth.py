@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vimaedit.scenes.captions import nearest_side
+from vimaedit.scenes.edits import ADDED_SIZE, SIDES
 from vimaedit.scenes.reading.find import read_unknown
 from vimaedit.scenes.reading.judge_compare import compare_objects
 from vimaedit.scenes.scenes import BACKGROUND_COLOURS, Background, Scene, SceneObject
@@ -19,8 +20,6 @@ from vimaedit.words.phrases import split_words
 
 MAX_MOVE = 60  # thousandths of the side by which an object that stays may seem to have moved
 MARKS = {"stripes": "striped", "spots": "spotted", "dots": "spotted"}  # "a red star with stripes"
-ADDED_SIZE = 360  # of a new object, whose size the words leave open
-SIDES = {"on the left": (230, 500), "on the right": (770, 500), "at the top": (500, 230), "at the bottom": (500, 770)}
 
 
 def is_edit_right(
