@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import replace
 from itertools import product
@@ -19,6 +20,7 @@ from vimaedit.scenes.scenes import (
     BACKGROUND_COLOURS,
     COLOURS,
     FACES,
+    LOOK,
     MATERIALS,
     POSES,
     SHAPES,
@@ -134,6 +136,13 @@ def test_scenes_of_another_world_are_refused(drawn: str, other: str) -> None:
     text = scene_to_json(Scene(objects=(PLAIN,), background=WHITE, style="picture"))
     with pytest.raises(ValueError, match=f"scene: .*: got '{other}'; allowed: "):
         scene_from_json(text.replace(f'"{drawn}"', f'"{other}"', 1))
+
+
+def test_scenes_of_an_older_look_are_refused() -> None:
+    fields = json.loads(scene_to_json(Scene(objects=(PLAIN,), background=WHITE, style="picture")))
+    for older in (fields | {"look": LOOK - 1}, {name: value for name, value in fields.items() if name != "look"}):
+        with pytest.raises(ValueError, match=rf"scene: look: got (None|{LOOK - 1}); allowed: {LOOK}, "):
+            scene_from_json(json.dumps(older))
 
 
 def test_draws_are_uniform_and_keyed_by_seed_and_stream() -> None:
