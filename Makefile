@@ -26,7 +26,7 @@ demo: venv
 	@echo "Picture sheet:  $(CURDIR)/$(DEMO)/edited/sheet.png"
 	@echo
 	@echo "The first twelve scenes of the test split, edited by the built-in model miniature; nothing is picked out."
-	@echo "It seldom adds the right object and often fails at faces: see vimaedit/miniature/weights/README.md."
+	@echo "What it can and cannot do: vimaedit/miniature/weights/README.md."
 	@echo "For photographs name a real model: model=stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 bench: venv

@@ -24,7 +24,7 @@ from vimaedit.miniature.training.denoiser import (
 )
 
 BATCH = 20
-CORRECTIONS = 0.5  # of a batch's pictures, as in the UNet's training: their embedding is that of what is wanted
+CORRECTIONS = 0.5  # of a batch's pictures: their embedding is that of what is wanted
 DROPPED_PROMPTS = 0.4  # the picture alone has to be able to steer
 DROPPED_PICTURES = 0.1
 _EVALUATED = 128

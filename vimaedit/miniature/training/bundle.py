@@ -35,7 +35,7 @@ Network = TypeVar("Network", bound=PreTrainedModel)
 _FACTS = {"canvas_size": CANVAS_SIZE, "grounding_sides": GROUNDING_SIDES}
 # Chosen on the validation split.
 RECIPE: dict[str, Any] = {
-    "target_guidance": 2.0,
+    "target_guidance": 1.2,
     "image_strength": 0.2,
     "grounding_rounds": 1,
     "thresholds": {"edit": 0.2, "critical": 0.8},

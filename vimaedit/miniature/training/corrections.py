@@ -33,10 +33,10 @@ from vimaedit.scenes.edits import Edit
 
 FIRST_TIMESTEP = 100  # below it too little can still change
 CATEGORIES = (  # in turn: what takes long to learn more often
-    *("change_object", "change_attribute_color", "change_attribute_material", "change_attribute_content", "add_object"),
-    *("change_object", "change_attribute_color", "change_attribute_material", "change_attribute_content", "add_object"),
-    *("change_object", "change_attribute_color", "change_attribute_material", "change_attribute_content", "add_object"),
-    *("delete_object", "change_attribute_pose", "change_background", "change_style"),
+    *("add_object", "change_attribute_color", "change_attribute_content", "change_object", "add_object"),
+    *("change_attribute_material", "change_attribute_color", "change_attribute_content", "add_object", "delete_object"),
+    *("change_object", "add_object", "change_attribute_color", "change_attribute_content", "change_attribute_pose"),
+    *("add_object", "change_attribute_material", "change_background", "change_style"),
 )
 # Of the latents that the edit changes; 1 of all others. What changes weighs as much in a face, where that is a mouth, as where it is
 # a whole object.
