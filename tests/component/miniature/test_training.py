@@ -20,9 +20,12 @@ from vimaedit.miniature.training.adapter import adapt, adapter_weights
 from vimaedit.miniature.training.checkpoints import begin, load_denoiser, load_weights, save_weights
 from vimaedit.miniature.training.components import fit_components, read_components, set_encoder
 from vimaedit.miniature.training.corrections import (
-    EDITED_WEIGHT,
+    EDITED_TOTAL,
+    LEAST_WEIGHT,
+    MOST_WEIGHT,
     PairDraw,
     encode_corrections,
+    mix,
     training_correction,
     validation_correction,
 )
@@ -202,9 +205,20 @@ def test_the_errors_of_corrections_weigh_more_where_they_differ(components):
     corrections = [training_correction("denoiser", n) for n in range(20)]
     seen, wanted, weights = encode_corrections(components, corrections)
     assert seen.shape == wanted.shape == (20, LATENT_CHANNELS, 16, 16) and weights.shape == (20, 1, 16, 16)
-    assert set(weights.unique().tolist()) == {1.0, EDITED_WEIGHT}
     differ = (seen - wanted).abs().amax(dim=1, keepdim=True) > 1e-4
-    assert differ.flatten(1).any(dim=1).all() and not (differ & (weights == 1)).any()
+    assert differ.flatten(1).any(dim=1).all() and torch.equal(differ, weights > 1)
+    counts = differ.sum(dim=(1, 2, 3))
+    wanted_weights = (EDITED_TOTAL / counts).clamp(LEAST_WEIGHT, MOST_WEIGHT)
+    assert torch.allclose(weights.amax(dim=(1, 2, 3)), wanted_weights) and len(wanted_weights.unique()) > 5
+
+
+def test_corrections_show_the_picture_before_at_high_noise_and_something_between_at_low():
+    torch.manual_seed(0)
+    before, after = torch.zeros(2, 2000, 1, 1, 1)
+    after += 1
+    for timestep, share_before in ((1000, 1.0), (700, 0.7), (100, 0.1)):
+        seen = mix(before, after, torch.full((2000,), timestep))
+        assert abs((seen == 0).float().mean() - share_before) < 0.04 and 0 <= seen.min() and seen.max() <= 1
 
 
 def test_what_is_seen_differs_from_what_is_wanted_in_corrections_alone(components):
