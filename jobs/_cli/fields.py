@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from vimaedit.errors import ConfigError
@@ -50,7 +51,8 @@ def option_type(config_type: type[Any], path: Sequence[str]) -> Any:
     return hint
 
 
-def field_types(config_type: type[Any]) -> dict[str, Any]:
+@cache
+def field_types(config_type: type[Any]) -> Mapping[str, Any]:
     """Return the resolved types of a dataclass's fields by their names."""
     hints = typing.get_type_hints(config_type)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_type)}

@@ -98,7 +98,7 @@ def load_config(config_type: type[Config], line: CommandLine, required: Sequence
         for part in reversed(path):
             tree = {part: tree}
         try:
-            config = OmegaConf.merge(config, tree)
+            config = OmegaConf.unsafe_merge(config, tree)  # without a copy of the whole for every option
         except OmegaConfBaseException as error:
             allowed = describe_type(option_type(config_type, path))
             got = cut(repr(value), SHOWN_CHARACTERS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vimaedit.config import EditConfig, ModelConfig
+from vimaedit.config import Canvas, EditConfig, ModelConfig
 from vimaedit.engine.batch import StepState
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.models.backbone import Backbone, Networks
@@ -18,6 +18,7 @@ from vimaedit.models.networks import load_networks
 from vimaedit.types import EditRequest
 
 MODEL = ModelConfig(model="random", dtype="float32", device="cpu")
+SMALL = Canvas(size=64)  # a quarter of the models' own, for what no number of latents changes
 PAIRS = [
     ("a red circle on a blue background", "a red star on a blue background"),
     ("a small cat sitting on the grass", "a small dog sitting on the grass"),
@@ -48,10 +49,10 @@ def flow_model(request: pytest.FixtureRequest) -> tuple[Networks, ModelFacts]:
 
 @pytest.fixture
 def make_editor(loaded: tuple[Networks, ModelFacts]) -> Callable[..., BatchEditor]:
-    """Build an editor on the loaded model: `make_editor(steps=3, ...)`."""
+    """Build an editor on the loaded model, on a small canvas: `make_editor(steps=3, ...)`."""
 
     def make(**options: Any) -> BatchEditor:
-        config = EditConfig(**{"steps": 4, **options})
+        config = EditConfig(**{"steps": 4, "canvas": SMALL, **options})
         return BatchEditor(Backbone(loaded[0], config), config, loaded[1])
 
     return make

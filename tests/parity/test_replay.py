@@ -1,4 +1,4 @@
-"""The public engine held to the recorded runs: two cases in `make test`, all of them in `make parity`."""
+"""The public engine held to the recorded runs: a few cases in `make test`, all of them in `make parity`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.parity.harness_cases import replay_harness_case
 from tests.parity.replay import load_models, main, replay_case
 from tests.parity.sdxl_cases import replay_sdxl_case
 
-QUICK = ("ddim10_default", "dpm10_noblend_insert")
+QUICK = ("ddim10_default",)
 QUICK_XL = ("t2i_ip_vith", "vimaedit_dpm_bigg", "leditspp_two_intersect", "p2p_replace_blend")
 QUICK_BASELINES = ("di_p2p_replace",)
 
@@ -25,6 +25,8 @@ def test_recorded_case_holds(oracle: Path, case: str) -> None:
     outcome = replay_case(case, entry, oracle / "cases", load_models(oracle))
     assert outcome.misses == [] and outcome.undecided is None and outcome.mask_pixels == 0
     assert outcome.errors["final"] <= 5e-4 and outcome.saved["final_latents"].shape == (2, 4, 64, 64)
+    assert outcome.saved.keys() == {"final_latents", "critical_mask", "image_embeds_edit", "x_T"}
+    assert outcome.saved["critical_mask"].shape == (10, 64, 64)
 
 
 @pytest.mark.parametrize("case", QUICK_BASELINES)
@@ -122,19 +124,21 @@ def test_a_mask_within_its_margin_is_undecided() -> None:
     assert outcome.misses[-1] == "latents 1.00e+00 > 5e-04"
 
 
-def test_a_wrong_recording_is_a_miss_and_an_unreadable_one_too(oracle: Path, tmp_path: Path) -> None:
+def test_a_wrong_recording_is_a_miss_and_an_unreadable_one_too(
+    oracle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The judge must be able to fail: one number of the recording changed, one file missing."""
-    (tmp_path / "models").symlink_to(oracle / "models")
-    (tmp_path / "cases").mkdir()
-    (tmp_path / "cases" / "inputs").symlink_to(oracle / "cases" / "inputs")
-    entry = json.loads((oracle / "cases" / "cases.json").read_text())["cases"]["ddim10_noblend"]
-    with np.load(oracle / "cases" / "ddim10_noblend.npz") as file:
+    family = tmp_path / "sdxl"
+    (family / "cases").mkdir(parents=True)
+    (family / "models").symlink_to(oracle / "sdxl" / "models")
+    entry = json.loads((oracle / "sdxl" / "cases" / "cases.json").read_text())["cases"]["t2i_none"]
+    with np.load(oracle / "sdxl" / "cases" / "t2i_none.npz") as file:
         arrays = {key: file[key] for key in file.files}
-    arrays["final_latents"] = arrays["final_latents"] + np.float32(1e-3)
-    np.savez(tmp_path / "cases" / "wrong.npz", **arrays)
+    arrays["latents"][-1, 0, 3, 7, 5] += np.float32(1e-3)
+    np.savez(family / "cases" / "wrong.npz", **arrays)
     cases = {"wrong": {**entry, "file": "wrong.npz"}, "missing": {**entry, "file": "missing.npz"}}
-    (tmp_path / "cases" / "cases.json").write_text(json.dumps({"cases": cases}))
-    assert main(["--oracle", str(tmp_path), "--only", "cases", "--save", str(tmp_path / "saved")]) == 1
+    (family / "cases" / "cases.json").write_text(json.dumps({"cases": cases}))
+    assert main(["--oracle", str(tmp_path), "--only", "sdxl", "--save", str(tmp_path / "saved")]) == 1
+    assert "0 of 2 cases hold; missed: wrong, missing" in capsys.readouterr().out
     with np.load(tmp_path / "saved" / "wrong.npz") as saved:
-        assert {"final_latents", "critical_mask", "image_embeds_edit", "x_T"} == set(saved.files)
-        assert saved["critical_mask"].shape == (10, 64, 64) and saved["final_latents"].shape == (2, 4, 64, 64)
+        assert "final_latents" in saved.files and saved["final_latents"].shape == (4, 32, 32)

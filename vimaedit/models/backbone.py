@@ -130,7 +130,7 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.networks.denoiser.device
+        device: torch.device = next(self.networks.denoiser.parameters()).device  # its own property walks through all modules
         return device
 
     @property

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.component.conftest import picture, request
-from vimaedit.config import Thresholds, Windows
+from vimaedit.config import Canvas, Thresholds, Windows
 from vimaedit.engine.batch import StepState
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.errors import RequestError
@@ -69,12 +69,10 @@ def test_results_are_in_order_and_in_one_frame(make_editor: MakeEditor) -> None:
     for result in results:
         assert result is not None and result.status is Status.OK and result.grounded is True and result.seconds > 0
         assert (
-            result.image is not None
-            and result.source is not None
-            and result.image.shape == result.source.shape == (128, 128, 3)
+            result.image is not None and result.source is not None and result.image.shape == result.source.shape == (64, 64, 3)
         )
         assert result.edit_mask is not None and result.critical_mask is not None
-        assert result.edit_mask.shape == result.critical_mask.shape == (128, 128)
+        assert result.edit_mask.shape == result.critical_mask.shape == (64, 64)
         assert 0 < result.edit_mask.mean() < 1 and not (result.critical_mask & ~result.edit_mask).any()
         assert any("pictures mean nothing" in warning for warning in result.warnings)
 
@@ -119,12 +117,12 @@ def test_a_rejected_request_leaves_its_neighbours_alone(make_editor: MakeEditor)
         (
             {"clip_image": picture(1)[:7, :7], "image": picture(1)[:64]},
             "image_shape",
-            r"image: got 128x64 px beside clip_image; allowed: the canvas, 128x128 px",
+            r"image: got 128x64 px beside clip_image; allowed: the canvas, 64x64 px",
         ),
         (
-            {"clip_image": picture(1)[:7, :7], "given_mask": np.ones((3, 5), bool)},
+            {"clip_image": picture(1)[:7, :7], "image": picture(1, 64), "given_mask": np.ones((3, 5), bool)},
             "mask_shape",
-            r"given_mask: got 5x3 px beside clip_image; allowed: the canvas, 128x128 px",
+            r"given_mask: got 5x3 px beside clip_image; allowed: the canvas, 64x64 px",
         ),
         ({"seed": -1}, "seed_out_of_range", r"seed: got -1; allowed: 0 to 2\*\*63 - 1"),
     ],
@@ -237,7 +235,7 @@ def test_an_empty_given_mask_is_reported_and_changes_nothing(make_editor: MakeEd
 def test_a_given_mask_marks_the_cells_whose_centres_it_covers(make_editor: MakeEditor) -> None:
     mask = np.zeros((128, 128), dtype=bool)
     mask[13:45, 64:] = True  # rows 13 to 44: the cells with their centres (4, 12, 20, ...) inside are 2, 3, 4 and 5
-    editor = make_editor(grounding="given")
+    editor = make_editor(grounding="given", canvas=Canvas())
     batch = editor.encode([editor.prepare(request(0, given_mask=mask))])
     assert batch.given_mask is not None
     assert batch.given_mask[0].any(1).nonzero().flatten().tolist() == [2, 3, 4, 5]
@@ -245,8 +243,6 @@ def test_a_given_mask_marks_the_cells_whose_centres_it_covers(make_editor: MakeE
 
 
 def test_non_square_pictures_keep_their_shape(make_editor: MakeEditor) -> None:
-    from vimaedit.config import Canvas
-
     wide = np.concatenate([picture(1), picture(2)], axis=1)
     (result,) = make_editor(canvas=Canvas(fit="keep"))([request(0, image=wide, given_mask=None)])
     assert result is not None and result.image is not None and result.edit_mask is not None
@@ -256,12 +252,13 @@ def test_non_square_pictures_keep_their_shape(make_editor: MakeEditor) -> None:
 
 def test_masks_of_a_segmenter_are_joined_with_those_of_the_method(make_editor: MakeEditor) -> None:
     """At the first step the attention is that of the method alone, so its mask is known."""
-    plain = make_editor(steps=1, grounding_start=0.0)
+    first: dict[str, Any] = {"steps": 1, "grounding_start": 0.0, "canvas": Canvas()}
+    plain = make_editor(**first)
     edits = [plain.prepare(request(n)) for n in range(2)]
     attention = plain.run(plain.encode(edits), edits).masks.edit[:, 0]
     for combine, missing in (("replace", "ignore"), ("replace", "reject"), ("union", "ignore"), ("intersection", "ignore")):
         options = Segmenter(combine=combine, missing=missing)
-        editor = make_editor(steps=1, grounding_start=0.0, grounding="segmenter", segmenter=options)
+        editor = make_editor(**first, grounding="segmenter", segmenter=options)
         assert editor.config.reads_words is (missing == "ignore")
         found = request(0, image=edits[0].image, clip_image=edits[0].clip_image)
         requests = [found, request(1, given_mask=None)] if missing == "ignore" else [found]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from tests.component.conftest import picture, request
+from tests.component.conftest import SMALL, picture, request
 from vimaedit.attention.sites import ground_on
 from vimaedit.config import Canvas
 from vimaedit.engine.batch import EditBatch, StepState
@@ -36,7 +36,7 @@ ONE_LATENT = {name for name, method in METHODS.items() if method.has_one_latent}
 
 
 def build(model: Flow, method: str, **options: Any) -> BatchEditor:
-    config = method_config(method, **{"steps": 3, **options})
+    config = method_config(method, **{"steps": 3, "canvas": SMALL, **options})
     return BatchEditor(Backbone(model[0], config), config, model[1])
 
 
@@ -97,7 +97,7 @@ def test_the_source_stays_on_its_line_where_nothing_is_injected(flow_model: Flow
     editor = build(flow_model, "vimaedit", variance="zero")
     batch, states = run(editor, [request(0)])
     start = SeededNoise([request(0).seed], tuple(batch.x0.shape[1:])).draw(-1)
-    schedule = editor.backbone.schedule(editor.config, (16, 16))
+    schedule = editor.backbone.schedule(editor.config, (8, 8))
     for state, level in zip(states, schedule.next_levels, strict=True):
         torch.testing.assert_close(state.latents[SOURCE], add_noise(batch.x0, start, level), atol=1e-5, rtol=0)
 
@@ -119,12 +119,12 @@ def test_flowedit_is_its_published_loop(flow_model: Flow) -> None:
     batch, states = run(editor, [request(0)])
     backbone, embeds = editor.backbone, flow_model[0].family.kind.embeds_guidance
     noise = SeededNoise([request(0).seed], tuple(batch.x0.shape[1:]))
-    schedule = backbone.schedule(editor.config, (16, 16))
+    schedule = backbone.schedule(editor.config, (8, 8))
     texts = backbone.encode_texts(["", request(0).source_prompt, request(0).target_prompt])
 
     def velocity(x: torch.Tensor, timestep: float, row: int, scale: float) -> torch.Tensor:
         rows = [row] if embeds else [0, row]
-        told = backbone.condition(texts.rows(torch.tensor(rows)), None, (128, 128))
+        told = backbone.condition(texts.rows(torch.tensor(rows)), None, (64, 64))
         if embeds:
             told = told.having(guidance=torch.tensor([scale]))
         v = backbone.predict(torch.cat([x] * len(rows)), torch.tensor(timestep), told, None)
@@ -145,7 +145,7 @@ def test_midpoint_steps_without_values_go_back_to_the_picture(flow_model: Flow) 
     """With one prompt, no guidance and fresh velocities the way down nearly undoes the way up, the more so the more steps."""
     same = request(0, target_prompt=request(0).source_prompt)
     distances = []
-    for steps in (3, 12):
+    for steps in (3, 8):
         editor = build(flow_model, "rf-solver", steps=steps, target_guidance=1.0, midpoint={"steps": 0})
         batch, states = run(editor, [same])
         distances.append(float((states[-1].latents[TARGET] - batch.x0).square().mean().sqrt()))

@@ -15,9 +15,30 @@ from vimaedit.config import EditConfig, ModelConfig
 from vimaedit.engine.editor import BatchEditor
 from vimaedit.engine.load import load_editor
 from vimaedit.errors import ConfigError
-from vimaedit.models.files import recipe_config
+from vimaedit.miniature.random_bundle import Layout, write_random_bundle
+from vimaedit.models.backbone import Backbone
+from vimaedit.models.files import model_facts, recipe_config, resolve_model
+from vimaedit.models.networks import load_networks
 from vimaedit.pipeline import ViMAEditPipeline
 from vimaedit.types import RequestOverrides
+
+FEW_LAYERS = Layout(name="few", canvas_size=64, channels=(32, 48), layers_per_block=1, heads=4, grounding_sides=(1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def make_editor(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BatchEditor]:
+    """Build editors on a model of few layers: what traces them takes its time by the layer."""
+    folder = tmp_path_factory.mktemp("models") / "few"
+    write_random_bundle(folder, layout=FEW_LAYERS)
+    model = ModelConfig(model=str(folder), dtype="float32", device="cpu")
+    files = resolve_model(model)
+    networks, facts = load_networks(files, model), model_facts(files)
+
+    def make(**options: Any) -> BatchEditor:
+        config = EditConfig(**options)
+        return BatchEditor(Backbone(networks, config), config, facts)
+
+    return make
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

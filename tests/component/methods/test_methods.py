@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.component.conftest import picture, request
+from tests.component.conftest import SMALL, picture, request
 from vimaedit.attention.control import plain_control
 from vimaedit.engine.batch import EditBatch, StepState
 from vimaedit.engine.editor import BatchEditor
@@ -33,7 +33,8 @@ SAME = "a red circle on a blue background"
 @pytest.fixture
 def build(loaded: tuple[Networks, ModelFacts]) -> Build:
     def make(method: str, **options: Any) -> BatchEditor:
-        config = method_config(method, **{"steps": STEPS, "image_guidance": METHODS[method].routing == "weights", **options})
+        usual = {"steps": STEPS, "canvas": SMALL, "image_guidance": METHODS[method].routing == "weights"}
+        config = method_config(method, **{**usual, **options})
         return BatchEditor(Backbone(loaded[0], config), config, loaded[1])
 
     return make
@@ -229,14 +230,14 @@ def test_ddim_inversion_runs_backwards(build: Build) -> None:
 def test_null_text_brings_the_source_back(build: Build) -> None:
     """Fitting the empty text's embedding makes up for guidance, more so with more updates; each request stops by itself."""
     errors = []
-    for updates in (1, 4):
-        editor = build("null-text-p2p", image_guidance=False, null_text={"steps": updates, "stop": 0.0})
+    for updates in (1, 3):
+        editor = build("null-text-p2p", steps=3, image_guidance=False, null_text={"steps": updates, "stop": 0.0})
         batch, states = run(editor, [request(0)])
         errors.append(float((states[-1].latents[SOURCE] - batch.x0).square().mean()))
     assert errors[1] < errors[0]
-    editor = build("null-text-p2p", image_guidance=False, null_text={"steps": 2, "stop": 100.0})
+    editor = build("null-text-p2p", steps=2, image_guidance=False, null_text={"steps": 2, "stop": 100.0})
     _, one = run(editor, [request(0)])
-    _, single = run(build("null-text-p2p", image_guidance=False, null_text={"steps": 1}), [request(0)])
+    _, single = run(build("null-text-p2p", steps=2, image_guidance=False, null_text={"steps": 1}), [request(0)])
     torch.testing.assert_close(one[-1].latents, single[-1].latents, atol=1e-5, rtol=0)
 
 

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,13 +165,20 @@ def test_merges_join_repeated_letters_once():
     assert len(set(byte_symbols())) == 256
 
 
-def test_processes_that_ask_at_once_share_one_folder(tmp_path):
-    code = "import sys, pathlib; from vimaedit.miniature.random_bundle import random_bundle; print(random_bundle(pathlib.Path(sys.argv[1])))"
-    running = [subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = {process.communicate(timeout=120)[0].strip() for process in running}
-    assert [process.returncode for process in running] == [0, 0]
-    assert answers == {str(tmp_path / f"random-v{LAYOUT_VERSION}")}
-    assert [path.name for path in tmp_path.iterdir()] == [f"random-v{LAYOUT_VERSION}"]
+def test_those_that_ask_at_once_share_one_folder(tmp_path):
+    """Both have built theirs before the first of them gives it its name."""
+    both, built = threading.Barrier(2), []
+
+    def write(folder):
+        (folder / "bundle.json").write_text("{}")
+        built.append(folder)
+        both.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: random_bundle(tmp_path, name="other", write=write), range(2)))
+    assert len(set(built)) == 2 and set(answers) == {tmp_path / f"other-v{LAYOUT_VERSION}"}
+    assert [path.name for path in tmp_path.iterdir()] == [f"other-v{LAYOUT_VERSION}"]
+    assert files_of(answers[0]) == {"bundle.json": b"{}"}
 
 
 def test_cache_is_the_users_and_built_once(bundle, monkeypatch):

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.bare import bare_environment
+from tests.numbered import NumberDraw
 from tests.scene_splits import may_train_on
 from vimaedit.errors import ConfigError
 from vimaedit.miniature.family import LATENT_CHANNELS, new_autoencoder, new_clip, new_scheduler, new_text_encoder, new_unet
@@ -250,13 +250,6 @@ class Slope(nn.Module):
         self.slope = nn.Parameter(torch.zeros(()))
 
 
-class SlopeDraw:
-    """The number of the first scene, as the one thing that a batch of two shows."""
-
-    def __call__(self, first: int) -> tuple[np.ndarray]:
-        return (np.array([first]),)
-
-
 class SlopeStage:
     """Fits a line of slope 3 from points that follow from the step; `seen` holds the scenes asked for."""
 
@@ -265,7 +258,7 @@ class SlopeStage:
 
     def __init__(self) -> None:
         self.trained = Slope()
-        self.draw = SlopeDraw()
+        self.draw = NumberDraw()
         self.seen: list[int] = []
         self.drawn: list[float] = []
 
@@ -365,14 +358,14 @@ def test_one_replica_goes_on_as_two_and_two_as_one(tmp_path, monkeypatch, clock)
 
 
 def test_processes_draw_ahead_what_one_would_draw():
-    drawn = draw_ahead(SlopeDraw(), 6, 4, workers=2)
+    drawn = draw_ahead(NumberDraw(), 6, 4, workers=2)
     assert [(number, int(batch[0][0])) for number, batch in (next(drawn) for _ in range(5))] == [
         (number, number) for number in (6, 10, 14, 18, 22)
     ]
 
 
 def test_batches_are_used_again_among_the_latest():
-    drawn = reuse(draw_ahead(SlopeDraw(), 0, 2, workers=0), 3)
+    drawn = reuse(draw_ahead(NumberDraw(), 0, 2, workers=0), 3)
     seen = [next(drawn)[0] for _ in range(600)]
     assert seen[::3] == numbers(0, 200, 2)
     later = [(new, again) for index, new in enumerate(seen[::3]) for again in seen[3 * index + 1 : 3 * index + 3]]

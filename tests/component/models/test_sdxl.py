@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
-from tests.component.conftest import PAIRS, picture, request
+from tests.component.conftest import PAIRS, SMALL, picture, request
 from tests.component.ldm_checkpoint import write_checkpoint
 from vimaedit.attention.sites import list_sites
 from vimaedit.config import EditConfig, Lora, ModelConfig
@@ -48,7 +48,7 @@ def xl(files: ModelFiles) -> tuple[Networks, ModelFacts]:
 def make(xl: tuple[Networks, ModelFacts]) -> Make:
     def build(method: str = "vimaedit", **options: Any) -> BatchEditor:
         reads_pictures = METHODS[method].routing == "weights"
-        config = method_config(method, **{"steps": 2, "image_guidance": reads_pictures, **options})
+        config = method_config(method, **{"steps": 2, "canvas": SMALL, "image_guidance": reads_pictures, **options})
         return BatchEditor(Backbone(xl[0], config), config, xl[1])
 
     return build
@@ -105,7 +105,7 @@ def test_every_editor_runs_alone_as_beside_others(make: Make, method: str) -> No
         with pytest.raises(ConfigError, match=f"^method: got {method} .*, where it has no meaning: "):
             make(method)
         return
-    editor = make(method, **({"prompt_learning": {"passes": 2}} if method == "dpl" else {}))
+    editor = make(method, prompt_learning={"passes": 2}, null_text={"steps": 2})
     alone, pair = editor([request(1)]), editor([request(0), request(1)])
     assert all(result is not None and result.status == "ok" for result in (*alone, *pair))
     own, other = (result.image.astype(int) for result in (alone[0], pair[1]))

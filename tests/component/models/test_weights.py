@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pickle
 import re
@@ -38,6 +39,12 @@ Tensors = dict[str, torch.Tensor]
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return Path(shutil.copytree(random_bundle(), tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def plain() -> Networks:
+    """The model as it is, to compare others with."""
+    return load("random")
 
 
 def config_of(bundle: Path | str, **options: object) -> ModelConfig:
@@ -124,18 +131,16 @@ def test_weights_too_large_for_the_precision_are_refused(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_tensors_that_nothing_uses_are_told(bundle: Path, name: str) -> None:
-    before = load(bundle)
-    assert before.left_out == ()
+def test_tensors_that_nothing_uses_are_told(bundle: Path, plain: Networks, name: str) -> None:
+    assert plain.left_out == ()
     extra = "ip_adapter.99.to_q_ip.weight" if name == ADAPTER else "another.layer.weight"
     change(bundle / name, lambda tensors: {**tensors, extra: torch.ones(3)})
-    found = probe(bundle)
-    (told,) = found.left_out
+    after = load(bundle)
+    (told,) = after.left_out
     assert (told.count, told.examples) == (1, (extra,))
     assert told.total > 15 and re.search(r": 1 of \d+ left out \(" + re.escape(extra) + r"\): ", told.text())
-    after = load(bundle)
-    assert same(before.denoiser, after.denoiser) and same(
-        before.text_encoders["text_encoder"], after.text_encoders["text_encoder"]
+    assert same(plain.denoiser, after.denoiser) and same(
+        plain.text_encoders["text_encoder"], after.text_encoders["text_encoder"]
     )
 
 
@@ -148,11 +153,16 @@ def test_the_scoring_clip_is_held_to_the_same(bundle: Path) -> None:
         ClipScore(str(bundle / "clip"))
 
 
-def write_lora(path: Path, rename: Callable[[str], str]) -> list[str]:
+@functools.cache
+def lora_tensors() -> Tensors:
     unet = load("random").denoiser
     torch.manual_seed(5)
     unet.add_adapter(LoraConfig(r=3, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    tensors = {rename(f"unet.{key}"): value.contiguous() for key, value in get_peft_model_state_dict(unet).items()}
+    return {f"unet.{key}": value.contiguous() for key, value in get_peft_model_state_dict(unet).items()}
+
+
+def write_lora(path: Path, rename: Callable[[str], str]) -> list[str]:
+    tensors = {rename(key): value for key, value in lora_tensors().items()}
     save_file(tensors, path)
     return sorted(tensors)
 
@@ -216,29 +226,28 @@ def shard(folder: Path, name: str, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_weights_in_several_files_are_read(bundle: Path, suffix: str) -> None:
-    before = load(bundle)
+def test_weights_in_several_files_are_read(bundle: Path, plain: Networks, suffix: str) -> None:
     shard(bundle / "sd" / "unet", "diffusion_pytorch_model", suffix)
     shard(bundle / "sd" / "text_encoder", {"bin": "pytorch_model", "safetensors": "model"}[suffix], suffix)
     after = load(bundle)
     assert (
-        same(before.denoiser, after.denoiser)
-        and same(before.text_encoders["text_encoder"], after.text_encoders["text_encoder"])
+        same(plain.denoiser, after.denoiser)
+        and same(plain.text_encoders["text_encoder"], after.text_encoders["text_encoder"])
         and after.left_out == ()
     )
     probe(bundle)
 
 
-def test_only_what_is_used_is_asked_for(bundle: Path) -> None:
+def test_only_what_is_used_is_asked_for(bundle: Path, plain: Networks) -> None:
     path = bundle / "sd" / "model_index.json"
     index = json.loads(path.read_text())
     checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
     path.write_text(json.dumps({**index, **checker, "image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}))
     shutil.rmtree(bundle / "sd" / "feature_extractor")
-    assert same(load(bundle).denoiser, load("random").denoiser)
+    assert same(load(bundle).denoiser, plain.denoiser)
 
 
-def test_weights_of_a_variant_alone_are_named(bundle: Path) -> None:
+def test_weights_of_a_variant_alone_are_named(bundle: Path, plain: Networks) -> None:
     for name in (UNET, VAE, TEXT):
         path = bundle / name
         path.rename(path.with_suffix(".fp16.safetensors"))
@@ -246,7 +255,7 @@ def test_weights_of_a_variant_alone_are_named(bundle: Path) -> None:
         ConfigError, match=r"unet, which holds no weights but those of the variant fp16; allowed: variant=fp16$"
     ):
         probe(bundle)
-    assert same(load(bundle, variant="fp16").denoiser, load("random").denoiser)
+    assert same(load(bundle, variant="fp16").denoiser, plain.denoiser)
 
 
 def test_a_variant_that_no_network_has_is_refused(bundle: Path) -> None:
@@ -272,7 +281,7 @@ def nested(tensors: Tensors) -> dict[str, Tensors]:
 @pytest.mark.parametrize(
     "place", ["models/ip-adapter_sd15.bin", "ip-adapter_sd15.bin", "ip-adapter_sd15.safetensors", "my.bin"]
 )
-def test_an_adapter_is_found_in_its_folder(bundle: Path, tmp_path: Path, place: str) -> None:
+def test_an_adapter_is_found_in_its_folder(bundle: Path, plain: Networks, tmp_path: Path, place: str) -> None:
     tensors = load_file(bundle / ADAPTER)
     path = tmp_path / "adapter" / place
     path.parent.mkdir(parents=True)
@@ -280,8 +289,8 @@ def test_an_adapter_is_found_in_its_folder(bundle: Path, tmp_path: Path, place: 
         torch.save(nested(tensors), path)
     else:
         save_file(tensors, path)
-    before, after = load(bundle), load(bundle, ip_adapter=str(tmp_path / "adapter"))
-    assert same(before.denoiser, after.denoiser)
+    after = load(bundle, ip_adapter=str(tmp_path / "adapter"))
+    assert same(plain.denoiser, after.denoiser)
 
 
 def test_a_folder_without_one_adapter_says_what_it_holds(bundle: Path, tmp_path: Path) -> None:

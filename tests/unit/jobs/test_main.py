@@ -132,8 +132,9 @@ sys.exit(run_job(Config, job, None, name="wait", summary="", required=("state",)
 """
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("failure", ["", "raises", "hangs"])
+@pytest.mark.parametrize(
+    ("number", "failure"), [*((number, "") for number in SIGNALS), (signal.SIGTERM, "raises"), (signal.SIGINT, "hangs")]
+)
 def test_a_signal_saves_state_and_leaves_with_4(repository: Path, tmp_path: Path, number: signal.Signals, failure: str) -> None:
     script = tmp_path / "job.py"
     script.write_text(JOB)
@@ -176,8 +177,7 @@ def test_a_signal_while_ray_starts_leaves_with_4(repository: Path) -> None:
     assert (done.returncode, done.stderr) == (4, "\ninterrupted by SIGTERM\n")
 
 
-@pytest.mark.parametrize("job", ["edit", "edit_image"])
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(("number", "job"), [(signal.SIGTERM, "edit"), (signal.SIGINT, "edit_image")])
 def test_a_signal_during_imports_leaves_with_4(repository: Path, tmp_path: Path, number: signal.Signals, job: str) -> None:
     """The first heavy package to be imported sends the signal."""
     (tmp_path / "omegaconf.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")

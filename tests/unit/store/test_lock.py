@@ -307,8 +307,13 @@ def test_a_store_that_knows_the_condition_gives_the_lock_to_one(store: str) -> N
 def test_a_lock_that_another_program_wrote_is_as_one_being_written(changes: dict[str, Any], tmp_path: Path) -> None:
     write_lock(tmp_path, **changes)
     assert read_lock(place_of(tmp_path)) == {}
-    with hold_lock(locate(str(tmp_path))):  # which is watched, and taken over
-        pass
+
+
+def test_a_lock_that_reads_as_one_being_written_is_watched_and_taken_over(tmp_path: Path) -> None:
+    record = write_lock(tmp_path, started_at="x")
+    started = time.monotonic()
+    with hold_lock(locate(str(tmp_path))) as lock:
+        assert time.monotonic() - started >= 0.6 and lock.record["token"] != record["token"]
 
 
 def test_a_lock_nested_without_end_is_none(tmp_path: Path) -> None:

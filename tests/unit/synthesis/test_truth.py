@@ -86,13 +86,15 @@ def test_pictures_are_read(words: Lexicon) -> None:
     moved = render_scene(replace(single, objects=(replace(STAR, colour="blue", x=600),)), 96)
     blend = [BlendPhrase(source="red star", target="blue star")]
 
+    before = read_unknown(source)
+
     def right(edited: object) -> bool:
-        return is_edit_right(read_unknown(source), edited, "change_attribute_color", blend, "a blue star", words)  # type: ignore[arg-type]
+        return is_edit_right(before, edited, "change_attribute_color", blend, "a blue star", words)  # type: ignore[arg-type]
 
     assert right(blue) and not right(source) and not right(moved)
     low, high = (render_scene(replace(single, objects=(STAR, replace(CROSS, y=y))), 96) for y in (800, 200))
     added = [BlendPhrase(source=None, target="striped blue cross at the bottom")]
-    shown = [is_edit_right(read_unknown(source), edited, "add_object", added, TARGET, words) for edited in (low, high)]
+    shown = [is_edit_right(before, edited, "add_object", added, TARGET, words) for edited in (low, high)]
     assert shown == [True, False]
 
 

@@ -51,16 +51,18 @@ def explained(picture: Float32Array, behind: Float32Array, weight: Float32Array,
     half = len(coverage) // 2
     left, top = x - half, y - half
     rows, columns = slice(max(0, top), min(size, y + half)), slice(max(0, left), min(size, x + half))
-    inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    tones = _tones(each.colour, each.face, style)
+    # The channels of a row lie side by side: numpy is slow where its innermost axis has three numbers.
+    wide = slice(3 * columns.start, 3 * columns.stop)
+    inside = (slice(rows.start - top, rows.stop - top), slice(3 * (columns.start - left), 3 * (columns.stop - left)))
+    tones = _tones(each.colour, each.face, style, max(0, columns.stop - columns.start))
     drawn = tones[0] if each.material == "plain" and each.face is None else tones[0] + pattern[inside] * (tones[1] - tones[0])
     if LOOKS[style].line:
         drawn = drawn + ink[inside] * (tones[2] - drawn)
-    hidden = behind[rows, columns]
-    gap = picture[rows, columns] - hidden
+    hidden = behind.reshape(size, -1)[rows, wide]
+    gap = picture.reshape(size, -1)[rows, wide] - hidden
     change = coverage[inside] * (drawn - hidden)
     # |gap|^2 - |gap - change|^2
-    seen = weight[rows, columns, None]
+    seen = weight[rows, columns].repeat(3, axis=1)
     return float((seen * change * (2 * gap - change)).sum())
 
 
@@ -68,18 +70,19 @@ def explained(picture: Float32Array, behind: Float32Array, weight: Float32Array,
 def _shares(
     shape: str, material: str, face: str | None, side: int, angle: int, line: int
 ) -> tuple[Float32Array, Float32Array, Float32Array]:
-    """Return how much of each pixel an object, its pattern and its outline take, (tile, tile, 1) each."""
+    """Return how much of each channel of a pixel an object, its pattern and its outline take, (tile, 3 * tile)."""
     layers = object_layers(shape, material, face, side, angle, line)
     coverage, pattern, ink = (
-        (np.asarray(layer).astype(np.float32) / np.float32(255))[..., None]
+        (np.asarray(layer).astype(np.float32) / np.float32(255)).repeat(3, axis=1)
         for layer in (layers.coverage, layers.pattern, layers.line)
     )
     return coverage, pattern, ink
 
 
-@functools.cache
-def _tones(colour: str, face: str | None, style: str) -> Float32Array:
-    return np.array(object_tones(colour, face, style), dtype=np.float32)
+@functools.lru_cache(maxsize=1024)
+def _tones(colour: str, face: str | None, style: str, width: int) -> Float32Array:
+    """Return an object's tones, repeated for every pixel of a row, (tones, 3 * width)."""
+    return np.tile(np.array(object_tones(colour, face, style), dtype=np.float32), (1, width))
 
 
 def moved(each: SceneObject, place: tuple[int, int, int], size: int) -> SceneObject:
