@@ -188,7 +188,7 @@ def test_without_regularisation_it_is_ddim_backwards(build: Build, quirks: list[
     backbone, batch = editor.backbone, encoded(editor, request(0))
     schedule = method_schedule(editor.config, backbone.alphas_cumprod)
     assert batch.inversion is not None
-    noise = SeededNoise([0], (4, 16, 16))
+    noise = SeededNoise([0], (4, 8, 8))
     track = begin_track(backbone, batch.x0, batch.inversion, batch.free, editor.config, schedule, noise)
     assert track.levels is not None
     if not quirks:
@@ -221,7 +221,7 @@ def test_it_is_plain_guided_sampling_from_the_moved_latents(build: Build, rate: 
     batch, states = run(editor, [request(0)])
     schedule = method_schedule(config, backbone.alphas_cumprod)
     assert batch.inversion is not None
-    noise = SeededNoise([request(0).seed], (4, 16, 16))
+    noise = SeededNoise([request(0).seed], (4, 8, 8))
     x = begin_track(backbone, batch.x0, batch.inversion, batch.free, config, schedule, noise).start
     source, target = text_of(editor, request(0).source_prompt), text_of(editor, request(0).target_prompt)
     for i, timestep in enumerate(schedule.timesteps):
