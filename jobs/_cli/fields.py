@@ -51,9 +51,13 @@ def option_type(config_type: type[Any], path: Sequence[str]) -> Any:
     return hint
 
 
-@cache
 def field_types(config_type: type[Any]) -> Mapping[str, Any]:
     """Return the resolved types of a dataclass's fields by their names."""
+    return _field_types(typing.cast(Any, config_type))  # mypy takes no type for hashable
+
+
+@cache
+def _field_types(config_type: Any) -> Mapping[str, Any]:
     hints = typing.get_type_hints(config_type)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_type)}
 
