@@ -109,7 +109,7 @@ def test_equal_scenes_and_other_shapes_are_refused() -> None:
         judge_edit(np.zeros((64, 66, 3), dtype=np.uint8), SOURCE, replace(SOURCE, style="sketch"), None, None)
 
 
-@pytest.mark.parametrize("seed", [0, 3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 4, 5))])
+@pytest.mark.parametrize("seed", range(6))
 def test_any_picture_gets_a_verdict(seed: int) -> None:
     """What an editor returns may be anything: noise, one colour, blobs that run over the rim."""
     random = np.random.default_rng(seed)
