@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +45,24 @@ def bucket() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def cluster(repository: Path, bucket: str) -> Iterator[None]:
+def worker_python(repository: Path, bucket: str) -> Iterator[str]:
+    """Start the process that workers are forks of, with the address of the bucket; the command that asks it for one."""
+    program = repository / "tests" / "pipeline" / "forked.py"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory(prefix="forked-", dir="/tmp") as folder:
+        place = Path(folder) / "socket"
+        command = [sys.executable, str(program), "serve", str(place)]
+        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as server:
+            while not place.exists():  # Ray's own processes have seconds to start; nothing competes with them
+                assert server.poll() is None
+                time.sleep(0.1)
+            yield f"{sys.executable} -I -S {program} {place}"
+            assert server.stdin is not None
+            server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(repository: Path, worker_python: str) -> Iterator[None]:
     import ray
     from ray.data import DataContext
 
@@ -54,7 +76,7 @@ def cluster(repository: Path, bucket: str) -> Iterator[None]:
         object_store_memory=300_000_000,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(repository)}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(repository)}, "py_executable": worker_python},
     )
     yield
     ray.shutdown()

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from pipelines.output.config import EditJobConfig
 from tests.pipeline.conftest import MakeJob, MakePicture, pixels, write_records
 from vimaedit.errors import ConfigError
 from vimaedit.models.files import resolve_model
+from vimaedit.types import Editor, EditRequest, EditResult
 
-# Every Python process with this on its path kills itself where an editor meets the record "poison", notes it, and has no memory
-# for "oom" beside another record. `DIE_LOADING`: it dies while it loads the model.
+# Every Python process with this on its path kills itself where an editor meets the record "poison", and notes it. `DIE_LOADING`: it
+# dies while it loads the model.
 HOOK = """
 import importlib.abc, importlib.machinery, os, signal, sys
 
@@ -45,8 +48,6 @@ class Hook(importlib.abc.MetaPathFinder):
                 ids = {edit.request.id for edit in edits}
                 if "poison" in ids:
                     die(sorted(ids))
-                if "oom" in ids and len(edits) > 1:
-                    raise MemoryError("no room for 7 GiB")
                 return encode(self, edits)
             module.BatchEditor.encode = wrapped
         spec.loader.exec_module = exec_module
@@ -106,8 +107,33 @@ class Job:
         return self.deaths.read_text().splitlines() if self.deaths.exists() else []
 
 
+@dataclass(frozen=True)
+class Killing:
+    """Makes the job's editor, whose process kills itself where it meets the record "poison", notes it, and has no memory for "oom"
+    beside another record."""
+
+    deaths: Path
+
+    def __call__(self, job: EditJobConfig) -> Editor:
+        from vimaedit.engine.load import load_editor
+
+        editor = load_editor(job, job)
+
+        def edit(requests: Sequence[EditRequest | None]) -> list[EditResult | None]:
+            ids = sorted(request.id for request in requests if request is not None)
+            if "poison" in ids:
+                with self.deaths.open("a") as stream:
+                    stream.write(f"{ids}\n")
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "oom" in ids and len(ids) > 1:
+                raise MemoryError("no room for 7 GiB")
+            return editor(requests)
+
+        return edit
+
+
 def test_a_killer_is_quarantined_and_its_neighbours_are_unharmed(
-    repository: Path, tmp_path: Path, make_picture: MakePicture
+    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
 ) -> None:
     # The last four are the first four over again, all but the killer: seeds and slots are the same.
     ids = ["a", "b", "poison", "d", "oom", "f", "g", "h", "a2", "b2", "c2", "d2"]
@@ -124,11 +150,9 @@ def test_a_killer_is_quarantined_and_its_neighbours_are_unharmed(
             for number, name in enumerate(ids)
         ],
     )
-    job = Job(repository, tmp_path)
-    words = [f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", "batch_size=4"]
-    code, errors = job.run(*words)
-    assert code == 3, errors  # one of twelve is more than max_failed_fraction
-    assert job.died_with() == [str(sorted(ids[:4])), "['poison']", "['poison']"]
+    summary = run_edit(make_job(batch_size=4), make_editor=Killing(tmp_path / "deaths"))
+    assert summary.exit_code == 3  # one of twelve is more than max_failed_fraction
+    assert (tmp_path / "deaths").read_text().splitlines() == [str(sorted(ids[:4])), "['poison']", "['poison']"]
 
     rows = rows_of(tmp_path / "out")
     assert [row["id"] for row in rows] == ids
