@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.edit import main
 from pipelines.cluster.progress import ProgressState
 from pipelines.edit.edit import run_edit
 from pipelines.output.config import EditJobConfig
@@ -132,8 +133,17 @@ class Killing:
         return edit
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Put the signal handlers back that a job replaces."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_a_killer_is_quarantined_and_its_neighbours_are_unharmed(
-    tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
+    handlers: None, tmp_path: Path, make_job: MakeJob, make_picture: MakePicture
 ) -> None:
     # The last four are the first four over again, all but the killer: seeds and slots are the same.
     ids = ["a", "b", "poison", "d", "oom", "f", "g", "h", "a2", "b2", "c2", "d2"]
@@ -172,6 +182,8 @@ def test_a_killer_is_quarantined_and_its_neighbours_are_unharmed(
     (stored,) = (tmp_path / "out" / "state" / "suspects").iterdir()
     deaths = {entry["input_row"]: (entry["died"], entry["died_alone"]) for entry in json.loads(stored.read_text())["requests"]}
     assert deaths == {0: (1, 0), 1: (1, 0), 2: (3, 2), 3: (1, 0)}
+    words = [f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", "batch_size=4", "model=random", "steps=1"]
+    assert main(words) == 3  # as the job says of a finished run
 
 
 @pytest.mark.faults
