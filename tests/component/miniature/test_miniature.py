@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from pipelines.output.config import EditJobConfig
 from vimaedit.config import ModelConfig
 from vimaedit.engine.load import load_editor
 from vimaedit.metrics.clip import ClipScore
+from vimaedit.miniature.training.bundle import RECIPE
 from vimaedit.miniature.training.card import num_found
 from vimaedit.miniature.training.data import captioned_scene
 from vimaedit.models.files import SHIPPED, recipe_config, resolve_model
@@ -62,10 +64,18 @@ def test_the_files_keep_within_their_sizes() -> None:
 
 def test_it_is_the_default_with_a_recipe_of_its_own_and_no_warning() -> None:
     stated = resolve_model(job()).bundle
-    assert job().model == "miniature" and "warning" not in stated and stated["recipe"]
-    for name, value in stated["recipe"].items():
-        own = getattr(job(), name)
-        assert all(getattr(own, key) == inner for key, inner in value.items()) if isinstance(value, dict) else own == value
+    assert job().model == "miniature" and "warning" not in stated
+    assert stated["recipe"] == RECIPE  # which training writes
+    assert agrees(job(), {name: value for name, value in RECIPE.items() if name != "methods"})
+    for method, options in RECIPE["methods"].items():
+        assert agrees(recipe_config("miniature", method), options)
+
+
+def agrees(config: object, options: dict[str, Any]) -> bool:
+    return all(
+        agrees(getattr(config, name), value) if isinstance(value, dict) else getattr(config, name) == value
+        for name, value in options.items()
+    )
 
 
 def test_a_background_is_changed_as_the_target_says() -> None:
