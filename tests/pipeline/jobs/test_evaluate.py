@@ -24,6 +24,7 @@ from tests.command_lines import instead
 from tests.hosted import write_pix2pix
 from tests.instruction_sets import drawn_edits, write_gedit
 from tests.piebench_tree import write_mapping, write_tree
+from vimaedit.models.files import recipe_config
 from vimaedit.scenes.edits import CATEGORIES
 
 COUNT = 6
@@ -230,10 +231,11 @@ def test_the_settings_of_every_method_are_printed(capsys: pytest.CaptureFixture[
 
 
 def test_a_list_of_methods_is_an_option_of_its_own() -> None:
-    words = ["benchmark=b", "output=o", "method=[vimaedit, p2p thresholds.edit=0.3]", "steps=2", "against=vimaedit"]
+    words = ["benchmark=b", "output=o", "method=[vimaedit, p2p thresholds.edit=0.35]", "steps=2", "against=vimaedit"]
     configs, against = read_methods(parse_command_line(words), REQUIRED)
-    assert [(each.method, each.steps, each.thresholds.edit) for each in configs] == [("vimaedit", 2, 0.2), ("p2p", 2, 0.3)]
-    assert [each.names for each in configs] == [("vimaedit",), ("p2p-thresholds.edit-0.3",)] and against == "vimaedit"
+    edit = recipe_config("miniature").thresholds.edit
+    assert [(each.method, each.steps, each.thresholds.edit) for each in configs] == [("vimaedit", 2, edit), ("p2p", 2, 0.35)]
+    assert [each.names for each in configs] == [("vimaedit",), ("p2p-thresholds.edit-0.35",)] and against == "vimaedit"
     (alone,), against = read_methods(parse_command_line(["benchmark=method=[", "output=o", "method=p2p"]), REQUIRED)
     assert (alone.benchmark, alone.method, against) == ("method=[", "p2p", "")
     ablations = "[vimaedit, vimaedit grounding=given columns.given_mask=reference_mask, vimaedit model=random steps=4]"
