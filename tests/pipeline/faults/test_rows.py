@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,15 +131,6 @@ class Killing:
             return editor(requests)
 
         return edit
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Put the signal handlers back that a job replaces."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_a_killer_is_quarantined_and_its_neighbours_are_unharmed(

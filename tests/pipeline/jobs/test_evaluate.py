@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +26,10 @@ from vimaedit.models.files import recipe_config
 from vimaedit.scenes.edits import CATEGORIES
 
 COUNT = 6
+pytestmark = pytest.mark.usefixtures("handlers")
+
 NO_NETWORKS = ("scoring_clip=", "dino=")
 QUICK = ("model=random", "steps=1", "actors=1", "threads=1", *NO_NETWORKS)
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Put the signal handlers back that a job replaces."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +36,6 @@ RECORDS += [
     {"id": "unknown", "caption": "lovely", "note": len(CAPTIONS) + 2},
 ]
 PAIRS = len(CAPTIONS) + 1
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Put the signal handlers back that a job replaces."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
