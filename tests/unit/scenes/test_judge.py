@@ -12,7 +12,7 @@ from vimaedit.scenes.benchmark import benchmark_seed
 from vimaedit.scenes.edits import CATEGORIES, Edit, make_edit
 from vimaedit.scenes.reading.judge import Verdict, judge_edit
 from vimaedit.scenes.reading.reader import _window
-from vimaedit.scenes.render import render_scene
+from vimaedit.scenes.render import object_pixels, render_scene
 from vimaedit.scenes.scenes import Background, Scene, SceneObject
 from vimaedit.types import UInt8Array
 
@@ -78,6 +78,18 @@ def test_a_removed_object_must_be_gone_and_no_other() -> None:
     both_gone = judge_edit(render_scene(replace(SOURCE, objects=()), 128), SOURCE, target, 0, None)
     assert both_gone.edited_right and not both_gone.others_unchanged
     assert both_gone.read["objects.1.present"] == "no"
+
+
+@pytest.mark.parametrize(("rows", "gone"), [(2, True), (4, False)])
+def test_of_a_removed_object_specks_may_stay_and_no_strokes(rows: int, gone: bool) -> None:
+    """Its upper rows, 4 and 10 % of its pixels."""
+    target = replace(SOURCE, objects=(STAR,))
+    picture, source = render_scene(target, 128), render_scene(SOURCE, 128)
+    old = object_pixels(SOURCE, 0, 128)
+    old[old.any(axis=1).argmax() + rows :] = False
+    picture[old] = source[old]
+    verdict = judge_edit(picture, SOURCE, target, 0, None)
+    assert verdict.success == gone and verdict.others_unchanged
 
 
 def test_damage_elsewhere_is_noticed() -> None:
