@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from pipelines.options import Judge, Shards, check_bases
 from pipelines.output.config import EditJobConfig
 from pipelines.store.location import locate
 from vimaedit.checks import check_choice, check_range
+from vimaedit.config import EditConfig
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.judge import PROMPT_VERSION
 from vimaedit.synthesis.lexicon import CATEGORIES
@@ -27,6 +28,9 @@ RANGES = {  # field of `Spread` -> its lowest and highest value
     "text_window": (0.0, 1.0),
     "image_window": (0.0, 1.0),
 }
+# Where a spread is not given, it goes from this to that share of the run's value: 0.2 to 0.6, 0.35 to 0.65 and 0.3 to 0.8 of the
+# published ones. A model's recipe moves it along, and what it switches off stays off.
+AROUND = {"image_strength": (0.5, 1.5), "edit_threshold": (0.7, 1.3), "self_window": (0.5, 4 / 3)}
 BEST_BY = ("auto", "clip_direction", "clip_target", "background_psnr", "judge")
 MAX_CANDIDATES = 1000
 PAIR_OPTIONS = (
@@ -39,11 +43,11 @@ PAIR_OPTIONS = (
 class Spread:
     """From where to where the candidates of a pair spread: two numbers each; an empty list: all have the run's value."""
 
-    image_strength: list[float] = field(default_factory=lambda: [0.2, 0.6])  # scale of the image cross-attention
+    image_strength: list[float] | None = None  # scale of the image cross-attention; null: around the run's value
     target_guidance: list[float] = field(default_factory=list)  # classifier-free guidance of the edit
-    edit_threshold: list[float] = field(default_factory=lambda: [0.35, 0.65])  # above it the picture may change
+    edit_threshold: list[float] | None = None  # above it the picture may change; null: around the run's value
     critical_threshold: list[float] = field(default_factory=list)  # above it noise is injected
-    self_window: list[float] = field(default_factory=lambda: [0.3, 0.8])  # share of the steps with the source's self-attention
+    self_window: list[float] | None = None  # share of the steps with the source's self-attention; null: around the run's
     text_window: list[float] = field(default_factory=list)  # share of the steps with the source's attention to words
     image_window: list[float] = field(default_factory=list)  # share of the steps with the source's attention to the picture
 
@@ -52,12 +56,14 @@ class Spread:
             values = getattr(self, name)
             if values and (len(values) != 2 or values[0] > values[1]):
                 raise ConfigError(f"spread.{name}: got {values}; allowed: [from, to], or []")
-            for value in values:
+            for value in values or ():
                 check_range(f"spread.{name}", value, low, high)
 
-    def ranges(self) -> dict[str, Sequence[float]]:
-        """Return what is spread, by name."""
-        return {name: getattr(self, name) for name in RANGES if getattr(self, name)}
+    def ranges(self, run: EditConfig) -> dict[str, list[float]]:
+        """Return from where to where every one of them spreads in a run, by name; empty: it does not."""
+        values = {"image_strength": run.image_strength, "edit_threshold": run.thresholds.edit, "self_window": run.windows.self}
+        around = {name: _around(value, *AROUND[name], RANGES[name]) for name, value in values.items()}
+        return {name: around[name] if getattr(self, name) is None else getattr(self, name) for name in RANGES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +220,7 @@ class SynthesizeConfig(Shards, EditJobConfig):
 def pair_settings(config: SynthesizeConfig, words_digest: str) -> dict[str, Any]:
     """Return what the pairs and their pictures depend on besides the input, as plain values."""
     values = dataclasses.asdict(config)
-    return {**{name: values[name] for name in PAIR_OPTIONS}, "words": words_digest}
+    return {**{name: values[name] for name in PAIR_OPTIONS}, "spread": config.spread.ranges(config), "words": words_digest}
 
 
 def score_settings(config: SynthesizeConfig) -> Mapping[str, str | None]:
@@ -223,6 +229,11 @@ def score_settings(config: SynthesizeConfig) -> Mapping[str, str | None]:
     judge = config.judge
     asked = None if judge.model is None else f"{judge.model} {judge.max_tokens} {judge.side_px} {PROMPT_VERSION}"
     return {**networks, "judge": asked}
+
+
+def _around(value: float, low: float, high: float, allowed: tuple[float, float]) -> list[float]:
+    """Return from where to where a setting spreads around its value, none where that is 0: then it is switched off."""
+    return [round(min(max(value * share, allowed[0]), allowed[1]), 6) for share in (low, high)] if value > 0 else []
 
 
 def _check_optional(name: str, value: float | None, low: float, high: float) -> None:

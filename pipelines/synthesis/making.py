@@ -106,7 +106,7 @@ class Maker:
                     continue
                 seed = derive_seed(config.seed, record.id) if self.making.draws_sources else None
                 made.num_pairs += 1
-                for each in spread_candidates(config.seed, record.id, edit, config.candidates, config.spread.ranges()):
+                for each in spread_candidates(config.seed, record.id, edit, config.candidates, config.spread.ranges(config)):
                     made.rows.append(pair_row(record, file, pair_id, pair, each, picture, seed))
                     made.passed.append(record.passed)
         return made

@@ -20,13 +20,14 @@ from pipelines.store.location import locate
 from pipelines.synthesis.begin import check_settings, pair_source, store_settings
 from pipelines.synthesis.card import Account, card_text, category_table, funnel_table
 from pipelines.synthesis.columns import TAKEN, pair_file, pair_schema
-from pipelines.synthesis.config import Filters, Generator, Spread, SynthesizeConfig
+from pipelines.synthesis.config import RANGES, Filters, Generator, Spread, SynthesizeConfig
 from pipelines.synthesis.dataset import Shard, cut_shards
 from pipelines.synthesis.filters import make_bounds
 from pipelines.synthesis.input import CaptionSet, cut_chunks, read_records, scan_captions
 from pipelines.synthesis.making import Maker, Making
 from pipelines.synthesis.scale import Estimate, Measured, estimate_text
 from pipelines.synthesis.selection import Selected, Selecting, make_groups
+from vimaedit.config import Thresholds, Windows
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.synthesis.lexicon import Lexicon, load_lexicon
 
@@ -57,6 +58,22 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> No
     with pytest.raises(ConfigError) as refused:
         config(**options)
     assert str(refused.value).startswith(message)
+
+
+def test_candidates_spread_around_what_the_run_says() -> None:
+    published, recipe = config(), config(image_strength=0.2, thresholds=Thresholds(edit=0.25), windows=Windows(self=0.0))
+    around = {"image_strength": [0.2, 0.6], "edit_threshold": [0.35, 0.65], "self_window": [0.3, 0.8]}
+    assert Spread().ranges(published) == {**dict.fromkeys(RANGES, []), **around}
+    assert {name: values for name, values in Spread().ranges(recipe).items() if values} == {
+        "image_strength": [0.1, 0.3],
+        "edit_threshold": [0.175, 0.325],
+    }
+    assert Spread().ranges(config(thresholds=Thresholds(edit=0.9)))["edit_threshold"] == [0.63, 1.0]
+    given = Spread(image_strength=[], edit_threshold=[0.4, 0.5], self_window=[0.0, 0.1], text_window=[0.1, 0.2])
+    assert given.ranges(recipe) == {
+        **dict.fromkeys(RANGES, []),
+        **{"edit_threshold": [0.4, 0.5], "self_window": [0.0, 0.1], "text_window": [0.1, 0.2]},
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from vimaedit.scenes.scenes import Scene
 from vimaedit.types import UInt8Array
 
 EDIT_RIM = 3  # px around the edited object in which nothing is held against the picture
-MAX_REMAINS = 0.08  # share of a removed object's pixels that may look strange: specks; with more an eye sees a part of its outline
+MAX_REMAINS = 0.08  # share of a removed object's pixels that may look strange; with more an eye sees its outline
 MAX_STRANGE = 12  # px elsewhere that may look strange
 
 
