@@ -44,10 +44,11 @@ OTHER_LANGUAGE = "of_another_language"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A published form. `columns`: the contract's name -> the benchmark's; `lists`: names of its list in JSON, of which an entry's name
+    """A published form. `looks`: what lies there, for people; `columns`: the contract's name -> the benchmark's; `lists`: names of its list in JSON, of which an entry's name
     is `key`; `language`: the column that says an instruction's; `has_holes`: masks are pictures, transparent where they may change."""
 
     name: str
+    looks: str
     columns: Mapping[str, str]
     lists: tuple[str, ...] = ()
     language: str | None = None
@@ -61,16 +62,19 @@ class Layout:
 LAYOUTS = {
     "gedit": Layout(
         name="GEdit-Bench",
+        looks="Parquet of GEdit-Bench",
         columns={"id": "key", "image": "input_image", "instruction": "instruction", "category": "task_type"},
         language="instruction_language",
     ),
     "imgedit": Layout(
         name="ImgEdit-Bench",
+        looks="a folder with singleturn.json beside its pictures",
         columns={"id": KEY, "image": "id", "instruction": "prompt", "category": "edit_type"},
         lists=("singleturn.json", "basic_edit.json"),
     ),
     "magicbrush": Layout(
         name="MagicBrush",
+        looks="Parquet of MagicBrush",
         columns={
             **{"id": "img_id+turn_index", "image": "source_img", "instruction": "instruction"},
             **{"reference_mask": "mask_img", "reference_image": "target_img"},
@@ -79,12 +83,14 @@ LAYOUTS = {
     ),
     "emu-edit": Layout(
         name="EMU-Edit",
+        looks="Parquet of EMU-Edit's test set",
         columns={
             **{"id": "task+idx", "image": "image", "instruction": "instruction", "category": "task"},
             **{"source_prompt": "input_caption", "target_prompt": "output_caption"},
         },
     ),
-    "instructions": Layout(name="instructions", columns={}),  # any other, whose columns are named
+    # Any other, whose columns are named.
+    "instructions": Layout(name="instructions", looks="Parquet, or one JSON or JSONL file beside pictures", columns={}),
 }
 
 

@@ -20,11 +20,7 @@ LISTS = (".json", ".jsonl")
 WANTED = {
     "piebench": f"a folder with {MAPPING} and {PICTURES}/",
     "piebench++": "a folder of Parquet files such as 0_random_140/V1-00000-of-00001.parquet",
-    "gedit": "Parquet of GEdit-Bench",
-    "imgedit": "a folder with singleturn.json beside its pictures",
-    "magicbrush": "Parquet of MagicBrush",
-    "emu-edit": "Parquet of EMU-Edit's test set",
-    "instructions": "Parquet, or one JSON or JSONL file beside pictures",
+    **{name: layout.looks for name, layout in LAYOUTS.items()},
 }
 NAMES = ("auto", *WANTED)
 
@@ -70,8 +66,8 @@ def find_layout(place: Location) -> str | None:
     """
     lists = {name: each for each, layout in LAYOUTS.items() for name in layout.lists}
     name = posixpath.basename(place.path)
-    if name in lists or any(exists(place / each) for each in lists):
-        return lists.get(name, "imgedit")
+    if found := next((each for each in lists if each == name or exists(place / each)), None):
+        return lists[found]
     if exists(_mapping(place)):
         return "piebench"
     root, files = _parquet_files(place)

@@ -1,6 +1,6 @@
-"""How often what failed is tried again, and how long anything is waited for: every number of the pipeline, in one table.
+"""How often what failed is tried again, and how long anything is waited for, in one table.
 
-Only those of a chat server (`vimaedit/chat.py`) stand elsewhere.
+Those of a chat server stand in `vimaedit/chat.py`; how long a piece of work may take, beside that work.
 """
 
 from __future__ import annotations

@@ -22,21 +22,10 @@ SAMPLES = 12
 SHEET_COLUMNS = (("image", "source"), ("edit_mask", "mask"), ("edited_image", "edited"))
 SHEET_FILE = "samples.png"
 SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
-MEANINGS = {
+MEANINGS = {  # of the outcomes that no threshold decides
     "pair": "no prompt pair or no source picture could be had",
     "edit": "not edited: rejected, failed or quarantined",
-    "unchanged": "the result hardly differs from its source",
     "no_mask": "words say what changes, but gave no mask",
-    "mask_size": "the mask is too small or too large",
-    "background_psnr": "the background differs too much (PSNR)",
-    "background_lpips": "the background differs too much (LPIPS)",
-    "clip_source": "the source picture does not show its prompt",
-    "clip_target": "the edited picture does not show its prompt",
-    "clip_image": "source and edited picture are too far apart, or too near",
-    "clip_direction": "the picture does not change as the prompts do",
-    "aesthetic": "the edited picture is not good enough to look at",
-    "unsafe": "a picture is not safe",
-    "judge": "the judge does not think enough of the edit",
     "best_of_pair": "another candidate of the pair is better",
     "duplicate": "another record looks nearly the same",
     KEPT: "in the data set",
@@ -144,6 +133,7 @@ def card_text(account: Account, *, has_sheet: bool) -> str:
         head += [line for split in present for line in (f"  - split: {split}", f"    path: {FOLDERS[name]}/{split}-*.parquet")]
     head.append("---")
     counts = ", ".join(f"{records[split]} {split}" for split in present) or "no records"
+    meanings = MEANINGS | {bound.name: bound.meaning for bound in bounds}
     lines = [
         *head,
         "# Edits of pictures by instruction",
@@ -162,7 +152,7 @@ def card_text(account: Account, *, has_sheet: bool) -> str:
         *((f"![source, mask, edited]({SHEET_FILE})", "") if has_sheet else ()),
         funnel_table(config, bounds, selected).markdown(),
         "",
-        *(f"- {name}: {MEANINGS[name]}" for name in outcomes(config.filters, bounds)),
+        *(f"- {name}: {meanings[name]}" for name in outcomes(config.filters, bounds)),
         "",
         f"The best of a pair is the one with the highest {best_score(config.filters, vars(config))}. Every candidate's outcome stands in "
         "`selection/`, with its scores and the reason.",

@@ -47,14 +47,18 @@ BEST_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Bound:
-    """A filter: a score has to lie between two bounds. Scores that do not apply to a candidate pass."""
+    """A filter: a score has to lie between two bounds. Scores that do not apply to a candidate pass.
+
+    `meaning`: what a candidate that it takes out is, for people.
+    """
 
     name: str
     score: str
     low: float | None
     high: float | None
+    meaning: str
 
     def reason(self, value: float) -> str | None:
         """Say why a value does not pass; None where it does."""
@@ -72,18 +76,25 @@ def make_bounds(filters: Filters, available: Mapping[str, Any]) -> tuple[list[Bo
 
     `available`: option -> what it names, None where it names none.
     """
+    own = filters
     wanted = [
-        Bound(name="unchanged", score="change", low=filters.min_change, high=None),
-        Bound(name="mask_size", score="mask_fraction", low=filters.min_mask, high=filters.max_mask),
-        Bound(name="background_psnr", score="background_psnr", low=filters.min_background_psnr, high=None),
-        Bound(name="background_lpips", score="background_lpips", low=None, high=filters.max_background_lpips),
-        Bound(name="clip_source", score="clip_source", low=filters.min_clip_source, high=None),
-        Bound(name="clip_target", score="clip_target", low=filters.min_clip_target, high=None),
-        Bound(name="clip_image", score="clip_image", low=filters.min_clip_image, high=filters.max_clip_image),
-        Bound(name="clip_direction", score="clip_direction", low=filters.min_clip_direction, high=None),
-        Bound(name="aesthetic", score="aesthetic", low=filters.min_aesthetic, high=None),
-        Bound(name="unsafe", score="unsafe", low=None, high=filters.max_unsafe),
-        Bound(name="judge", score="judge", low=filters.min_judge, high=None),
+        Bound("unchanged", "change", own.min_change, None, "the result hardly differs from its source"),
+        Bound("mask_size", "mask_fraction", own.min_mask, own.max_mask, "the mask is too small or too large"),
+        Bound("background_psnr", "background_psnr", own.min_background_psnr, None, "its background differs too much (PSNR)"),
+        Bound(
+            "background_lpips", "background_lpips", None, own.max_background_lpips, "its background differs too much (LPIPS)"
+        ),
+        Bound("clip_source", "clip_source", own.min_clip_source, None, "the source picture does not show its prompt"),
+        Bound("clip_target", "clip_target", own.min_clip_target, None, "the edited picture does not show its prompt"),
+        Bound(
+            "clip_image", "clip_image", own.min_clip_image, own.max_clip_image, "its pictures are too far apart, or too near"
+        ),
+        Bound(
+            "clip_direction", "clip_direction", own.min_clip_direction, None, "its picture changes otherwise than its prompts"
+        ),
+        Bound("aesthetic", "aesthetic", own.min_aesthetic, None, "the edited picture is not good enough to look at"),
+        Bound("unsafe", "unsafe", None, own.max_unsafe, "a picture is not safe"),
+        Bound("judge", "judge", own.min_judge, None, "the judge does not think enough of the edit"),
     ]
     asked = [bound for bound in wanted if bound.low is not None or bound.high is not None]
     absent = [bound for bound in asked if bound.score in NEEDS and available.get(NEEDS[bound.score]) is None]
