@@ -116,6 +116,9 @@ def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
     """Turn a YAML node into the plain value that an option of type `hint` is built from."""
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
+    if isinstance(node, yaml.SequenceNode) and origin is types.UnionType and hint != TEXTS_TYPE:  # a list, or null
+        hint = next((each for each in arguments if typing.get_origin(each) is list), hint)
+        arguments, origin = typing.get_args(hint), typing.get_origin(hint)
     if isinstance(node, yaml.ScalarNode):
         if types.NoneType in arguments and node.tag == NULL_TAG:
             return None

@@ -116,8 +116,7 @@ def check_options(stored: StoredPlan, job: EditJobConfig, schema: pa.Schema) -> 
     """
     plan, found = stored.plan, []
     if config_digest(job) != plan.settled["config_digest"]:
-        now, then = dict(_flat(plan_options(job))), dict(_flat(plan.options))
-        found = tell_differences(now, then) or ["options in what is not shown: credentials in URLs"]
+        found = tell_differences(plan_options(job), plan.options) or ["options in what is not shown: credentials in URLs"]
     _refuse(job, found + _schema_differences(stored.schema, schema))
 
 
@@ -160,6 +159,7 @@ def as_stored(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def tell_differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
     """Tell the options, by name, that have another value now than then."""
+    now, then = dict(_flat(now)), dict(_flat(then))
     return [
         f"{name}={_shown(now.get(name))}, was {_shown(then.get(name))}{WHY.get(name, '')}"
         for name in sorted(now.keys() | then.keys())

@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -32,6 +33,7 @@ from pipelines.store.location import Location, check_writable, locate
 from pipelines.store.masking import mask_urls
 from vimaedit.errors import ConfigError
 from vimaedit.metrics.names import METRICS
+from vimaedit.scenes.reading.judge import READER_VERSION
 from vimaedit.types import Status
 
 logger = logging.getLogger(__name__)
@@ -154,6 +156,8 @@ def default_name(config: ScoreConfig, pairs: Sequence[Pair]) -> str:
 def settings_digest(config: ScoreConfig, content: str) -> str:
     """Digest what scores depend on: the settings, and the `content` that is scored."""
     settings = {name: value for name, value in asdict(config).items() if name not in CHANGE_NO_SCORE}
-    made_by = {"version": vimaedit.__version__, "metrics_known": list(METRICS)}
+    made_by: dict[str, Any] = {"version": vimaedit.__version__, "metrics_known": list(METRICS)}
+    if not config.metrics or "scene" in config.metrics:
+        made_by["reader"] = READER_VERSION
     text = json.dumps({"content": content, **made_by, **settings}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

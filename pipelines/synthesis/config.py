@@ -35,19 +35,19 @@ BEST_BY = ("auto", "clip_direction", "clip_target", "background_psnr", "judge")
 MAX_CANDIDATES = 1000
 PAIR_OPTIONS = (
     *("seed", "pairs", "edits", "edits_per_caption", "candidates", "columns", "image_root", "model", "revision"),
-    *("variant", "dtype", "generator", "source", "spread"),
+    *("variant", "dtype", "generator", "source"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """From where to where the candidates of a pair spread: two numbers each; an empty list: all have the run's value."""
+    """From where to where the candidates of a pair spread: two numbers each; an empty list: all have the run's value; null: around it."""
 
-    image_strength: list[float] | None = None  # scale of the image cross-attention; null: around the run's value
+    image_strength: list[float] | None = None  # scale of the image cross-attention
     target_guidance: list[float] = field(default_factory=list)  # classifier-free guidance of the edit
-    edit_threshold: list[float] | None = None  # above it the picture may change; null: around the run's value
+    edit_threshold: list[float] | None = None  # above it the picture may change
     critical_threshold: list[float] = field(default_factory=list)  # above it noise is injected
-    self_window: list[float] | None = None  # share of the steps with the source's self-attention; null: around the run's
+    self_window: list[float] | None = None  # share of the steps with the source's self-attention
     text_window: list[float] = field(default_factory=list)  # share of the steps with the source's attention to words
     image_window: list[float] = field(default_factory=list)  # share of the steps with the source's attention to the picture
 
@@ -232,7 +232,7 @@ def score_settings(config: SynthesizeConfig) -> Mapping[str, str | None]:
 
 
 def _around(value: float, low: float, high: float, allowed: tuple[float, float]) -> list[float]:
-    """Return from where to where a setting spreads around its value, none where that is 0: then it is switched off."""
+    """Return from where to where a setting spreads around its value; nowhere unless that is above 0, of which alone there are shares."""
     return [round(min(max(value * share, allowed[0]), allowed[1]), 6) for share in (low, high)] if value > 0 else []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -57,8 +58,8 @@ def worker_python(repository: Path, bucket: str) -> Iterator[str]:
             while not place.exists():  # Ray's own processes have seconds to start; nothing competes with them
                 assert server.poll() is None
                 time.sleep(0.1)
-            yield f"{sys.executable} -I -S {program} {place}"
-            assert server.stdin is not None
+            yield shlex.join([sys.executable, "-I", "-S", str(program), str(place)])
+            assert server.stdin is not None and server.poll() is None
             server.stdin.close()
 
 

@@ -3,7 +3,8 @@
 Most of what a worker costs is to import torch, transformers and diffusers. Here one process has imported them - nothing of this
 project, and not Ray, which reads its settings as it is imported - and every worker is a fork of it that runs what Ray would
 have had a Python of its own run, with the environment, folder and streams that Ray gave it. It is a process like any other, killed and
-started again like any other.
+started again like any other. What forks share, and real workers do not, is the seed of Python's hashes: that no result depends on
+it shows the submitted job of `output/test_resume.py`, whose workers are Python's own.
 
 `python forked.py serve SOCKET` is the process that is forked; it ends with its standard input. `python forked.py SOCKET WORDS...`
 stands where Ray wants its Python, and asks it for a worker.
@@ -35,6 +36,7 @@ def ask(place: str, words: list[str]) -> None:
 
 def serve(place: str) -> None:
     """Import the libraries, and fork a worker for all who ask from then on."""
+    import contextlib
     import gc
     import importlib
     import select
@@ -47,13 +49,15 @@ def serve(place: str) -> None:
     gc.freeze()  # what is loaded stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(place)
+        listener.bind(f"{place}.new")
         listener.listen(64)
+        os.rename(f"{place}.new", place)  # who finds it may connect
         while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                break
-            connection.close()
+            with contextlib.suppress(OSError):  # of one worker; Ray asks again
+                connection, _ = listener.accept()
+                if os.fork() == 0:
+                    break
+                connection.close()
         else:
             return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -66,6 +70,9 @@ def become(connection: socket.socket) -> None:
     import json
     import runpy
 
+    import numpy as np
+
+    np.random.seed()
     with connection:
         _, streams, _, _ = socket.recv_fds(connection, 1, 3)
         told = json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -88,9 +87,6 @@ class Drivers:
 
     def num_parts(self) -> int:
         return len(list((self.output / "data").glob("*.parquet")))
-
-    def lock(self) -> dict[str, object]:
-        return dict(json.loads((self.output / "state" / "lock.json").read_text()))
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ __all__ = ["environment", "job_server"]  # fixtures
 
 pytestmark = pytest.mark.timeout(600)
 
-PICTURES = ("image", "edited_image", "edit_mask", "critical_mask")
 TARGETS = ("a blue cat on the lawn", "a red dog on the lawn")
 
 
@@ -44,23 +43,6 @@ def records(numbers: Iterable[int], make_picture: MakePicture) -> list[dict[str,
         }
         for number in numbers
     ]
-
-
-def rows_of(output: Path) -> list[dict[str, Any]]:
-    """Read all rows by their identity; no request may have two."""
-    rows = [row for part in sorted((output / "data").glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
-    assert len({(row["input_file"], row["input_row"], row["edit_index"]) for row in rows}) == len(rows)
-    return rows
-
-
-def same_pictures(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
-    return [row["id"] for row in rows] == [row["id"] for row in others] and all(
-        row[name] == other[name] for row, other in zip(rows, others, strict=True) for name in PICTURES
-    )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Story:

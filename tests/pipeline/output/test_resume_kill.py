@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,11 +14,30 @@ from pipelines.edit.edit import run_edit
 from pipelines.output.parts import part_name
 from tests.pipeline.conftest import MakeJob, MakePicture, write_records
 from tests.pipeline.output.drivers import Drivers, make_drivers
-from tests.pipeline.output.test_resume import contents, records, rows_of, same_pictures
+from tests.pipeline.output.test_resume import records
 
 __all__ = ["make_drivers"]  # a fixture
 
 pytestmark = pytest.mark.faults
+
+PICTURES = ("image", "edited_image", "edit_mask", "critical_mask")
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """Read all rows by their identity; no request may have two."""
+    rows = [row for part in sorted((output / "data").glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
+    assert len({(row["input_file"], row["input_row"], row["edit_index"]) for row in rows}) == len(rows)
+    return rows
+
+
+def same_pictures(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+    return [row["id"] for row in rows] == [row["id"] for row in others] and all(
+        row[name] == other[name] for row, other in zip(rows, others, strict=True) for name in PICTURES
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def committed(output: Path) -> dict[str, bytes]:

@@ -166,6 +166,7 @@ def test_file_then_command_line(tmp_path: Path) -> None:
         ("steps=[", "steps: got '[', which is not YAML (while parsing a flow node"),
         ("dry_run=perhaps", "dry_run: got 'perhaps'; allowed: true or false"),
         ("limit=few", "limit: got 'few'; allowed: integer or null"),
+        ("limit=[3]", "limit: got a list; allowed: integer or null"),
         ("windows=3", "windows: got '3'; allowed: {self: number, text: number, image: number, feature: number}"),
         ("windows={slef: 1}", "windows.slef: got an unknown key; did you mean windows.self?"),
         ("metrics=clip", "metrics: got 'clip'; allowed: list of text"),
@@ -324,6 +325,15 @@ def test_printed_options_read_back(tmp_path: Path) -> None:
     printed = config_yaml(config, REQUIRED)
     assert load_file(tmp_path, printed) == config
     assert printed.startswith("input: records\noutput: edited\nmodel: ")
+
+
+@pytest.mark.parametrize(("text", "values"), [("[0.2, 0.6]", [0.2, 0.6]), ("[]", []), ("null", None)])
+def test_a_list_or_null_reads_back(text: str, values: list[float] | None, tmp_path: Path) -> None:
+    config = load_config(SynthesizeConfig, parse_command_line([*BASE, f"spread.self_window={text}"]), REQUIRED)
+    assert config.spread.self_window == values
+    (tmp_path / "printed.yaml").write_text(config_yaml(config, REQUIRED), encoding="utf-8")
+    again = load_config(SynthesizeConfig, parse_command_line(["--config", str(tmp_path / "printed.yaml")]), REQUIRED)
+    assert again == config
 
 
 def test_printed_options_hide_credentials() -> None:

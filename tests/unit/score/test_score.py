@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipelines.records.types import IMAGE
-from pipelines.score.begin import default_name
+from pipelines.score.begin import default_name, settings_digest
 from pipelines.score.config import SCORE_SCHEMA, ScoreConfig
 from pipelines.score.pairs import Edited, Pair, edited_columns, find_pairs, match
 from pipelines.score.read import frame_box, is_framed, load_pairs, resize, through_jpeg
@@ -35,6 +35,17 @@ from tests.contexts import flip_byte
 from vimaedit.errors import ConfigError, RequestError
 from vimaedit.images import CanvasSpec, encode_image, encode_mask, fit_image
 from vimaedit.metrics.names import METRICS
+
+
+def test_scores_of_another_reader_of_scenes_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [ScoreConfig(benchmark="b", edited="e", output="o", metrics=names) for names in ([], ["scene"], ["background"])]
+    before = [settings_digest(config, "content") for config in scores]
+    monkeypatch.setattr("pipelines.score.begin.READER_VERSION", 0)
+    assert [old == settings_digest(config, "content") for old, config in zip(before, scores, strict=True)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def picture(seed: int, width: int = 67, height: int = 61) -> np.ndarray:

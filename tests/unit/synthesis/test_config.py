@@ -278,6 +278,7 @@ def test_other_settings_and_other_inputs_are_told_apart(tmp_path: Path, captions
     for other, message in (
         (dataclasses.replace(first, candidates=2), "candidates=2, was 4"),
         (dataclasses.replace(first, seed=1, pairs="rules"), 'pairs="rules", was "auto", seed=1, was 0'),
+        (dataclasses.replace(first, windows=Windows(self=0.3)), r"spread.self_window=\[0.15, 0.4\], was \[0.3, 0.8\]"),
     ):
         with pytest.raises(
             ConfigError, match=f"which holds a synthesis of other settings: {message}; allowed: those it was begun"

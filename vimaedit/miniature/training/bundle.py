@@ -33,35 +33,36 @@ from vimaedit.miniature.vocabulary import write_json, write_tokenizer
 
 Network = TypeVar("Network", bound=PreTrainedModel)
 _FACTS = {"canvas_size": CANVAS_SIZE, "grounding_sides": GROUNDING_SIDES}
-# Chosen on the validation split: of every method the guidance, the windows and how much of the noisy end is left out.
-_LESS = {"target_guidance": 1.2}
+# Chosen on the validation split: guidance, windows, and how much of the noisy end is left out. What a method does not state comes
+# from the recipe itself, unless it is published with something else.
+_GUIDED = {"target_guidance": 1.2}
 _CLOSED = {"self": 0.0, "text": 0.0}
-_SELF_ALONE = {**_LESS, "windows": {"self": 0.6, "text": 0.0}}
-_P2P = {**_LESS, "windows": _CLOSED}
-_BOTH_GUIDED = {**_P2P, "source_guidance": 1.2}
-_PNP = {**_LESS, "skip": 0.0}
+_GUIDED_CLOSED = {**_GUIDED, "windows": _CLOSED}
+_BOTH_GUIDED = {**_GUIDED_CLOSED, "source_guidance": 1.2}
+_SELF_ALONE = {**_GUIDED, "windows": {"self": 0.6, "text": 0.0}}
+_NOT_SKIPPED = {**_GUIDED, "skip": 0.0}
 RECIPE: dict[str, Any] = {
-    **_LESS,
+    **_GUIDED,
     "skip": 0.36,
     "image_strength": 0.2,
     "grounding_rounds": 1,
     "thresholds": {"edit": 0.25, "critical": 0.8},
     "windows": {**_CLOSED, "image": 0.0},
     "methods": {
-        "p2p": _P2P,
+        "p2p": _GUIDED_CLOSED,
         "ddim-p2p": _BOTH_GUIDED,
-        "npi-p2p": _P2P,
-        "proximal-p2p": _P2P,
+        "npi-p2p": _GUIDED_CLOSED,
+        "proximal-p2p": _GUIDED_CLOSED,
         "null-text-p2p": _BOTH_GUIDED,
         "virtual-p2p": _SELF_ALONE,
-        "masactrl": _LESS,
-        "ddim-masactrl": _LESS,
-        "pnp": _PNP,
-        "ddim-pnp": _PNP,
-        "p2p-zero": _LESS,
-        "ddim-p2p-zero": _LESS,
-        "edit-friendly": {**_LESS, "source_guidance": 1.0},
-        "edit-friendly-p2p": {**_P2P, "skip": 0.36},
+        "masactrl": _GUIDED,
+        "ddim-masactrl": _GUIDED,
+        "pnp": _NOT_SKIPPED,
+        "ddim-pnp": _NOT_SKIPPED,
+        "p2p-zero": _GUIDED,
+        "ddim-p2p-zero": _GUIDED,
+        "edit-friendly": {**_GUIDED, "source_guidance": 1.0},
+        "edit-friendly-p2p": {**_GUIDED_CLOSED, "skip": 0.36},
         "infedit": _SELF_ALONE,
         "locatedit": _SELF_ALONE,
         "leditspp": {"target_guidance": 2.0},

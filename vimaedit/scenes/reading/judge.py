@@ -15,6 +15,7 @@ from vimaedit.scenes.render import object_pixels
 from vimaedit.scenes.scenes import Scene
 from vimaedit.types import UInt8Array
 
+READER_VERSION = 2  # raised with every change of a verdict: scores made with another are made anew
 EDIT_RIM = 3  # px around the edited object in which nothing is held against the picture
 MAX_REMAINS = 0.08  # share of a removed object's pixels that may look strange; with more an eye sees its outline
 MAX_STRANGE = 12  # px elsewhere that may look strange
