@@ -49,6 +49,11 @@ class Account:
         return Table(title="Provenance", columns=("", "value"), rows=rows)
 
 
+def meanings(bounds: Sequence[Bound]) -> dict[str, str]:
+    """Say of every outcome what it means."""
+    return MEANINGS | {bound.name: bound.meaning for bound in bounds}
+
+
 def funnel_table(config: SynthesizeConfig, bounds: Sequence[Bound], selected: Selected) -> Table:
     """Say how many candidates each filter took out, and how many were left behind it."""
     left = sum(selected.counts.values())
@@ -133,7 +138,7 @@ def card_text(account: Account, *, has_sheet: bool) -> str:
         head += [line for split in present for line in (f"  - split: {split}", f"    path: {FOLDERS[name]}/{split}-*.parquet")]
     head.append("---")
     counts = ", ".join(f"{records[split]} {split}" for split in present) or "no records"
-    meanings = MEANINGS | {bound.name: bound.meaning for bound in bounds}
+    told = meanings(bounds)
     lines = [
         *head,
         "# Edits of pictures by instruction",
@@ -152,7 +157,7 @@ def card_text(account: Account, *, has_sheet: bool) -> str:
         *((f"![source, mask, edited]({SHEET_FILE})", "") if has_sheet else ()),
         funnel_table(config, bounds, selected).markdown(),
         "",
-        *(f"- {name}: {meanings[name]}" for name in outcomes(config.filters, bounds)),
+        *(f"- {name}: {told[name]}" for name in outcomes(config.filters, bounds)),
         "",
         f"The best of a pair is the one with the highest {best_score(config.filters, vars(config))}. Every candidate's outcome stands in "
         "`selection/`, with its scores and the reason.",

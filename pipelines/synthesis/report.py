@@ -12,7 +12,7 @@ from pipelines.output.thumbnails import code_masks, code_picture
 from pipelines.store.location import locate, put_atomic
 from pipelines.store.masking import cut
 from pipelines.store.parquet import take_rows
-from pipelines.synthesis.card import MEANINGS, Account, category_table, cost_table, funnel_table
+from pipelines.synthesis.card import Account, category_table, cost_table, funnel_table, meanings
 from pipelines.synthesis.filters import KEPT, outcomes
 from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
 from pipelines.tables import escaped, html_cell, html_row, html_table
@@ -69,10 +69,11 @@ def render(account: Account, pictures: Mapping[tuple[str, int], Mapping[str, Any
         f'<div class="plots">{"".join(plots)}</div>',
         "<h2>Examples</h2>",
     ]
+    told = meanings(selecting.bounds)
     for outcome in reversed(outcomes(config.filters, selecting.bounds)):
         if rows := selected.examples.get(outcome):
             shown = [_example(row, pictures[row["part"], row["part_row"]]) for row in rows]
-            parts.append(f"<h3>{escaped(outcome)}: {escaped(MEANINGS[outcome])}</h3>")
+            parts.append(f"<h3>{escaped(outcome)}: {escaped(told[outcome])}</h3>")
             parts.append(f'<div class="examples">{"".join(shown)}</div>')
     parts += ["<h2>Provenance</h2>", account.facts().html()]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Synthesis</title><style>{STYLE}</style>'
