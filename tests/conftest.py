@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -67,6 +68,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the folders of long tests first; `make test` hands out files in this order."""
     rank = {REPOSITORY / "tests" / name: number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: min((rank[parent] for parent in item.path.parents if parent in rank), default=len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what is loaded by now: torch and its kind, a million objects that stay."""
+    gc.collect()
+    gc.freeze()
 
 
 class FaultTable:

@@ -95,6 +95,7 @@ class Backbone:
             )
         self.networks = networks
         self.family = networks.family
+        self.dtype: torch.dtype = networks.denoiser.dtype  # asked for once: it walks through all modules, and steps ask often
         self.alphas_cumprod = networks.alphas_cumprod
         self._alphas = torch.from_numpy(networks.alphas_cumprod).float().to(networks.denoiser.device)
         self.tokenizer = networks.tokenizer
@@ -132,11 +133,6 @@ class Backbone:
     def device(self) -> torch.device:
         device: torch.device = next(self.networks.denoiser.parameters()).device  # its own property walks through all modules
         return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.networks.denoiser.dtype
-        return dtype
 
     @property
     def text_length(self) -> int:
