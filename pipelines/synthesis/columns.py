@@ -52,20 +52,21 @@ UNPAIRED_FIELDS = (
 )
 UNPAIRED_SCHEMA = pa.schema(UNPAIRED_FIELDS)
 
-SCORES = (
-    "change",  # mean absolute difference in the mask, or of the whole picture where there is none; values 0 to 1
-    "changed_fraction",  # of all pixels
-    "mask_fraction",
-    "background_psnr",  # over the pixels outside the mask alone, so that it does not depend on the mask's size
-    "background_lpips",
-    "clip_source",
-    "clip_target",
-    "clip_image",
-    "clip_direction",
-    "aesthetic",
-    "unsafe",
-    "judge",  # overall of VIEScore, 0 to 10
-)
+# Score -> where the bars of its histogram begin and end; what lies outside counts in the last bar on its side.
+SCORES = {
+    "change": (0.0, 0.5),  # mean absolute difference in the mask, or of the whole picture where there is none; values 0 to 1
+    "changed_fraction": (0.0, 1.0),  # of all pixels
+    "mask_fraction": (0.0, 1.0),
+    "background_psnr": (10.0, 60.0),  # over the pixels outside the mask alone, so that it does not depend on the mask's size
+    "background_lpips": (0.0, 0.6),
+    "clip_source": (0.0, 1.0),
+    "clip_target": (0.0, 1.0),
+    "clip_image": (0.0, 1.0),
+    "clip_direction": (-0.4, 1.0),
+    "aesthetic": (0.0, 10.0),
+    "unsafe": (-1.0, 1.0),
+    "judge": (0.0, 10.0),  # overall of VIEScore, 0 to 10
+}
 SCORE_FIELDS = (
     pa.field("part", pa.string()),  # object below candidates/data, and row in it
     pa.field("part_row", pa.int32()),

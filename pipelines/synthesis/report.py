@@ -13,8 +13,9 @@ from pipelines.store.location import locate, put_atomic
 from pipelines.store.masking import cut
 from pipelines.store.parquet import take_rows
 from pipelines.synthesis.card import Account, category_table, cost_table, funnel_table, meanings
+from pipelines.synthesis.columns import SCORES
 from pipelines.synthesis.filters import KEPT, outcomes
-from pipelines.synthesis.selection import BINS, SPANS, Selected, Selecting
+from pipelines.synthesis.selection import BINS, Selected, Selecting
 from pipelines.tables import escaped, html_cell, html_row, html_table
 from vimaedit.decoding import decode_image
 from vimaedit.mask_decoding import decode_mask
@@ -97,7 +98,7 @@ def _funnel(selecting: Selecting, selected: Selected) -> str:
 def _histogram(score: str, every: Sequence[int], kept: Sequence[int]) -> str:
     """Draw one score's histogram: all candidates behind, the kept ones in front."""
     width, height = PLOT
-    low, high = SPANS[score]
+    low, high = SCORES[score]
     bars = []
     for name, counts in (("all", every), ("kept", kept)):
         most = max(1, *counts)

@@ -44,21 +44,6 @@ MOST_SHARES = 1024
 MOST_PARTITIONS = 4096
 BINS = 40
 SHOWN = 2  # examples of each outcome that a group offers to the report
-# Where the bars of a score's histogram begin and end; what lies outside counts in the last bar on its side.
-SPANS = {
-    "change": (0.0, 0.5),
-    "changed_fraction": (0.0, 1.0),
-    "mask_fraction": (0.0, 1.0),
-    "background_psnr": (10.0, 60.0),
-    "background_lpips": (0.0, 0.6),
-    "clip_source": (0.0, 1.0),
-    "clip_target": (0.0, 1.0),
-    "clip_image": (0.0, 1.0),
-    "clip_direction": (-0.4, 1.0),
-    "aesthetic": (0.0, 10.0),
-    "unsafe": (-1.0, 1.0),
-    "judge": (0.0, 10.0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +69,7 @@ class Selected:
     """What the selection came to.
 
     `counts`: outcome -> candidates; `by_category`: category -> outcome -> candidates; `kept`: split -> group -> (records, bytes);
-    `histograms`: score -> (of all scored, of kept), bins of `SPANS`; `examples`: outcome -> (part, row) of a few. `preferences`:
+    `histograms`: score -> (of all scored, of kept), bins over the spans of `SCORES`; `examples`: outcome -> (part, row) of a few. `preferences`:
     split -> pairs of a better and a worse candidate; `unjudged`: edits without a score of the judge; `seconds`: that devices took for the edits of all candidates.
     """
 
@@ -315,7 +300,7 @@ def _examples(decisions: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str
 
 
 def _histogram(decisions: Sequence[Mapping[str, Any]], score: str) -> tuple[list[int], list[int]]:
-    low, high = SPANS[score]
+    low, high = SCORES[score]
     counts = []
     for wanted in (None, KEPT):
         values = [row[score] for row in decisions if row[score] is not None and wanted in (None, row["outcome"])]
