@@ -44,8 +44,8 @@ OTHER_LANGUAGE = "of_another_language"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A published form. `looks`: what lies there, for people; `columns`: the contract's name -> the benchmark's; `lists`: names of its list in JSON, of which an entry's name
-    is `key`; `language`: the column that says an instruction's; `has_holes`: masks are pictures, transparent where they may change."""
+    """A published form. `looks`: what lies there, for people; `columns`: the contract's name -> the benchmark's; `lists`: names of its
+    list in JSON, of which an entry's name is `key`; `language`: the column that says an instruction's; `has_holes`: masks are pictures, transparent where they may change."""
 
     name: str
     looks: str
