@@ -116,9 +116,8 @@ def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
     """Turn a YAML node into the plain value that an option of type `hint` is built from."""
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
-    if isinstance(node, yaml.SequenceNode) and origin is types.UnionType and hint != TEXTS_TYPE:  # a list, or null
-        hint = next((each for each in arguments if typing.get_origin(each) is list), hint)
-        arguments, origin = typing.get_args(hint), typing.get_origin(hint)
+    kinds = arguments if origin is types.UnionType else (hint,)
+    item_type = next((typing.get_args(each)[0] for each in kinds if typing.get_origin(each) is list), None)
     if isinstance(node, yaml.ScalarNode):
         if types.NoneType in arguments and node.tag == NULL_TAG:
             return None
@@ -132,8 +131,7 @@ def _convert(node: yaml.Node, hint: Any, key: str) -> Any:
                     return value
     elif isinstance(node, yaml.SequenceNode) and hint == TEXTS_TYPE and any("${" in str(item.value) for item in node.value):
         raise ConfigError(f"{key}: got a list with '${{'; allowed: such a text alone")  # OmegaConf knows no escape for it there
-    elif isinstance(node, yaml.SequenceNode) and (origin is list or hint == TEXTS_TYPE):
-        item_type = str if hint == TEXTS_TYPE else arguments[0]
+    elif isinstance(node, yaml.SequenceNode) and item_type is not None:
         return [_convert(item, item_type, f"{key}[{index}]") for index, item in enumerate(node.value)]
     elif isinstance(node, yaml.MappingNode) and origin is dict:
         return {name: _convert(item, arguments[1], f"{key}.{name}") for name, item in _pairs(node, key)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +30,10 @@ S, T, A = RowKind.SOURCE_COND, RowKind.TARGET_COND, RowKind.AUXILIARY_COND
 SU, TU = RowKind.SOURCE_UNCOND, RowKind.TARGET_UNCOND
 
 
-def test_every_method_is_published_with_options_that_are_allowed() -> None:
+def test_every_method_is_published_with_options_that_are_allowed(repository: Path) -> None:
+    table = (repository / "vimaedit" / "methods" / "README.md").read_text().split("| `method=` | editor |")[1].split("\n\n")[0]
+    named = [name for row in table.splitlines() for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    assert sorted(named) == sorted(METHODS)
     for name in METHODS:
         config = method_config(name)
         assert config.method == name and method_schedule(config, ALPHAS).timesteps
